@@ -1,0 +1,48 @@
+//! What the kernel programs and the agent agree on: keys and values of the maps, the ways a packet can leave, the
+//! tunnel's wire format, and the arithmetic both sides share. No I/O, no allocation; everything here is tested on the
+//! host.
+//!
+//! | map | kind | key → value | written by | read by | when full |
+//! |---|---|---|---|---|---|
+//! | `SETTINGS` | array of 1 | → [`settings::Settings`] | agent | every program | – |
+//! | `PORTS` | array | protocol and port → bit ([`frontend::PortBit`]) | agent | every program, before any other lookup | – |
+//! | `LOCAL_ADDRESSES` | hash | [`net::Address`] → 1 | agent | uplink | agent reports it |
+//! | `FRONTENDS` | hash | [`frontend::FrontendKey`] → [`frontend::Frontend`] | agent | request, sockets | agent reports it |
+//! | `SLOTS` | hash | [`frontend::SlotKey`] → backend id | agent | request, sockets | agent reports it |
+//! | `BACKENDS` | array | backend id → [`backend::Backend`] | agent | request, sockets | agent reports it |
+//! | `BACKEND_STATS` | per-CPU array | backend id → [`backend::BackendCounters`] | kernel | agent | – |
+//! | `TURNS` | array | [`frontend::Frontend::turn`] → next turn | kernel | kernel | – |
+//! | `FLOWS` | LRU hash | [`flow::FlowKey`] → [`flow::Flow`] | kernel (entry node) | kernel, agent | oldest goes |
+//! | `REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`] | kernel (home node) | kernel | oldest goes |
+//! | `TRANSLATIONS` | LRU hash | [`reply::TranslationKey`] → task-side source port | kernel (home node) | kernel | oldest goes |
+//! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
+//! | `PEERS` | hash | node [`net::Address`] → 1 | agent | tunnel | agent reports it |
+//! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
+//! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |
+//! | `VIPS` | hash | [`overlay::VipKey`] → [`frontend::Frontend`] | agent | overlay | agent reports it |
+//! | `VIP_FLOWS` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Flow`] | kernel (caller's node) | kernel | oldest goes |
+//! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
+//! | `ASKERS` | hash | cookie of a task's network namespace → 1 | agent | sockets | agent reports it |
+//! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |
+//! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod backend;
+pub mod checksum;
+pub mod flow;
+pub mod frontend;
+pub mod maps;
+pub mod net;
+pub mod outcome;
+pub mod overlay;
+#[cfg(feature = "agent")]
+mod pod;
+pub mod reply;
+pub mod select;
+pub mod settings;
+pub mod socket;
+pub mod tcp;
+pub mod tunnel;

@@ -1,0 +1,165 @@
+//! Every way a packet or a call can leave us: the index into `OUTCOMES`, and the reason in metrics and logs. The number of
+//! a retired outcome is never used again.
+
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// Every way a packet or a call can leave us.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        #[must_use]
+        pub enum Outcome {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Outcome {
+            /// All of them, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its place in `OUTCOMES`.
+            #[inline(always)]
+            pub const fn number(self) -> u16 {
+                self as u16
+            }
+
+            /// The outcome with this number; [`Self::NotOurs`] if there is none.
+            #[inline(always)]
+            pub const fn from_number(number: u16) -> Self {
+                match number {
+                    $($number => Self::$name,)*
+                    _ => Self::NotOurs,
+                }
+            }
+
+            /// Its name in metrics and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// Nobody published this port, or the packet is no IPv4: the kernel has it, unchanged.
+    NotOurs = 0, "not_ours";
+    /// Headers that do not add up: the kernel has it, unchanged, and will drop it if it is as bad as it looks.
+    Malformed = 1, "malformed";
+    /// From a client to a task on this node.
+    Delivered = 2, "delivered";
+    /// From a client, into the tunnel to the task's home node.
+    Tunnelled = 3, "tunnelled";
+    /// Out of the tunnel to a task on this node.
+    DeliveredFromTunnel = 4, "delivered_from_tunnel";
+    /// A task's answer to a client of this node, or straight to the client (`return=direct`).
+    Replied = 5, "replied";
+    /// A task's answer, into the tunnel to the entry node.
+    ReplyTunnelled = 6, "reply_tunnelled";
+    /// A task's answer, out of the tunnel to the client.
+    RepliedFromTunnel = 7, "replied_from_tunnel";
+    /// A task's answer, out of the tunnel to a process on this node.
+    RepliedToNode = 8, "replied_to_node";
+    /// No backend: the client was told so with a TCP RST.
+    RefusedWithReset = 9, "refused_reset";
+    /// No backend: the client was told so with an ICMP port unreachable.
+    RefusedUnreachable = 10, "refused_unreachable";
+    /// Too big for the tunnel: the sender was told the size that fits.
+    TooBig = 11, "too_big";
+    /// Dropped: a tunnel packet from an address that is no node of this Swarm.
+    UnknownPeer = 12, "unknown_peer";
+    /// Dropped: a tunnel packet for a task and port that are not published here.
+    UnknownTask = 13, "unknown_task";
+    /// Dropped: no hop left (TTL).
+    HopLimit = 14, "hop_limit";
+    /// Dropped: the way to the client or the other node is not known to the kernel.
+    NoRoute = 15, "no_route";
+    /// Dropped: the kernel would not let us change the packet.
+    NotChangeable = 16, "not_changeable";
+    /// Dropped: no free port to tell two flows of one client port apart.
+    NoFreePort = 17, "no_free_port";
+    /// A fragment whose first fragment has not passed: the kernel has it, it may be for a process of the node.
+    UnknownFragment = 18, "unknown_fragment";
+    /// Dropped: a RST of a flow nobody knows.
+    UnknownReset = 19, "unknown_reset";
+    /// Dropped: the flow table would not take the flow.
+    FlowTableFull = 20, "flow_table_full";
+    /// A process on this node was given a task on this node.
+    SocketToTask = 21, "socket_to_task";
+    /// A process on this node was given a task elsewhere.
+    SocketToNode = 22, "socket_to_node";
+    /// A process on this node was refused: no backend.
+    SocketRefused = 23, "socket_refused";
+    /// From a process on this node, into the tunnel to the task's home node.
+    TunnelledFromNode = 24, "tunnelled_from_node";
+    /// An ICMP error about a flow, towards its task.
+    ErrorToTask = 25, "error_to_task";
+    /// An ICMP error about a flow, towards its client.
+    ErrorToClient = 26, "error_to_client";
+    /// Dropped: docker_gwbridge or its task's place on it is gone.
+    NoBridge = 27, "no_bridge";
+    /// Dropped: what came out of the tunnel is no usable IPv4 packet.
+    MalformedInside = 28, "malformed_inside";
+    /// Dropped: a fragment out of the tunnel whose first fragment has not passed.
+    LostFragment = 29, "lost_fragment";
+    /// Dropped: an answer out of the tunnel whose source is no address of this node.
+    UnknownFrontend = 30, "unknown_frontend";
+    /// Dropped: a fragment too big for the tunnel; its sender was told when the first one came.
+    TooBigDropped = 31, "too_big_dropped";
+    /// Dropped: a later fragment for a frontend without backends; the first one has been answered.
+    RefusedFragment = 32, "refused_fragment";
+    /// From a task to a virtual address, on to the task that serves it.
+    VipToTask = 33, "vip_to_task";
+    /// From a task to the virtual address of its own service, back to itself.
+    VipToSelf = 34, "vip_to_self";
+    /// A task's answer, with the virtual address as its source again.
+    VipReplied = 35, "vip_replied";
+    /// Who has this virtual address? Answered.
+    VipResolved = 36, "vip_resolved";
+    /// A ping of a virtual address, answered.
+    VipPinged = 37, "vip_pinged";
+    /// An ICMP error about a flow through a virtual address, towards its caller.
+    VipError = 38, "vip_error";
+    /// A task's socket was given the agent's resolver in place of Docker's.
+    SocketToResolver = 39, "socket_to_resolver";
+    /// A task's socket was left with Docker's resolver, because the agent's gives no sign of life.
+    ResolverSilent = 40, "resolver_silent";
+}
+
+impl Outcome {
+    /// Entries of `OUTCOMES`; some are spare, so that a new outcome does not change the map.
+    pub const CAPACITY: u32 = 64;
+
+    /// Whether the packet was thrown away.
+    pub const fn is_drop(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownPeer
+                | Self::UnknownTask
+                | Self::HopLimit
+                | Self::NoRoute
+                | Self::NotChangeable
+                | Self::NoFreePort
+                | Self::UnknownReset
+                | Self::FlowTableFull
+                | Self::NoBridge
+                | Self::MalformedInside
+                | Self::LostFragment
+                | Self::UnknownFrontend
+                | Self::TooBigDropped
+                | Self::RefusedFragment
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_places_in_the_list() {
+        for (place, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, place, "{}", outcome.as_str());
+        }
+        assert!(Outcome::ALL.len() <= Outcome::CAPACITY as usize);
+    }
+}

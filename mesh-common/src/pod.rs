@@ -1,0 +1,48 @@
+//! Userspace reads and writes keys and values as bytes; the orphan rule puts the promise that it may here.
+
+use aya::Pod;
+
+use crate::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts};
+use crate::frontend::{Frontend, FrontendKey, SlotKey};
+use crate::net::{Address, Port};
+use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use crate::reply::{Reply, ReplyKey, TranslationKey};
+use crate::settings::Settings;
+use crate::socket::{SocketFlow, SocketKey};
+
+macro_rules! pod {
+    ($($name:ident),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)` or `repr(transparent)` over integers, every byte of padding is a named field, and any
+            // bit pattern is a value.
+            unsafe impl Pod for $name {}
+        )*
+    };
+}
+
+pod!(
+    Address,
+    Backend,
+    BackendCounters,
+    Flow,
+    FlowKey,
+    FragmentKey,
+    FragmentPorts,
+    Frontend,
+    FrontendKey,
+    LocalTask,
+    Port,
+    Reply,
+    ReplyKey,
+    Settings,
+    SlotKey,
+    SocketFlow,
+    SocketKey,
+    TaskKey,
+    TranslationKey,
+    VipFlowKey,
+    VipKey,
+    VipReply,
+    VipReplyKey,
+);

@@ -1,0 +1,34 @@
+//! What the agent tells the programs about this node.
+
+use crate::net::{Address, Mac, Port};
+
+/// The only value of `SETTINGS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Network namespace cookie of the node itself: sockets elsewhere are not translated.
+    pub netns_cookie: u64,
+    /// This node's address in the Swarm: source of the tunnel.
+    pub node: Address,
+    /// Interface index of docker_gwbridge; 0 while there is none.
+    pub bridge: u32,
+    /// The tunnel's VNI, in host byte order.
+    pub vni: u32,
+    /// Largest IP packet that fits into the tunnel.
+    pub inner_mtu: u16,
+    pub tunnel_port: Port,
+    /// Hardware address of docker_gwbridge.
+    pub bridge_mac: Mac,
+    /// UDP and TCP port of the agent's resolver; 0 leaves names to Docker.
+    pub resolver_port: Port,
+    /// Where the agent's resolver listens: docker_gwbridge's own address.
+    pub resolver: Address,
+    pub padding: u32,
+}
+
+/// How old the resolver's last sign of life in `HEARTBEAT` may be before queries are left to Docker's own.
+pub const HEARTBEAT_NANOSECONDS: u64 = 800_000_000;
+
+/// Idle time after which a UDP flow may get another backend: 180 s, as conntrack's for a UDP stream
+/// (`nf_conntrack_udp_timeout_stream` was 180 before Linux 5.0).
+pub const UDP_IDLE_NANOSECONDS: u64 = 180 * 1_000_000_000;
