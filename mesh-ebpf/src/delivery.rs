@@ -1,0 +1,59 @@
+//! To a task on this node, by docker_gwbridge: netfilter there would drop what Docker has not published itself, so the
+//! packet is handed to the bridge as a frame.
+
+use mesh_common::net::{Address, Mac, Port};
+use mesh_common::outcome::Outcome;
+use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::settings::Settings;
+
+use crate::frame::Frame;
+use crate::packet::{Fragment, Packet};
+use crate::replies;
+use crate::rewrite::{self, Ends, Hop};
+use crate::verdict::Way;
+
+/// A task's place on docker_gwbridge.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) port: Port,
+    pub(crate) mac: Mac,
+}
+
+/// Hands a client's packet to a task. `reply` says where the answers belong.
+#[inline(always)]
+pub(crate) fn deliver(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    target: &Target,
+    reply: &Reply,
+) -> Result<Way, Outcome> {
+    if settings.bridge == 0 {
+        return Err(Outcome::NoBridge);
+    }
+    if packet.ttl <= 1 {
+        return Err(Outcome::HopLimit);
+    }
+    let key = ReplyKey {
+        task: target.address,
+        client: packet.source,
+        task_port: target.port,
+        client_port: packet.source_port,
+        protocol: packet.protocol,
+        padding: [0; 3],
+    };
+    let client_port = replies::remember(&key, reply, packet.tcp_flags)?;
+    let ends = Ends {
+        source: packet.source,
+        destination: target.address,
+        source_port: client_port,
+        destination_port: target.port,
+    };
+    rewrite::readdress(frame, packet, &ends, Hop::Routed)?;
+    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
+    if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
+        rewrite::clamp_mss(frame, packet, settings.inner_mtu)?;
+    }
+    Ok(Way::Interface(settings.bridge))
+}

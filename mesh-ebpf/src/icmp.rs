@@ -1,0 +1,226 @@
+//! ICMP errors about a flow: they quote the packet they are about, and only that says whose they are.
+
+use core::mem::size_of;
+
+use mesh_common::backend::{TaskKey, state};
+use mesh_common::flow::FlowKey;
+use mesh_common::net::{Address, ICMP_HEADER, Mac, Port, TCP_HEADER, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::settings::Settings;
+use mesh_common::tunnel::{self, TunnelAddress};
+
+use crate::frame::Frame;
+use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
+use crate::rewrite::{self, Ends, Hop, QuotedChange, QuotedChecksum};
+use crate::route::Route;
+use crate::tunnel::Arrival;
+use crate::verdict::{PackedVerdict, Step, Way};
+use crate::{frontends, replies, reply};
+
+/// The packet that an ICMP error quotes: its first 8 bytes of transport header are all that can be counted on (RFC 792).
+pub(crate) struct Quoted {
+    network: usize,
+    transport: usize,
+    pub(crate) protocol: u8,
+    /// Whether it is TCP and the checksum is there.
+    tcp_checksum: bool,
+    pub(crate) ends: Ends,
+}
+
+impl Quoted {
+    /// The kernel has whatever is no error, or quotes something that has no ports.
+    #[inline(always)]
+    pub(crate) fn read(frame: &Frame, packet: &Packet) -> Result<Self, Outcome> {
+        const DESTINATION_UNREACHABLE: u8 = 3;
+        const TIME_EXCEEDED: u8 = 11;
+        const PARAMETER_PROBLEM: u8 = 12;
+
+        if packet.fragment != Fragment::Whole {
+            return Err(Outcome::NotOurs);
+        }
+        let network = packet.transport + ICMP_HEADER;
+        frame.make_linear((network + 60 + TCP_HEADER) as u32);
+        let kind: u8 = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+        if !matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) {
+            return Err(Outcome::NotOurs);
+        }
+        let header: Ipv4Header = frame.read(network).ok_or(Outcome::NotOurs)?;
+        let transport = network + header.header_length().ok_or(Outcome::NotOurs)?;
+        // A later fragment has no ports to be known by.
+        let later = u16::from_be(header.fragment) & ipv4::FRAGMENT_OFFSET != 0;
+        if later || !matches!(header.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+            return Err(Outcome::NotOurs);
+        }
+        let ports: [u16; 4] = frame.read(transport).ok_or(Outcome::NotOurs)?;
+        Ok(Self {
+            network,
+            transport,
+            protocol: header.protocol,
+            tcp_checksum: header.protocol == protocol::TCP
+                && transport + TCP_CHECKSUM + size_of::<u16>() <= NETWORK + usize::from(packet.length),
+            ends: Ends {
+                source: Address::from_wire(header.source),
+                destination: Address::from_wire(header.destination),
+                source_port: Port::from_wire(ports[0]),
+                destination_port: Port::from_wire(ports[1]),
+            },
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn change(&self, after: Ends) -> QuotedChange {
+        QuotedChange {
+            network: self.network,
+            transport: self.transport,
+            before: self.ends,
+            after,
+            checksum: match self.protocol {
+                protocol::UDP => QuotedChecksum::Udp,
+                _ if self.tcp_checksum => QuotedChecksum::Tcp,
+                _ => QuotedChecksum::None,
+            },
+        }
+    }
+}
+
+/// At the entry node: an error from the client's side about an answer of ours.
+#[inline(never)]
+pub(crate) fn from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+    try_from_client(frame, packet, settings).into()
+}
+
+/// At the home node: an error out of the tunnel about an answer of one of our tasks.
+#[inline(never)]
+pub(crate) fn to_task(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    arrival: &Arrival,
+) -> PackedVerdict {
+    try_to_task(frame, packet, settings, arrival.address).into()
+}
+
+/// At the home node: an error from a task about a client's packet.
+#[inline(never)]
+pub(crate) fn from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+    try_from_task(frame, packet, settings).into()
+}
+
+#[inline(always)]
+fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+    let quoted = Quoted::read(frame, packet)?;
+    let ends = quoted.ends;
+    if !frontends::is_published(quoted.protocol, ends.source_port) {
+        return Err(Outcome::NotOurs);
+    }
+    let key = FlowKey {
+        client: ends.destination,
+        frontend: ends.source,
+        client_port: ends.destination_port,
+        frontend_port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    let flow = crate::flows::recall(&key).ok_or(Outcome::NotOurs)?;
+    let backend = frontends::backend(flow.backend).ok_or(Outcome::NotOurs)?;
+    if backend.generation != flow.generation || backend.state == state::DOWN {
+        return Err(Outcome::NotOurs);
+    }
+    if !backend.is_local() {
+        let way = crate::tunnel::to_home(frame, packet, settings, backend)?;
+        return Ok((Outcome::ErrorToTask, way).into());
+    }
+    deliver(frame, packet, settings, &quoted, backend.bridge, backend.port, backend.mac)
+}
+
+#[inline(always)]
+fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: TunnelAddress) -> Step {
+    let quoted = Quoted::read(frame, packet).map_err(|_| Outcome::MalformedInside)?;
+    let key =
+        TaskKey { identity: address.identity, port: address.port, protocol: quoted.protocol, padding: 0 };
+    let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
+    deliver(frame, packet, settings, &quoted, task.bridge, address.port, task.mac)
+}
+
+#[inline(always)]
+fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+    let quoted = Quoted::read(frame, packet)?;
+    let ends = quoted.ends;
+    let key = ReplyKey {
+        task: ends.destination,
+        client: ends.source,
+        task_port: ends.destination_port,
+        client_port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    let reply: Reply = *replies::recall(&key).ok_or(Outcome::NotOurs)?;
+    if packet.source != ends.destination || packet.ttl <= 1 {
+        return Err(Outcome::NotOurs);
+    }
+    let straight = reply::goes_straight(&reply);
+    let route = Route::find(frame, reply.frontend, packet.destination, reply.uplink);
+    let after = Ends {
+        source: ends.source,
+        destination: reply.frontend,
+        source_port: reply.client_port,
+        destination_port: reply.frontend_port,
+    };
+    rewrite::readdress_quoted(frame, packet, &quoted.change(after))?;
+    rewrite::readdress_network(frame, packet, reply.frontend, packet.destination, Hop::Routed)?;
+    let way = if straight {
+        route.take(frame)
+    } else {
+        let address = TunnelAddress {
+            identity: reply.identity,
+            port: ends.destination_port,
+            flags: tunnel::flags::REPLY,
+        };
+        crate::tunnel::send(frame, packet, settings, reply.entry, reply.uplink, address)?
+    };
+    Ok((Outcome::ErrorToClient, way).into())
+}
+
+/// Makes the error one about the packet that the task sent, and hands it to the task.
+#[inline(always)]
+fn deliver(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    quoted: &Quoted,
+    task: Address,
+    port: Port,
+    mac: Mac,
+) -> Step {
+    if packet.ttl <= 1 {
+        return Err(Outcome::HopLimit);
+    }
+    if settings.bridge == 0 {
+        return Err(Outcome::NoBridge);
+    }
+    let key = ReplyKey {
+        task,
+        client: quoted.ends.destination,
+        task_port: port,
+        client_port: quoted.ends.destination_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    let conversation = Reply {
+        frontend: quoted.ends.source,
+        frontend_port: quoted.ends.source_port,
+        client_port: quoted.ends.destination_port,
+        ..Reply::default()
+    };
+    let after = Ends {
+        source: task,
+        destination: quoted.ends.destination,
+        source_port: port,
+        destination_port: replies::translated(&key, &conversation).unwrap_or(quoted.ends.destination_port),
+    };
+    rewrite::readdress_quoted(frame, packet, &quoted.change(after))?;
+    rewrite::readdress_network(frame, packet, packet.source, task, Hop::Routed)?;
+    rewrite::set_macs(frame, mac, settings.bridge_mac)?;
+    Ok((Outcome::ErrorToTask, Way::Interface(settings.bridge)).into())
+}

@@ -1,0 +1,269 @@
+//! The dataplane: one packet at a time.
+//!
+//! This file holds the hooks, and it is the only place that turns an [`Outcome`] into what the kernel does with a packet.
+//!
+//! | hook | where | steps |
+//! |---|---|---|
+//! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
+//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`] |
+//! | `bridge_in` | TC ingress of `docker_gwbridge` | a task's answer → [`reply`]; its ICMP error → [`icmp`] |
+//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
+//! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
+//! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
+#![no_std]
+#![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
+#![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+mod counters;
+mod delivery;
+mod flows;
+mod frame;
+mod frontends;
+mod icmp;
+mod node;
+mod overlay;
+mod packet;
+mod refuse;
+mod replies;
+mod reply;
+mod request;
+mod resolver;
+mod rewrite;
+mod route;
+mod socket;
+mod split;
+mod tunnel;
+mod verdict;
+mod vips;
+
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use mesh_common::net::protocol;
+use mesh_common::outcome::Outcome;
+use mesh_common::tunnel::flags::REPLY;
+
+use crate::frame::{Direction, Frame};
+use crate::packet::Packet;
+use crate::tunnel::Arrival;
+use crate::verdict::{PackedVerdict, Way};
+
+#[classifier]
+pub(crate) fn uplink_in(context: TcContext) -> i32 {
+    run(&Frame::new(&context, Direction::Ingress), on_uplink_in)
+}
+
+#[classifier]
+pub(crate) fn uplink_out(context: TcContext) -> i32 {
+    run(&Frame::new(&context, Direction::Egress), on_uplink_out)
+}
+
+#[classifier]
+pub(crate) fn bridge_in(context: TcContext) -> i32 {
+    run(&Frame::new(&context, Direction::Ingress), on_bridge_in)
+}
+
+#[classifier]
+pub(crate) fn overlay_in(context: TcContext) -> i32 {
+    let frame = Frame::of_network(&context, Direction::Ingress, overlay::network());
+    if let Ok(verdict) = overlay::resolve(&frame) {
+        return act(verdict.outcome, verdict.way);
+    }
+    run(&frame, |frame, packet| overlay::from_caller(frame, packet))
+}
+
+#[classifier]
+pub(crate) fn overlay_out(context: TcContext) -> i32 {
+    let frame = Frame::of_network(&context, Direction::Egress, overlay::network());
+    run(&frame, |frame, packet| overlay::to_caller(frame, packet))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(context: SockAddrContext) -> i32 {
+    if resolver::redirect(&context) { socket::ALLOW } else { socket::connect(&context, false) }
+}
+
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(context: SockAddrContext) -> i32 {
+    socket::connect(&context, true)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(context: SockAddrContext) -> i32 {
+    if resolver::redirect(&context) { socket::ALLOW } else { socket::send(&context) }
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(context: SockAddrContext) -> i32 {
+    if resolver::restore(&context) { socket::ALLOW } else { socket::restore(&context, false) }
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(context: SockAddrContext) -> i32 {
+    socket::restore(&context, true)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(context: SockAddrContext) -> i32 {
+    if resolver::restore(&context) { socket::ALLOW } else { socket::restore(&context, false) }
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
+    socket::restore(&context, true)
+}
+
+#[inline(always)]
+fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+    let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
+    if packet.protocol == protocol::ICMP {
+        return icmp::from_client(frame, packet, settings);
+    }
+    if !frontends::is_published(packet.protocol, packet.destination_port) {
+        return Outcome::NotOurs.into();
+    }
+    if !tunnel::is_tunnelled(packet, settings) {
+        return request::from_client(frame, packet, settings);
+    }
+    let mut arrival = Arrival::default();
+    if let Err(outcome) = tunnel::open(frame, packet, settings, &mut arrival) {
+        return outcome.into();
+    }
+    if arrival.address.flags & REPLY != 0 {
+        tunnel::answer(frame, packet)
+    } else if packet.protocol == protocol::ICMP {
+        icmp::to_task(frame, packet, settings, &arrival)
+    } else {
+        tunnel::request(frame, packet, settings, &arrival)
+    }
+}
+
+#[inline(always)]
+fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+    let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
+    if !frontends::is_published(packet.protocol, packet.destination_port)
+        || tunnel::is_tunnelled(packet, settings)
+    {
+        return Outcome::NotOurs.into();
+    }
+    socket::leaving(frame, packet, settings)
+}
+
+#[inline(always)]
+fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+    let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
+    if packet.protocol == protocol::ICMP {
+        return icmp::from_task(frame, packet, settings);
+    }
+    reply::from_task(frame, packet, settings)
+}
+
+/// Reads the packet, lets the hook's steps decide, and does what they say.
+#[inline(always)]
+fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
+    if frame.has_vlan_tag() {
+        return act(Outcome::NotOurs, Way::None);
+    }
+    let mut packet = Packet::default();
+    if let Err(outcome) = packet.read(frame) {
+        return act(outcome, Way::None);
+    }
+    if let Some(blocks) = split::is_copy(frame)
+        && let Err(outcome) = split::lose_first_part(frame, &mut packet, blocks)
+    {
+        return act(outcome, Way::None);
+    }
+    if !flows::complete_fragment(&mut packet) {
+        return act(Outcome::UnknownFragment, Way::None);
+    }
+    let verdict = steps(frame, &mut packet);
+    if let Way::Back(answer) = verdict.way() {
+        return match refuse::answer(frame, &packet, answer) {
+            Ok(()) => act(verdict.outcome(), frame.back()),
+            Err(outcome) => act(outcome, Way::None),
+        };
+    }
+    act(verdict.outcome(), verdict.way())
+}
+
+/// The only place that turns an outcome into a kernel verdict.
+#[inline(always)]
+fn act(outcome: Outcome, way: Way) -> i32 {
+    counters::count(outcome);
+    match outcome {
+        // The next program, if there is one, then the kernel.
+        Outcome::NotOurs
+        | Outcome::Malformed
+        | Outcome::UnknownFragment
+        | Outcome::RepliedToNode
+        | Outcome::VipToTask
+        | Outcome::VipReplied
+        | Outcome::VipError => TC_ACT_UNSPEC,
+
+        Outcome::Delivered
+        | Outcome::Tunnelled
+        | Outcome::DeliveredFromTunnel
+        | Outcome::Replied
+        | Outcome::ReplyTunnelled
+        | Outcome::RepliedFromTunnel
+        | Outcome::RefusedWithReset
+        | Outcome::RefusedUnreachable
+        | Outcome::TooBig
+        | Outcome::TunnelledFromNode
+        | Outcome::ErrorToTask
+        | Outcome::ErrorToClient
+        | Outcome::VipToSelf
+        | Outcome::VipResolved
+        | Outcome::VipPinged => leave(way),
+
+        Outcome::UnknownPeer
+        | Outcome::UnknownTask
+        | Outcome::HopLimit
+        | Outcome::NoRoute
+        | Outcome::NotChangeable
+        | Outcome::NoFreePort
+        | Outcome::UnknownReset
+        | Outcome::FlowTableFull
+        | Outcome::NoBridge
+        | Outcome::MalformedInside
+        | Outcome::LostFragment
+        | Outcome::UnknownFrontend
+        | Outcome::TooBigDropped
+        | Outcome::RefusedFragment
+        // Of sockets, not of packets.
+        | Outcome::SocketToTask
+        | Outcome::SocketToNode
+        | Outcome::SocketRefused
+        | Outcome::SocketToResolver
+        | Outcome::ResolverSilent => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn leave(way: Way) -> i32 {
+    match way {
+        // SAFETY: both helpers only note where the packet goes; an interface that is gone drops it.
+        Way::Interface(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+        // SAFETY: as above; without parameters the kernel looks up the neighbour itself.
+        Way::Neighbour(interface) => unsafe { bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32 },
+        // SAFETY: as above.
+        Way::Inward(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
+        // An answer has become a packet by now.
+        Way::None | Way::Back(_) => TC_ACT_SHOT,
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers that the dataplane needs are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

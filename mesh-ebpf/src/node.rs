@@ -1,0 +1,35 @@
+//! Maps `SETTINGS`, `LOCAL_ADDRESSES` and `PEERS`: this node and the others.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use mesh_common::maps;
+use mesh_common::net::Address;
+use mesh_common::settings::Settings;
+
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+#[map]
+static LOCAL_ADDRESSES: HashMap<Address, u32> =
+    HashMap::with_max_entries(maps::LOCAL_ADDRESSES, BPF_F_NO_PREALLOC);
+
+#[map]
+static PEERS: HashMap<Address, u32> = HashMap::with_max_entries(maps::PEERS, BPF_F_NO_PREALLOC);
+
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// Whether `address` is one of this node's own.
+#[inline(always)]
+pub(crate) fn is_local(address: Address) -> bool {
+    LOCAL_ADDRESSES.get_ptr(address).is_some()
+}
+
+/// Whether `address` is a node of this Swarm.
+#[inline(always)]
+pub(crate) fn is_peer(address: Address) -> bool {
+    PEERS.get_ptr(address).is_some()
+}

@@ -1,0 +1,324 @@
+//! Task → virtual address, on the caller's own node: at the bridge port of the caller, in the namespace of its overlay.
+//!
+//! The virtual address becomes the address of a task and back; transport is left to Docker's bridge and VXLAN. A task that
+//! is given to itself would see its own address call: it sees the virtual address instead, and what it answers comes by
+//! here once more.
+
+use core::ptr;
+
+use mesh_common::backend::{Backend, state};
+use mesh_common::net::{Address, Port, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::settings::UDP_IDLE_NANOSECONDS;
+use mesh_common::tcp::{self, Sender, flag};
+
+use crate::frame::Frame;
+use crate::icmp::Quoted;
+use crate::packet::{self, Fragment, Packet};
+use crate::request::{self, Choice};
+use crate::rewrite::{self, Ends, Hop};
+use crate::verdict::{PackedVerdict, Step, Way};
+use crate::{counters, flows, frontends, refuse, vips};
+
+/// The agent's number for the network whose ports these programs are on; it loads them once for each network.
+#[unsafe(no_mangle)]
+static NETWORK: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn network() -> u32 {
+    // SAFETY: the agent writes the value into the object before it is loaded; the compiler must not assume that it is 0.
+    unsafe { ptr::read_volatile(&raw const NETWORK) }
+}
+
+/// The hardware address of Docker's load balancer on that network, in memory order with two bytes of padding behind; 0 if
+/// the agent does not know it.
+#[unsafe(no_mangle)]
+static BALANCER: u64 = 0;
+
+/// ARP for a virtual address is answered as Docker's load balancer would: should these programs go, what tasks remember
+/// leads to it.
+#[inline(always)]
+pub(crate) fn resolve(frame: &Frame) -> Step {
+    if frame.has_vlan_tag() {
+        return Err(Outcome::NotOurs);
+    }
+    let address = packet::asked_for(frame).ok_or(Outcome::NotOurs)?;
+    vips::find(&VipKey { network: frame.network(), address }).ok_or(Outcome::NotOurs)?;
+    // SAFETY: as for `NETWORK`.
+    let balancer = unsafe { ptr::read_volatile(&raw const BALANCER) };
+    let mac = if balancer == 0 {
+        let [a, b, c, d] = address.octets();
+        [0x02, 0x42, a, b, c, d]
+    } else {
+        let [mac @ .., _, _] = balancer.to_ne_bytes();
+        mac
+    };
+    rewrite::into_arp_reply(frame, mac)?;
+    Ok((Outcome::VipResolved, Way::Interface(frame.interface())).into())
+}
+
+/// A packet that a task sends.
+#[inline(never)]
+pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
+    try_from_caller(frame, packet).into()
+}
+
+/// A packet that a task is about to get.
+#[inline(never)]
+pub(crate) fn to_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
+    try_to_caller(frame, packet).into()
+}
+
+#[inline(always)]
+fn try_from_caller(frame: &Frame, packet: &Packet) -> Step {
+    let vip = VipKey { network: packet.network, address: packet.destination };
+    let Some(frontend) = vips::find(&vip) else {
+        forget_finished(packet);
+        return Err(Outcome::NotOurs);
+    };
+    if packet.protocol == protocol::ICMP {
+        return icmp(frame, packet);
+    }
+    flows::remember_fragment(packet);
+    if answers_itself(packet) {
+        return to_self(frame, packet, packet.destination, packet.source);
+    }
+    let key = flow_key(packet, packet.source, packet.destination, false);
+    match request::choose(packet, &frontend, vips::recall(&key), |flow| vips::remember(&key, flow))? {
+        Choice::Refuse => refuse::no_backend(packet),
+        Choice::Backend(id, backend) => {
+            let verdict = send(frame, packet, backend)?;
+            counters::count_packet(id, packet, packet.length);
+            Ok(verdict)
+        }
+    }
+}
+
+/// Whether this is the answer of a task that was given to itself.
+#[inline(always)]
+fn answers_itself(packet: &Packet) -> bool {
+    // Between equal ports an answer looks as a call does and becomes the same; and a SYN alone is always a call.
+    if packet.source_port == packet.destination_port || packet.opens() {
+        return false;
+    }
+    let key = reply_key(packet.source, packet.destination, packet, true);
+    let Some(reply) = vips::recall_reply(&key) else { return false };
+    reply.last_seen = flows::now();
+    note_end(packet, packet.source, packet.destination);
+    true
+}
+
+/// A caller that talks straight to a task may do so from a port from which it has called a virtual address and was given
+/// that task. Once that conversation is over, the task's answers are its own. (While it lasts, the task cannot tell the two
+/// apart either.)
+#[inline(always)]
+fn forget_finished(packet: &Packet) {
+    if packet.is_tcp() && !packet.opens() || packet.protocol == protocol::ICMP {
+        return;
+    }
+    let key = reply_key(packet.destination, packet.source, packet, false);
+    let Some(reply) = vips::recall_reply(&key) else { return };
+    let lasts = vips::recall(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|flow| {
+        let given = frontends::backend(flow.backend).is_some_and(|backend| {
+            backend.generation == flow.generation && backend.identity == packet.destination
+        });
+        let goes_on = if packet.is_tcp() {
+            !tcp::is_closed(flow.state)
+        } else {
+            flows::now().wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+        };
+        given && goes_on
+    });
+    if !lasts {
+        vips::forget_reply(&key);
+    }
+}
+
+/// Only tasks answer for themselves otherwise; a virtual address is nobody's.
+#[inline(always)]
+fn icmp(frame: &Frame, packet: &Packet) -> Step {
+    const ECHO_REQUEST: u8 = 8;
+
+    // The first fragment of nothing else has been remembered.
+    if packet.fragment == Fragment::Later {
+        rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
+        rewrite::turn_frame(frame)?;
+    } else if frame.read::<u8>(packet.transport) == Some(ECHO_REQUEST) {
+        flows::remember_fragment(packet);
+        rewrite::into_echo_reply(frame, packet)?;
+    } else {
+        return error_to_task(frame, packet);
+    }
+    Ok((Outcome::VipPinged, Way::Interface(frame.interface())).into())
+}
+
+#[inline(always)]
+fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
+    let itself = backend.identity == packet.source;
+    // A task does not answer itself by the network: it has to see another caller.
+    let caller = if itself { packet.destination } else { packet.source };
+    let key = reply_key(backend.identity, caller, packet, false);
+    let reply = VipReply { last_seen: flows::now(), vip: packet.destination, padding: 0 };
+    vips::remember_reply(&key, &reply)?;
+    if itself {
+        return to_self(frame, packet, packet.destination, backend.identity);
+    }
+    rewrite::readdress(frame, packet, &ends(packet, packet.source, backend.identity), Hop::Bridged)?;
+    rewrite::set_destination_mac(frame, backend.mac)?;
+    Ok(Outcome::VipToTask.into())
+}
+
+/// Back out of the port that the packet came in by.
+#[inline(always)]
+fn to_self(frame: &Frame, packet: &Packet, source: Address, destination: Address) -> Step {
+    rewrite::readdress(frame, packet, &ends(packet, source, destination), Hop::Bridged)?;
+    rewrite::turn_frame(frame)?;
+    Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
+}
+
+#[inline(always)]
+fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
+    if packet.protocol == protocol::ICMP {
+        return error_to_caller(frame, packet);
+    }
+    let key = reply_key(packet.source, packet.destination, packet, true);
+    let reply = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?;
+    flows::remember_fragment(packet);
+    reply.last_seen = flows::now();
+    let vip = reply.vip;
+    note_end(packet, packet.destination, vip);
+    rewrite::readdress(frame, packet, &ends(packet, vip, packet.destination), Hop::Bridged)?;
+    Ok(Outcome::VipReplied.into())
+}
+
+/// The caller's flow learns that the task, whose packet this is, has closed it.
+#[inline(always)]
+fn note_end(packet: &Packet, caller: Address, vip: Address) {
+    if packet.tcp_flags & (flag::FIN | flag::RST) != 0
+        && let Some(flow) = vips::recall(&flow_key(packet, caller, vip, true))
+    {
+        flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+    }
+}
+
+/// An ICMP error from a task, or from a node on the way to it, about a packet that went through a virtual address.
+#[inline(always)]
+fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
+    let quoted = Quoted::read(frame, packet)?;
+    let ends = quoted.ends;
+    let key = VipReplyKey {
+        network: packet.network,
+        task: ends.destination,
+        caller: ends.source,
+        port: ends.destination_port,
+        caller_port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
+    rewrite::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
+    if packet.source == ends.destination {
+        rewrite::readdress_network(frame, packet, vip, packet.destination, Hop::Bridged)?;
+    }
+    Ok(Outcome::VipError.into())
+}
+
+/// An ICMP error from a caller about an answer of a virtual address; or from a task that was given to itself about what
+/// called it.
+#[inline(always)]
+fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
+    let quoted = Quoted::read(frame, packet)?;
+    let (ends, vip) = (quoted.ends, packet.destination);
+    if ends.source != vip || ends.destination != packet.source {
+        return Err(Outcome::NotOurs);
+    }
+    let itself = VipReplyKey {
+        network: packet.network,
+        task: packet.source,
+        caller: vip,
+        port: ends.destination_port,
+        caller_port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    if vips::recall_reply(&itself).is_some() {
+        return error_to_self(frame, packet, &quoted);
+    }
+    let key = VipFlowKey {
+        network: packet.network,
+        caller: packet.source,
+        vip,
+        caller_port: ends.destination_port,
+        port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    let flow = vips::recall(&key).ok_or(Outcome::NotOurs)?;
+    let backend = frontends::backend(flow.backend).ok_or(Outcome::NotOurs)?;
+    if backend.generation != flow.generation || backend.state == state::DOWN {
+        return Err(Outcome::NotOurs);
+    }
+    if backend.identity == packet.source {
+        return error_to_self(frame, packet, &quoted);
+    }
+    rewrite::readdress_quoted(frame, packet, &quoted.change(Ends { source: backend.identity, ..ends }))?;
+    rewrite::readdress_network(frame, packet, packet.source, backend.identity, Hop::Bridged)?;
+    rewrite::set_destination_mac(frame, backend.mac)?;
+    Ok(Outcome::VipError.into())
+}
+
+#[inline(always)]
+fn error_to_self(frame: &Frame, packet: &Packet, quoted: &Quoted) -> Step {
+    let ends = Ends { source: packet.source, destination: packet.destination, ..quoted.ends };
+    rewrite::readdress_quoted(frame, packet, &quoted.change(ends))?;
+    rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
+    rewrite::turn_frame(frame)?;
+    Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
+}
+
+/// The key of `caller`'s flow to `vip`; `answer` tells whether the packet comes from its task.
+#[inline(always)]
+fn flow_key(packet: &Packet, caller: Address, vip: Address, answer: bool) -> VipFlowKey {
+    let (port, caller_port) = ports(packet, answer);
+    VipFlowKey {
+        network: packet.network,
+        caller,
+        vip,
+        caller_port,
+        port,
+        protocol: packet.protocol,
+        padding: [0; 3],
+    }
+}
+
+/// The key that `task`'s answers to `caller` have; `answer` tells whether the packet is such an answer.
+#[inline(always)]
+fn reply_key(task: Address, caller: Address, packet: &Packet, answer: bool) -> VipReplyKey {
+    let (port, caller_port) = ports(packet, answer);
+    VipReplyKey {
+        network: packet.network,
+        task,
+        caller,
+        port,
+        caller_port,
+        protocol: packet.protocol,
+        padding: [0; 3],
+    }
+}
+
+/// The port that was called, and the caller's own.
+#[inline(always)]
+fn ports(packet: &Packet, answer: bool) -> (Port, Port) {
+    if answer {
+        (packet.source_port, packet.destination_port)
+    } else {
+        (packet.destination_port, packet.source_port)
+    }
+}
+
+/// Other addresses; ports stay, a virtual address serves them all.
+#[inline(always)]
+fn ends(packet: &Packet, source: Address, destination: Address) -> Ends {
+    Ends { source, destination, source_port: packet.source_port, destination_port: packet.destination_port }
+}

@@ -1,0 +1,278 @@
+//! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
+
+use mesh_common::flow::{FlowKey, FragmentKey};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, ethertype, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::tcp;
+
+use crate::frame::Frame;
+
+/// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
+/// header.
+pub(crate) const NETWORK: usize = ETHERNET_HEADER;
+
+/// Offsets of fields in an IPv4 header (RFC 791 §3.1).
+pub(crate) mod ipv4 {
+    pub(crate) const LENGTH: usize = 2;
+    pub(crate) const FRAGMENT: usize = 6;
+    pub(crate) const TTL: usize = 8;
+    pub(crate) const CHECKSUM: usize = 10;
+    pub(crate) const SOURCE: usize = 12;
+    /// "Don't fragment", in the flags and fragment offset field.
+    pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
+    pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
+    pub(crate) const FRAGMENT_OFFSET: u16 = 0x1fff;
+}
+
+/// Offset of the checksum in a TCP header (RFC 9293 §3.1).
+pub(crate) const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub(crate) const UDP_CHECKSUM: usize = 6;
+
+/// Offsets of fields in an ARP packet for IPv4 over Ethernet (RFC 826), counted from the Ethernet header.
+pub(crate) mod arp {
+    use super::NETWORK;
+
+    pub(crate) const OPERATION: usize = NETWORK + 6;
+    pub(crate) const SENDER: usize = NETWORK + 8;
+    pub(crate) const TARGET: usize = NETWORK + 18;
+}
+
+/// One end of an ARP packet.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub(crate) struct ArpEnd {
+    pub(crate) mac: Mac,
+    pub(crate) address: u32,
+}
+
+/// The address that an ARP request asks for; `None` for any other packet.
+#[inline(always)]
+pub(crate) fn asked_for(frame: &Frame) -> Option<Address> {
+    /// Ethernet, IPv4, 6 and 4 bytes of address, request.
+    const REQUEST: [u16; 4] =
+        [1_u16.to_be(), ethertype::IPV4.to_be(), u16::from_ne_bytes([6, 4]), 1_u16.to_be()];
+
+    frame.make_linear((arp::TARGET + 10) as u32);
+    if frame.read::<u16>(NETWORK - 2)? != ethertype::ARP.to_be()
+        || frame.read::<[u16; 4]>(NETWORK)? != REQUEST
+    {
+        return None;
+    }
+    let asked: ArpEnd = frame.read(arp::TARGET)?;
+    Some(Address::from_wire(asked.address))
+}
+
+/// An IPv4 header without its options.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ipv4Header {
+    pub(crate) version_and_length: u8,
+    pub(crate) traffic_class: u8,
+    /// Network byte order, as are all fields of more than one byte.
+    pub(crate) length: u16,
+    pub(crate) identification: u16,
+    pub(crate) fragment: u16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    pub(crate) checksum: u16,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
+}
+
+impl Ipv4Header {
+    /// Bytes with options; `None` if this is no IPv4 header.
+    #[inline(always)]
+    pub(crate) fn header_length(&self) -> Option<usize> {
+        if self.version_and_length >> 4 != 4 {
+            return None;
+        }
+        let length = usize::from(self.version_and_length & 0x0f) * 4;
+        if length < IPV4_HEADER { None } else { Some(length) }
+    }
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first part, with the transport header.
+    First,
+    /// Another part, without it.
+    Later,
+}
+
+/// What the dataplane reads of a packet.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Packet {
+    /// The number of the overlay network that it is on; 0 for none.
+    pub(crate) network: u32,
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    pub(crate) traffic_class: u8,
+    /// As it stands in the header.
+    pub(crate) identification: u16,
+    pub(crate) fragment: Fragment,
+    /// Where the part begins in its datagram, in blocks of 8 bytes.
+    pub(crate) fragment_blocks: u16,
+    pub(crate) more_fragments: bool,
+    pub(crate) dont_fragment: bool,
+    /// Whether it has come around for what did not fit (see [`crate::split`]).
+    pub(crate) is_copy: bool,
+    /// Of the IP packet, header included.
+    pub(crate) length: u16,
+    /// Where the transport header starts, counted from the Ethernet header.
+    pub(crate) transport: usize,
+    /// 0 for a later fragment, and for protocols without ports.
+    pub(crate) source_port: Port,
+    pub(crate) destination_port: Port,
+    /// 0 for anything but TCP.
+    pub(crate) tcp_flags: u8,
+}
+
+impl Packet {
+    /// Reads the IPv4 packet behind the Ethernet header into this one. Anything else is [`Outcome::NotOurs`]; lengths that
+    /// do not add up are [`Outcome::Malformed`].
+    #[inline(never)]
+    pub(crate) fn read(&mut self, frame: &Frame) -> Result<(), Outcome> {
+        *self = Self::try_read(frame)?;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn try_read(frame: &Frame) -> Result<Self, Outcome> {
+        frame.make_linear(NETWORK as u32 + 40);
+        let kind: u16 = frame.read(NETWORK - 2).ok_or(Outcome::Malformed)?;
+        if kind != ethertype::IPV4.to_be() {
+            return Err(Outcome::NotOurs);
+        }
+        let header: Ipv4Header = frame.read(NETWORK).ok_or(Outcome::Malformed)?;
+        let header_length = header.header_length().ok_or(Outcome::Malformed)?;
+        let length = u16::from_be(header.length);
+        if usize::from(length) < header_length || NETWORK + usize::from(length) > frame.len() as usize {
+            return Err(Outcome::Malformed);
+        }
+        let fragment = u16::from_be(header.fragment);
+        let mut packet = Self {
+            network: frame.network(),
+            source: Address::from_wire(header.source),
+            destination: Address::from_wire(header.destination),
+            protocol: header.protocol,
+            ttl: header.ttl,
+            traffic_class: header.traffic_class,
+            identification: header.identification,
+            fragment: match (fragment & ipv4::FRAGMENT_OFFSET, fragment & ipv4::MORE_FRAGMENTS) {
+                (0, 0) => Fragment::Whole,
+                (0, _) => Fragment::First,
+                _ => Fragment::Later,
+            },
+            fragment_blocks: fragment & ipv4::FRAGMENT_OFFSET,
+            more_fragments: fragment & ipv4::MORE_FRAGMENTS != 0,
+            dont_fragment: fragment & ipv4::DONT_FRAGMENT != 0,
+            is_copy: false,
+            length,
+            transport: NETWORK + header_length,
+            source_port: Port::default(),
+            destination_port: Port::default(),
+            tcp_flags: 0,
+        };
+        if packet.fragment != Fragment::Later {
+            packet.read_transport(frame, header_length)?;
+        }
+        Ok(packet)
+    }
+
+    /// Bytes of the IP header.
+    #[inline(always)]
+    pub(crate) fn header_length(&self) -> usize {
+        self.transport - NETWORK
+    }
+
+    /// The key of the flow when the client sent it.
+    #[inline(always)]
+    pub(crate) fn flow_from_client(&self) -> FlowKey {
+        FlowKey {
+            client: self.source,
+            frontend: self.destination,
+            client_port: self.source_port,
+            frontend_port: self.destination_port,
+            protocol: self.protocol,
+            padding: [0; 3],
+        }
+    }
+
+    /// The key of the flow when its answer has become the frontend's.
+    #[inline(always)]
+    pub(crate) fn flow_from_frontend(&self) -> FlowKey {
+        FlowKey {
+            client: self.destination,
+            frontend: self.source,
+            client_port: self.destination_port,
+            frontend_port: self.source_port,
+            protocol: self.protocol,
+            padding: [0; 3],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            network: self.network,
+            source: self.source,
+            destination: self.destination,
+            identification: self.identification,
+            protocol: self.protocol,
+            padding: 0,
+        }
+    }
+
+    /// A TCP segment that starts a flow.
+    #[inline(always)]
+    pub(crate) fn opens(&self) -> bool {
+        self.protocol == protocol::TCP && tcp::is_opening(self.tcp_flags)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.protocol == protocol::TCP
+    }
+
+    /// Where the transport checksum stands, for packets that carry one.
+    #[inline(always)]
+    pub(crate) fn transport_checksum(&self) -> usize {
+        self.transport + if self.protocol == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
+    }
+
+    #[inline(always)]
+    fn read_transport(&mut self, frame: &Frame, header_length: usize) -> Result<(), Outcome> {
+        let least = match self.protocol {
+            protocol::TCP => 20,
+            protocol::SCTP => 12,
+            protocol::UDP | protocol::ICMP => 8,
+            _ => return Ok(()),
+        };
+        if usize::from(self.length) < header_length + least {
+            return Err(Outcome::Malformed);
+        }
+        frame.make_linear((NETWORK + header_length + least) as u32);
+        if self.protocol == protocol::ICMP {
+            return Ok(());
+        }
+        let ports: [u16; 2] = frame.read(self.transport).ok_or(Outcome::Malformed)?;
+        self.source_port = Port::from_wire(ports[0]);
+        self.destination_port = Port::from_wire(ports[1]);
+        if self.protocol == protocol::TCP {
+            let offset_and_flags: [u8; 2] = frame.read(self.transport + 12).ok_or(Outcome::Malformed)?;
+            let tcp_header = usize::from(offset_and_flags[0] >> 4) * 4;
+            if tcp_header < 20 || usize::from(self.length) < header_length + tcp_header {
+                return Err(Outcome::Malformed);
+            }
+            self.tcp_flags = offset_and_flags[1];
+        }
+        Ok(())
+    }
+}

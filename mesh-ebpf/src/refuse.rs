@@ -1,0 +1,45 @@
+//! Telling a sender no, at once: RST, port unreachable, fragmentation needed.
+
+use mesh_common::outcome::Outcome;
+use mesh_common::tcp::flag;
+
+use crate::frame::Frame;
+use crate::packet::{Fragment, Packet};
+use crate::rewrite;
+use crate::verdict::{Answer, Step, Way};
+
+/// For a client whose flow has no backend.
+#[inline(always)]
+pub(crate) fn no_backend(packet: &Packet) -> Step {
+    // Of a fragmented packet only the first fragment is answered (RFC 1122 §3.2.2); the others have no header that could be.
+    if packet.fragment == Fragment::Later {
+        return Err(Outcome::RefusedFragment);
+    }
+    if packet.is_tcp() {
+        // A RST is never answered (RFC 9293 §3.10.7.1).
+        if packet.tcp_flags & flag::RST != 0 {
+            return Err(Outcome::UnknownReset);
+        }
+        return Ok((Outcome::RefusedWithReset, Way::Back(Answer::Reset)).into());
+    }
+    Ok((Outcome::RefusedUnreachable, Way::Back(Answer::PortUnreachable)).into())
+}
+
+/// For the sender of a packet that does not fit into the tunnel.
+#[inline(always)]
+pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
+    if packet.fragment == Fragment::Later {
+        return Err(Outcome::TooBigDropped);
+    }
+    Ok((Outcome::TooBig, Way::Back(Answer::FragmentationNeeded(mtu))).into())
+}
+
+/// Makes the packet its answer.
+#[inline(never)]
+pub(crate) fn answer(frame: &Frame, packet: &Packet, answer: Answer) -> Result<(), Outcome> {
+    match answer {
+        Answer::Reset => rewrite::into_reset(frame, packet),
+        Answer::PortUnreachable => rewrite::into_icmp_error(frame, packet, 3, 0),
+        Answer::FragmentationNeeded(mtu) => rewrite::into_icmp_error(frame, packet, 4, mtu),
+    }
+}

@@ -1,0 +1,59 @@
+//! The way out: asked of the kernel's routing table before a packet is changed.
+
+use core::mem::{size_of, zeroed};
+
+use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use mesh_common::net::{Address, Mac};
+
+use crate::frame::Frame;
+use crate::rewrite;
+use crate::verdict::Way;
+
+/// From linux/bpf.h: the lookup found an interface and the neighbour's hardware address.
+const SUCCESS: i64 = 0;
+/// From linux/bpf.h: the lookup found an interface; the neighbour has yet to be asked for its hardware address.
+const NO_NEIGHBOUR: i64 = 7;
+const AF_INET: u8 = 2;
+
+/// Where packets to an address go.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    interface: u32,
+    /// Destination and source; `None` where the kernel has to resolve the neighbour.
+    macs: Option<(Mac, Mac)>,
+}
+
+impl Route {
+    /// The way from `source` to `destination` by the node's routes; out of `otherwise` where they say nothing, as when
+    /// forwarding is off on the interface that the packet came in by.
+    #[inline(always)]
+    pub(crate) fn find(frame: &Frame, source: Address, destination: Address, otherwise: u32) -> Self {
+        const SIZE: u16 = size_of::<FibLookup>() as u16;
+
+        // SAFETY: all zeroes is a value of this struct of integers.
+        let mut lookup: FibLookup = unsafe { zeroed() };
+        lookup.family = AF_INET;
+        lookup.ifindex = frame.interface();
+        lookup.__bindgen_anon_3.ipv4_src = source.wire();
+        lookup.__bindgen_anon_4.ipv4_dst = destination.wire();
+        // SAFETY: the context is the one this program was called with, and the size is the struct's.
+        let result = unsafe { bpf_fib_lookup(frame.as_ptr(), &raw mut lookup, i32::from(SIZE), 0) };
+        match result {
+            SUCCESS => Self { interface: lookup.ifindex, macs: Some((lookup.dmac, lookup.smac)) },
+            NO_NEIGHBOUR => Self { interface: lookup.ifindex, macs: None },
+            _ => Self { interface: otherwise, macs: None },
+        }
+    }
+
+    /// Sends the packet that way.
+    #[inline(always)]
+    pub(crate) fn take(&self, frame: &Frame) -> Way {
+        match self.macs {
+            Some((destination, source)) if rewrite::set_macs(frame, destination, source).is_ok() => {
+                Way::Interface(self.interface)
+            }
+            _ => Way::Neighbour(self.interface),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The node's own processes: their sockets are given a backend when they connect or send, because their packets do not
+//! come in by the uplink. Map `SOCKETS`.
+
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::backend::{Backend, state};
+use mesh_common::flow::Flow;
+use mesh_common::maps;
+use mesh_common::net::{Address, Port, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
+use mesh_common::socket::{SocketFlow, SocketKey};
+use mesh_common::tcp::{self, Sender};
+
+use crate::frame::Frame;
+use crate::packet::{Fragment, Packet};
+use crate::verdict::{PackedVerdict, Step};
+use crate::{counters, flows, frontends, node, refuse, split, tunnel};
+
+#[map]
+static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
+
+/// The call goes on.
+pub(crate) const ALLOW: i32 = 1;
+/// The call fails with the error that was set.
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+/// `::ffff:0:0/96`, its third word (RFC 4291 §2.5.5.2).
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+/// `::1`, its last word.
+const LOOPBACK6: u32 = 1_u32.to_be();
+
+/// A socket and the address that a call on it is about.
+struct Call {
+    context: *mut bpf_sock_addr,
+    cookie: u64,
+    protocol: u8,
+    address: Address,
+    port: Port,
+    family: Family,
+}
+
+/// How the caller wrote the address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    /// An IPv4 address in IPv6 clothes.
+    Mapped,
+    /// `::1`.
+    Loopback6,
+}
+
+/// `connect`: the socket gets a backend for good.
+#[inline(always)]
+pub(crate) fn connect(context: &SockAddrContext, ipv6: bool) -> i32 {
+    let Some(call) = Call::read(context, ipv6) else { return ALLOW };
+    call.redirect(false)
+}
+
+/// `sendto` and the like on a socket that is not connected: every datagram is a call of its own.
+#[inline(always)]
+pub(crate) fn send(context: &SockAddrContext) -> i32 {
+    let Some(call) = Call::read(context, false) else { return ALLOW };
+    call.redirect(true)
+}
+
+/// `recvfrom` and `getpeername`: the caller sees the address it dialled.
+#[inline(always)]
+pub(crate) fn restore(context: &SockAddrContext, ipv6: bool) -> i32 {
+    let Some(call) = Call::read(context, ipv6) else { return ALLOW };
+    // SAFETY: the value is copied at once.
+    if let Some(known) = unsafe { SOCKETS.get(call.key(call.address, call.port)) }.copied()
+        && known.dialled == 0
+    {
+        call.write(known.frontend, known.frontend_port, known.loopback6 != 0);
+    }
+    ALLOW
+}
+
+impl Call {
+    /// `None` for sockets of other network namespaces, and for what is neither TCP nor UDP over IPv4.
+    #[inline(always)]
+    fn read(context: &SockAddrContext, ipv6: bool) -> Option<Self> {
+        const STREAM: u32 = 1;
+        const DATAGRAM: u32 = 2;
+
+        let settings = node::settings()?;
+        let pointer = context.sock_addr;
+        // SAFETY: the context is valid for the whole program; every field is read as the verifier allows, by its width.
+        unsafe {
+            if bpf_get_netns_cookie(pointer.cast()) != settings.netns_cookie {
+                return None;
+            }
+            let protocol = match ((*pointer).type_, (*pointer).protocol as u8) {
+                (STREAM, protocol::TCP) => protocol::TCP,
+                (DATAGRAM, protocol::UDP) => protocol::UDP,
+                _ => return None,
+            };
+            let (address, family) = if ipv6 {
+                let words = &raw const (*pointer).user_ip6;
+                let first = words.cast::<u32>().read_volatile();
+                let second = words.cast::<u32>().add(1).read_volatile();
+                let third = words.cast::<u32>().add(2).read_volatile();
+                let fourth = words.cast::<u32>().add(3).read_volatile();
+                if first != 0 || second != 0 {
+                    return None;
+                }
+                match (third, fourth) {
+                    (MAPPED, address) => (Address::from_wire(address), Family::Mapped),
+                    (0, LOOPBACK6) => (Address::LOCALHOST, Family::Loopback6),
+                    _ => return None,
+                }
+            } else {
+                (Address::from_wire((*pointer).user_ip4), Family::Ipv4)
+            };
+            Some(Self {
+                context: pointer,
+                cookie: bpf_get_socket_cookie(pointer.cast()),
+                protocol,
+                address,
+                port: Port::from_wire((*pointer).user_port as u16),
+                family,
+            })
+        }
+    }
+
+    /// Gives the call a backend, if it is for a frontend of this node.
+    #[inline(always)]
+    fn redirect(&self, unconnected: bool) -> i32 {
+        if !frontends::is_published(self.protocol, self.port) || !self.is_for_this_node() {
+            return ALLOW;
+        }
+        let Some(frontend) = frontends::find(self.protocol, self.port) else { return ALLOW };
+        let now = flows::now();
+        let dialled = self.key(self.address, self.port);
+        let kept = if unconnected { kept(&dialled, now) } else { None };
+        let (id, backend) = if let Some(kept) = kept {
+            kept
+        } else {
+            if frontend.count == 0 {
+                return refuse_call();
+            }
+            let Some(id) = frontends::next_in_turn(&frontend) else { return refuse_call() };
+            let Some(backend) = frontends::backend(id) else { return refuse_call() };
+            if backend.state == state::DOWN {
+                return refuse_call();
+            }
+            counters::count_flow(id);
+            (id, backend)
+        };
+        let (address, port) = if backend.is_local() {
+            counters::count(Outcome::SocketToTask);
+            (backend.bridge, backend.port)
+        } else {
+            counters::count(Outcome::SocketToNode);
+            (backend.node, self.port)
+        };
+        let mut value = SocketFlow {
+            last_seen: now,
+            backend: id,
+            generation: backend.generation,
+            frontend: self.address,
+            frontend_port: self.port,
+            dialled: 0,
+            loopback6: u8::from(self.family == Family::Loopback6),
+        };
+        // Without these entries the call would still arrive, but its answers would come from a stranger.
+        if SOCKETS.insert(self.key(address, port), value, u64::from(BPF_ANY)).is_err() {
+            return ALLOW;
+        }
+        if unconnected {
+            value.dialled = 1;
+            let _ = SOCKETS.insert(dialled, value, u64::from(BPF_ANY));
+        }
+        self.write(address, port, false);
+        ALLOW
+    }
+
+    /// Every address of the node, 127.0.0.0/8, and 0.0.0.0, which the kernel takes for localhost.
+    #[inline(always)]
+    fn is_for_this_node(&self) -> bool {
+        self.address.is_loopback() || self.address.is_unspecified() || node::is_local(self.address)
+    }
+
+    #[inline(always)]
+    fn key(&self, destination: Address, port: Port) -> SocketKey {
+        SocketKey { cookie: self.cookie, destination, port, protocol: self.protocol, padding: 0 }
+    }
+
+    #[inline(always)]
+    fn write(&self, address: Address, port: Port, loopback6: bool) {
+        // SAFETY: the context is valid for the whole program; these are the fields that the hook may write.
+        unsafe {
+            if self.family == Family::Ipv4 {
+                (&raw mut (*self.context).user_ip4).write_volatile(address.wire());
+            } else {
+                let words = (&raw mut (*self.context).user_ip6).cast::<u32>();
+                let (third, fourth) = if loopback6 { (0, LOOPBACK6) } else { (MAPPED, address.wire()) };
+                words.add(2).write_volatile(third);
+                words.add(3).write_volatile(fourth);
+            }
+            (&raw mut (*self.context).user_port).write_volatile(u32::from(port.wire()));
+        }
+    }
+}
+
+/// The backend that an unconnected socket has for what it dialled.
+#[inline(always)]
+fn kept(dialled: &SocketKey, now: u64) -> Option<(u32, &'static Backend)> {
+    // SAFETY: the value is copied at once.
+    let known = unsafe { SOCKETS.get(dialled) }.copied()?;
+    let backend = frontends::backend(known.backend)?;
+    let usable = known.dialled == 1
+        && backend.generation == known.generation
+        && backend.state == state::ACTIVE
+        && now.wrapping_sub(known.last_seen) < UDP_IDLE_NANOSECONDS;
+    if usable { Some((known.backend, backend)) } else { None }
+}
+
+#[inline(always)]
+fn refuse_call() -> i32 {
+    counters::count(Outcome::SocketRefused);
+    // SAFETY: the hooks that come here may set an error.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    REFUSE
+}
+
+/// A packet on its way out that may be from a socket that was given a task elsewhere: into the tunnel with it.
+#[inline(never)]
+pub(crate) fn leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
+    try_leaving(frame, packet, settings).into()
+}
+
+#[inline(always)]
+fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
+    let key = packet.flow_from_client();
+    // A later fragment need not have its socket any more; the first one has been remembered.
+    let has_flow = packet.is_tcp() && !packet.opens() || packet.fragment == Fragment::Later;
+    let known = if has_flow { flows::recall(&key) } else { None };
+    let (id, generation) = match known {
+        Some(flow) => {
+            flow.last_seen = flows::now();
+            flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
+            (flow.backend, flow.generation)
+        }
+        None => given(frame, packet)?,
+    };
+    let backend = frontends::backend(id).ok_or(Outcome::NotOurs)?;
+    if backend.generation != generation || backend.state == state::DOWN || backend.node != packet.destination
+    {
+        return Err(Outcome::NotOurs);
+    }
+    flows::remember_fragment(packet);
+    let length = packet.length;
+    if split::is_too_big(frame, packet, settings.inner_mtu) {
+        if packet.dont_fragment {
+            return refuse::too_big(packet, settings.inner_mtu);
+        }
+        split::keep_first_part(frame, packet, settings.inner_mtu)?;
+    }
+    let way = tunnel::to_home(frame, packet, settings, backend)?;
+    counters::count_packet(id, packet, length);
+    Ok((Outcome::TunnelledFromNode, way).into())
+}
+
+/// The backend that the sending socket was given; remembered as a flow, because the last segments of a connection have
+/// no socket any more.
+#[inline(always)]
+fn given(frame: &Frame, packet: &Packet) -> Result<(u32, u32), Outcome> {
+    let key = SocketKey {
+        cookie: frame.socket_cookie(),
+        destination: packet.destination,
+        port: packet.destination_port,
+        protocol: packet.protocol,
+        padding: 0,
+    };
+    // SAFETY: the value is copied at once.
+    let socket = unsafe { SOCKETS.get(key) }.copied().ok_or(Outcome::NotOurs)?;
+    let flow = Flow {
+        last_seen: flows::now(),
+        backend: socket.backend,
+        generation: socket.generation,
+        state: tcp::after(0, packet.tcp_flags, Sender::Client),
+        ..Flow::default()
+    };
+    flows::remember(&packet.flow_from_client(), &flow)?;
+    Ok((socket.backend, socket.generation))
+}

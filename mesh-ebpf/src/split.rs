@@ -1,0 +1,78 @@
+//! Packets that are too big for their way, and may be fragmented (RFC 791 §3.2).
+//!
+//! The kernel would fragment what it routes, but our packets leave by redirect. So the packet is sent around once more: a
+//! marked copy of it comes in at the same hook again, while the original is cut to its first part and goes on. The copy
+//! then loses that first part, becomes a later fragment of the same datagram, and is cut again if it is still too big.
+//! netfilter on docker_gwbridge makes this common: it puts together what a task has sent in fragments.
+
+use mesh_common::net::IPV4_HEADER;
+use mesh_common::outcome::Outcome;
+
+use crate::frame::Frame;
+use crate::packet::{Fragment, NETWORK, Packet};
+use crate::{flows, rewrite};
+
+/// Upper half of the mark of a copy; the lower half counts the 8-byte blocks that it has to lose.
+const MARK: u32 = 0x6d65_0000;
+const BLOCKS: u32 = 0x1fff;
+
+/// Whether a packet is larger than `limit`. An aggregate is not: it is cut into segments that fit, their size was agreed on
+/// when the MSS was clamped.
+#[inline(always)]
+pub(crate) fn is_too_big(frame: &Frame, packet: &Packet, limit: u16) -> bool {
+    packet.length > limit && !frame.is_aggregate()
+}
+
+/// Cuts the packet to the first part that fits into `limit` bytes, and sends a copy around for the rest.
+#[inline(always)]
+pub(crate) fn keep_first_part(frame: &Frame, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
+    // Options would have to be sorted into those that later fragments repeat and those that they do not.
+    if packet.header_length() != IPV4_HEADER {
+        return Err(Outcome::TooBigDropped);
+    }
+    let blocks = (limit - IPV4_HEADER as u16) >> 3;
+    let payload = blocks << 3;
+    let was_whole = packet.fragment == Fragment::Whole;
+    if was_whole {
+        packet.fragment = Fragment::First;
+    }
+    // On its way out the copy comes around before the call returns.
+    flows::remember_fragment(packet);
+    frame.send_around(MARK | u32::from(blocks))?;
+    if was_whole {
+        let rest = NETWORK + IPV4_HEADER + usize::from(payload);
+        let rest = frame.sum_of_rest(rest, NETWORK + usize::from(packet.length) - rest);
+        rewrite::carry_into_checksum(frame, packet, rest)?;
+    }
+    frame.resize((NETWORK + IPV4_HEADER) as u32 + u32::from(payload))?;
+    rewrite::set_fragment(frame, IPV4_HEADER as u16 + payload, packet.fragment_blocks, true)?;
+    packet.length = IPV4_HEADER as u16 + payload;
+    packet.more_fragments = true;
+    Ok(())
+}
+
+/// Whether the packet is a copy that has come around, and how many blocks it has to lose.
+#[inline(always)]
+pub(crate) fn is_copy(frame: &Frame) -> Option<u16> {
+    let mark = frame.mark();
+    if mark & !BLOCKS == MARK { Some((mark & BLOCKS) as u16) } else { None }
+}
+
+/// Makes a copy the later fragment that it stands for.
+#[inline(never)]
+pub(crate) fn lose_first_part(frame: &Frame, packet: &mut Packet, blocks: u16) -> Result<(), Outcome> {
+    frame.set_mark(0);
+    packet.is_copy = true;
+    let payload = blocks << 3;
+    if packet.header_length() != IPV4_HEADER || packet.length <= IPV4_HEADER as u16 + payload {
+        return Err(Outcome::TooBigDropped);
+    }
+    let header = rewrite::network_header(frame)?;
+    frame.shrink(payload)?;
+    frame.make_linear((NETWORK + IPV4_HEADER) as u32);
+    rewrite::restore_network_header(frame, &header)?;
+    packet.length -= payload;
+    packet.fragment_blocks += blocks;
+    packet.fragment = Fragment::Later;
+    rewrite::set_fragment(frame, packet.length, packet.fragment_blocks, packet.more_fragments)
+}

@@ -1,0 +1,184 @@
+//! The tunnel between an entry node and a home node: putting packets in, and taking them out.
+
+use mesh_common::backend::{Backend, TaskKey};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, ethertype, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::reply::Reply;
+use mesh_common::select;
+use mesh_common::settings::Settings;
+use mesh_common::tcp::{self, Sender};
+use mesh_common::tunnel::{OVERHEAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI};
+
+use crate::delivery::{self, Target};
+use crate::frame::Frame;
+use crate::packet::{Fragment, NETWORK, Packet};
+use crate::route::Route;
+use crate::verdict::{PackedVerdict, Step, Way};
+use crate::{flows, frontends, node, rewrite};
+
+/// Sends a client's packet to its backend's home node, unchanged inside.
+#[inline(always)]
+pub(crate) fn to_home(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    backend: &Backend,
+) -> Result<Way, Outcome> {
+    let address = TunnelAddress { identity: backend.identity, port: backend.port, flags: 0 };
+    send(frame, packet, settings, backend.node, backend.uplink, address)
+}
+
+/// Sends a packet to another node.
+#[inline(always)]
+pub(crate) fn send(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    node: Address,
+    uplink: u32,
+    address: TunnelAddress,
+) -> Result<Way, Outcome> {
+    let header = TunnelHeader::new(&TunnelFields {
+        source: settings.node,
+        destination: node,
+        port: settings.tunnel_port,
+        vni: settings.vni,
+        hash: select::hash(&packet.flow_from_client()),
+        inner_length: packet.length,
+        traffic_class: packet.traffic_class,
+        address,
+    });
+    rewrite::encapsulate(frame, &header)?;
+    Ok(Way::Neighbour(uplink))
+}
+
+/// Whether a packet to this node is for the tunnel.
+#[inline(always)]
+pub(crate) fn is_tunnelled(packet: &Packet, settings: &Settings) -> bool {
+    packet.protocol == protocol::UDP
+        && packet.destination_port == settings.tunnel_port
+        && packet.fragment == Fragment::Whole
+        && packet.transport == NETWORK + IPV4_HEADER
+}
+
+/// UDP, VXLAN and inner Ethernet headers. All fields in network byte order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct OuterTail {
+    udp: [u16; 4],
+    vxlan_flags: [u8; 4],
+    vni: [u8; 4],
+    destination: Mac,
+    source: Mac,
+    ethertype: u16,
+}
+
+/// What a packet that came out of the tunnel was addressed to, and by whom.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    pub(crate) address: TunnelAddress,
+    /// The node that sent it.
+    pub(crate) sender: Address,
+}
+
+/// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
+/// what it was addressed to.
+#[inline(never)]
+pub(crate) fn open(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    arrival: &mut Arrival,
+) -> Result<(), Outcome> {
+    *arrival = try_open(frame, packet, settings)?;
+    Ok(())
+}
+
+#[inline(always)]
+fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<Arrival, Outcome> {
+    if !node::is_local(packet.destination) {
+        return Err(Outcome::NotOurs);
+    }
+    if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
+        return Err(Outcome::Malformed);
+    }
+    frame.make_linear((ETHERNET_HEADER + OVERHEAD + IPV4_HEADER) as u32);
+    let tail: OuterTail = frame.read(NETWORK + IPV4_HEADER).ok_or(Outcome::Malformed)?;
+    let [vni @ .., _] = tail.vni;
+    if tail.vxlan_flags[0] & VXLAN_FLAG_VNI == 0
+        || vni != [(settings.vni >> 16) as u8, (settings.vni >> 8) as u8, settings.vni as u8]
+        || tail.ethertype != ethertype::IPV4.to_be()
+    {
+        return Err(Outcome::NotOurs);
+    }
+    let address = TunnelAddress::from_macs(tail.destination, tail.source).ok_or(Outcome::NotOurs)?;
+    let sender = packet.source;
+    if !node::is_peer(sender) {
+        return Err(Outcome::UnknownPeer);
+    }
+    frame.shrink_from_tunnel()?;
+    // From here on the packet is not the node's any more: what cannot be used is dropped.
+    packet.read(frame).map_err(|_| Outcome::MalformedInside)?;
+    if !flows::complete_fragment(packet) {
+        return Err(Outcome::LostFragment);
+    }
+    flows::remember_fragment(packet);
+    Ok(Arrival { address, sender })
+}
+
+/// At the home node: a client's packet for a task here.
+#[inline(never)]
+pub(crate) fn request(
+    frame: &Frame,
+    packet: &Packet,
+    settings: &Settings,
+    arrival: &Arrival,
+) -> PackedVerdict {
+    try_request(frame, packet, settings, arrival).into()
+}
+
+/// At the entry node: an answer, which already has the frontend's address, for a client or for a process here.
+#[inline(never)]
+pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
+    try_answer(frame, packet).into()
+}
+
+#[inline(always)]
+fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Arrival) -> Step {
+    let address = arrival.address;
+    let key =
+        TaskKey { identity: address.identity, port: address.port, protocol: packet.protocol, padding: 0 };
+    let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
+    let reply = Reply {
+        last_seen: flows::now(),
+        frontend: packet.destination,
+        entry: arrival.sender,
+        identity: address.identity,
+        uplink: frame.interface(),
+        frontend_port: packet.destination_port,
+        client_port: packet.source_port,
+        flags: task.flags,
+        ..Reply::default()
+    };
+    let target = Target { address: task.bridge, port: address.port, mac: task.mac };
+    let way = delivery::deliver(frame, packet, settings, &target, &reply)?;
+    Ok((Outcome::DeliveredFromTunnel, way).into())
+}
+
+#[inline(always)]
+fn try_answer(frame: &Frame, packet: &Packet) -> Step {
+    if packet.protocol != protocol::ICMP
+        && let Some(flow) = flows::recall(&packet.flow_from_frontend())
+    {
+        flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+        flow.last_seen = flows::now();
+    }
+    if node::is_local(packet.destination) {
+        return Ok(Outcome::RepliedToNode.into());
+    }
+    if !node::is_local(packet.source) {
+        return Err(Outcome::UnknownFrontend);
+    }
+    let route = Route::find(frame, packet.source, packet.destination, frame.interface());
+    Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
+}

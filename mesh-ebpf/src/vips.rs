@@ -1,0 +1,65 @@
+//! Maps `VIPS`, `VIP_FLOWS` and `VIP_REPLIES`: virtual addresses, and conversations through them.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, LruHashMap};
+use mesh_common::flow::Flow;
+use mesh_common::frontend::Frontend;
+use mesh_common::maps;
+use mesh_common::outcome::Outcome;
+use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+
+#[map]
+static VIPS: HashMap<VipKey, Frontend> = HashMap::with_max_entries(maps::VIPS, BPF_F_NO_PREALLOC);
+
+#[map]
+static VIP_FLOWS: LruHashMap<VipFlowKey, Flow> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+
+#[map]
+static VIP_REPLIES: LruHashMap<VipReplyKey, VipReply> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+
+/// Who serves a virtual address.
+#[inline(always)]
+pub(crate) fn find(key: &VipKey) -> Option<Frontend> {
+    // SAFETY: the map is not preallocated: an element that is replaced stays valid until this program has returned.
+    unsafe { VIPS.get(key) }.copied()
+}
+
+/// The flow as the table has it.
+#[inline(always)]
+pub(crate) fn recall(key: &VipFlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: elements of the map stay allocated. Two packets of a flow on two CPUs may write the time and state of one
+    // flow at once; either value will do.
+    VIP_FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+#[inline(always)]
+pub(crate) fn remember(key: &VipFlowKey, flow: &Flow) -> Result<(), Outcome> {
+    VIP_FLOWS.insert(key, flow, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+}
+
+/// What a task's packet answers, if it answers something that went through a virtual address.
+#[inline(always)]
+pub(crate) fn recall_reply(key: &VipReplyKey) -> Option<&'static mut VipReply> {
+    // SAFETY: as above.
+    VIP_REPLIES.get_ptr_mut(key).map(|reply| unsafe { &mut *reply })
+}
+
+/// From now on the task's packets with this key are its own.
+#[inline(always)]
+pub(crate) fn forget_reply(key: &VipReplyKey) {
+    // It may be gone already.
+    let _ = VIP_REPLIES.remove(key);
+}
+
+/// Sees to it that the task's answers find their way back.
+#[inline(always)]
+pub(crate) fn remember_reply(key: &VipReplyKey, reply: &VipReply) -> Result<(), Outcome> {
+    if let Some(known) = recall_reply(key)
+        && known.vip == reply.vip
+    {
+        known.last_seen = reply.last_seen;
+        return Ok(());
+    }
+    VIP_REPLIES.insert(key, reply, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+}
