@@ -1,0 +1,124 @@
+//! The wiring: every task and channel between the parts is made here and nowhere else.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{interval, sleep};
+use tracing::{error, info, warn};
+
+use crate::args::{Metrics, RunArguments, Switch};
+use crate::core::{Core, Inputs, Outputs};
+use crate::dataplane::counters::Counters;
+use crate::dataplane::heartbeat::Heartbeat;
+use crate::dataplane::pins::Pins;
+use crate::dns::resolver::{Resolver, ResolverSettings};
+use crate::node::{self, namespaces};
+use crate::single::Single;
+use crate::status::collect::Collector;
+use crate::swarm::source::{self, SourceHandles};
+use crate::{dns, status};
+
+/// How often rates are taken.
+const SAMPLE: Duration = Duration::from_secs(2);
+/// How often the resolver's sign of life is renewed; the hooks miss it after 800 ms.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+/// How old the resolver's last turn may be for it to count as alive.
+const TURN: Duration = Duration::from_millis(500);
+
+/// `mesh-agent run`: serves until it is told to stop. What it has set up serves on.
+pub async fn run(arguments: RunArguments) -> ExitCode {
+    match serve(arguments).await {
+        Ok(()) => {
+            info!("stopped; the dataplane goes on without the agent");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: RunArguments) -> Result<()> {
+    let _single = Single::take()?;
+    info!(version = env!("CARGO_PKG_VERSION"), "the mesh's agent starts");
+    let pins = Pins::under(&arguments.bpffs);
+    let (names_sender, names) = watch::channel(Arc::default());
+    let (resolver_sender, resolver_address) = watch::channel(None);
+    let outputs = Outputs { published: Arc::default(), names: names_sender, resolver: resolver_sender };
+    let mut core = Core::start(&arguments, &pins, outputs.clone())?;
+
+    let SourceHandles { snapshot, local, status: board } = source::spawn(arguments.source_settings());
+    let (node_sender, node) = watch::channel(None);
+    tokio::spawn(async move { node::watch(&node_sender).await });
+    let (namespaces_sender, namespaces) = watch::channel(Arc::default());
+    let docker_run = arguments.docker_run.clone();
+    tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });
+
+    let resolver = Resolver::new(ResolverSettings::default(), names);
+    if arguments.dns == Switch::On {
+        tokio::spawn(answer_names(resolver.clone(), resolver_address));
+        tokio::spawn(show_life(resolver.clone(), Heartbeat::open(&pins)?));
+    }
+
+    let (ask, inquiries) = mpsc::channel(1);
+    let counters = Counters::open(&pins)?;
+    let collector = Collector::new(counters, outputs.published, board, resolver, arguments.flows, ask);
+    let collector = Arc::new(collector);
+    tokio::spawn(show_status(arguments.socket.clone(), collector.clone()));
+    if let Metrics::At(address) = arguments.metrics {
+        tokio::spawn(status::metrics::serve(address, collector.clone()));
+    }
+    tokio::spawn(async move {
+        loop {
+            collector.sample();
+            sleep(SAMPLE).await;
+        }
+    });
+    core.follow(Inputs { snapshot, local, node, namespaces, inquiries }).await
+}
+
+/// Answers names wherever the bridge's address is.
+async fn answer_names(resolver: Arc<Resolver>, mut address: watch::Receiver<Option<SocketAddrV4>>) {
+    loop {
+        let here = *address.borrow_and_update();
+        let serving = async {
+            match here {
+                Some(here) => dns::server::serve(here, resolver.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            never = serving => match never {},
+            changed = address.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+/// Tells the hooks that the resolver lives, for as long as its loops turn.
+async fn show_life(resolver: Arc<Resolver>, mut heartbeat: Heartbeat) {
+    let mut ticks = interval(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        let turns = resolver.last_turn().is_some_and(|turn| turn.elapsed() < TURN);
+        if turns && let Err(error) = heartbeat.beat(status::collect::monotonic_nanoseconds()) {
+            warn!("the hooks cannot be told that the resolver lives, so names are left to Docker: {error:#}");
+            sleep(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+async fn show_status(socket: PathBuf, collector: Arc<Collector>) {
+    loop {
+        let Err(error) = status::server::serve(&socket, collector.clone()).await;
+        warn!("`mesh-agent status` cannot be served, trying again: {error:#}");
+        sleep(Duration::from_secs(5)).await;
+    }
+}

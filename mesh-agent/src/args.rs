@@ -1,0 +1,338 @@
+//! The command line. Each setting is also an environment variable, for a service definition.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::dataplane::tc::TcMode;
+use crate::node::Uplinks;
+use crate::peers;
+use crate::swarm::source::{Source, SourceSettings};
+
+/// A routing mesh for Docker Swarm, in eBPF.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "mesh-agent", version)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub log: LogArguments,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve the mesh on this node until stopped; what was set up keeps forwarding after that
+    Run(RunArguments),
+    /// Show what the agent on this node knows and does
+    Status(StatusArguments),
+    /// Compare the Swarm, the kernel's tables and the names; print differences and fail if there are any
+    Check(CheckArguments),
+    /// Check whether this node can run the mesh, and say what to do where it cannot
+    Preflight(RunArguments),
+    /// Remove every program, link and map of the mesh from this node and give it back to Docker
+    Uninstall(UninstallArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogArguments {
+    /// `human` for people, `json` for machines
+    #[arg(long, env = "MESH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human, global = true)]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug or trace; or filters as in `mesh_agent::peers=debug`
+    #[arg(long, env = "MESH_LOG", default_value = "info", value_parser = log_level, global = true)]
+    pub log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArguments {
+    /// Interfaces over which clients and other nodes reach this node; `auto` takes every Ethernet interface that has an
+    /// address and was not made by Docker
+    #[arg(
+        long,
+        env = "MESH_UPLINK",
+        default_value = "auto",
+        value_delimiter = ',',
+        value_name = "INTERFACE"
+    )]
+    pub uplink: Vec<String>,
+    /// UDP port of the tunnel between nodes; the same on every node
+    #[arg(long, env = "MESH_TUNNEL_PORT", default_value_t = 4799, value_parser = clap::value_parser!(u16).range(1..))]
+    pub tunnel_port: u16,
+    /// VXLAN network identifier of the tunnel; the same on every node
+    #[arg(long, env = "MESH_TUNNEL_VNI", default_value = "0x6d6573", value_parser = network_identifier)]
+    pub tunnel_vni: u32,
+    /// TCP port where the agents on managers tell the others about the Swarm; the same on every node
+    #[arg(long, env = "MESH_PEER_PORT", default_value_t = peers::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub peer_port: u16,
+    /// Docker's socket
+    #[arg(long, env = "MESH_DOCKER_SOCK", default_value = "/var/run/docker.sock", value_name = "PATH")]
+    pub docker_sock: PathBuf,
+    /// Docker's folder of run-time state, with the network namespaces in it
+    #[arg(long, env = "MESH_DOCKER_RUN", default_value = "/var/run/docker", value_name = "PATH")]
+    pub docker_run: PathBuf,
+    /// Docker's folder of the Swarm's state, with this node's certificates in it
+    #[arg(long, env = "MESH_SWARM_STATE", default_value = "/var/lib/docker/swarm", value_name = "PATH")]
+    pub swarm_state: PathBuf,
+    /// The root of the cgroup2 hierarchy [default: found in /proc/mounts]
+    #[arg(long, env = "MESH_CGROUP", value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Where the BPF file system is mounted
+    #[arg(long, env = "MESH_BPFFS", default_value = DEFAULT_BPFFS, value_name = "PATH")]
+    pub bpffs: PathBuf,
+    /// Where `mesh-agent status` finds this agent
+    #[arg(long, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Where services, tasks and nodes come from: `swarm`, or `file:PATH` for a YAML file that replaces it
+    #[arg(long, env = "MESH_SOURCE", default_value = "swarm", value_parser = source, value_name = "swarm|file:PATH")]
+    pub source: Source,
+    /// The bridge between containers and this node
+    #[arg(long, env = "MESH_BRIDGE", default_value = "docker_gwbridge", value_name = "INTERFACE")]
+    pub bridge: String,
+    /// How programs are attached to interfaces: `tcx` needs Linux 6.6
+    #[arg(long, env = "MESH_TC", value_enum, default_value_t = TcMode::Auto)]
+    pub tc: TcMode,
+    /// Whether tasks reach services at their virtual addresses through the mesh; `off` leaves them to Docker
+    #[arg(long, env = "MESH_VIP", value_enum, default_value_t = Switch::On)]
+    pub vip: Switch,
+    /// Whether tasks' queries for names go to the mesh's resolver; `off` leaves them to Docker's
+    #[arg(long, env = "MESH_DNS", value_enum, default_value_t = Switch::On)]
+    pub dns: Switch,
+    /// UDP and TCP port of the resolver, on docker_gwbridge's address
+    #[arg(long, env = "MESH_DNS_PORT", default_value_t = 4796, value_parser = clap::value_parser!(u16).range(1..))]
+    pub dns_port: u16,
+    /// Where counters for Prometheus are served, at `/metrics`; `off` serves none
+    #[arg(long, env = "MESH_METRICS", default_value = "0.0.0.0:4797", value_parser = metrics, value_name = "ADDRESS:PORT|off")]
+    pub metrics: Metrics,
+    /// How many conversations the tables remember before the oldest ones make room
+    #[arg(long, env = "MESH_FLOWS", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
+    pub flows: u32,
+    /// How long a manager goes without asking Docker for everything, at most
+    #[arg(long, env = "MESH_RESYNC", default_value = "2s", value_parser = duration, value_name = "DURATION")]
+    pub resync: Duration,
+}
+
+/// Where counters are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    At(SocketAddr),
+    Off,
+}
+
+/// A part of the mesh that can be left to Docker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct StatusArguments {
+    /// One table instead of all
+    #[arg(value_enum)]
+    pub section: Option<Section>,
+    /// Tables for people, JSON for scripts
+    #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
+    pub format: StatusFormat,
+    /// Show it again every second
+    #[arg(long)]
+    pub watch: bool,
+    /// Where the agent listens
+    #[arg(long, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    Services,
+    Backends,
+    Nodes,
+    Networks,
+    Dns,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    Table,
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CheckArguments {
+    /// Where the agent listens
+    #[arg(long, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UninstallArguments {
+    /// Docker's folder of run-time state, with the network namespaces in it
+    #[arg(long, env = "MESH_DOCKER_RUN", default_value = "/var/run/docker", value_name = "PATH")]
+    pub docker_run: PathBuf,
+    /// Where the BPF file system is mounted
+    #[arg(long, env = "MESH_BPFFS", default_value = DEFAULT_BPFFS, value_name = "PATH")]
+    pub bpffs: PathBuf,
+}
+
+const DEFAULT_SOCKET: &str = "/run/mesh-agent/agent.sock";
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+
+impl RunArguments {
+    pub fn uplinks(&self) -> Uplinks {
+        let named: Vec<String> =
+            self.uplink.iter().filter(|name| *name != "auto" && !name.is_empty()).cloned().collect();
+        if named.is_empty() { Uplinks::Auto } else { Uplinks::Named(named) }
+    }
+
+    pub fn source_settings(&self) -> SourceSettings {
+        SourceSettings {
+            source: self.source.clone(),
+            docker_socket: self.docker_sock.clone(),
+            swarm_state: self.swarm_state.clone(),
+            bridge: self.bridge.clone(),
+            resync: self.resync,
+            peer_port: self.peer_port,
+        }
+    }
+}
+
+fn metrics(text: &str) -> Result<Metrics, String> {
+    match text {
+        "off" => Ok(Metrics::Off),
+        _ => text.parse().map(Metrics::At).map_err(|_| "expected ADDRESS:PORT, or `off`".into()),
+    }
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    match text.split_once(':') {
+        None if text == "swarm" => Ok(Source::Swarm),
+        Some(("file", path)) if !path.is_empty() => Ok(Source::File(path.into())),
+        _ => Err("expected `swarm` or `file:PATH`".into()),
+    }
+}
+
+fn network_identifier(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    match number {
+        Ok(number @ 1..=0x00ff_ffff) => Ok(number),
+        _ => Err("expected a number from 1 to 0xffffff".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let milliseconds = match &text[number.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    match number.parse::<u32>() {
+        Ok(number) if number > 0 && milliseconds > 0 => {
+            Ok(Duration::from_millis(u64::from(number) * milliseconds))
+        }
+        _ => Err("expected a duration like 500ms, 2s or 1m".into()),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> RunArguments {
+        let all = ["mesh-agent", "run"].iter().chain(arguments);
+        match Arguments::try_parse_from(all).unwrap().command {
+            Command::Run(arguments) => arguments,
+            other @ (Command::Status(_)
+            | Command::Check(_)
+            | Command::Preflight(_)
+            | Command::Uninstall(_)) => {
+                panic!("{other:?}")
+            }
+        }
+    }
+
+    fn refusal(arguments: &[&str]) -> clap::Error {
+        Arguments::try_parse_from(["mesh-agent"].iter().chain(arguments)).unwrap_err()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_suit_an_ordinary_node() {
+        let arguments = run(&[]);
+        assert_eq!(arguments.uplinks(), Uplinks::Auto);
+        assert_eq!(arguments.tunnel_vni, 0x006d_6573);
+        assert_eq!((arguments.tunnel_port, arguments.peer_port), (4799, 4798));
+        assert_eq!(arguments.resync, Duration::from_secs(2));
+        assert_eq!(arguments.source, Source::Swarm);
+        assert_eq!(arguments.flows, 131_072);
+    }
+
+    #[test]
+    fn uplinks_are_given_one_by_one_or_as_a_list() {
+        let named = |names: &[&str]| Uplinks::Named(names.iter().map(|&name| name.to_owned()).collect());
+        assert_eq!(run(&["--uplink", "eth0,eth1"]).uplinks(), named(&["eth0", "eth1"]));
+        assert_eq!(run(&["--uplink", "eth0", "--uplink", "eth1"]).uplinks(), named(&["eth0", "eth1"]));
+    }
+
+    #[test]
+    fn values_are_understood() {
+        assert_eq!(run(&["--tunnel-vni", "0xff"]).tunnel_vni, 255);
+        assert_eq!(run(&["--tunnel-vni", "42"]).tunnel_vni, 42);
+        assert_eq!(run(&["--resync", "500ms"]).resync, Duration::from_millis(500));
+        assert_eq!(run(&["--source", "file:/etc/mesh.yaml"]).source, Source::File("/etc/mesh.yaml".into()));
+    }
+
+    #[test]
+    fn wrong_values_are_wrong_usage() {
+        for arguments in [
+            &["run", "--tunnel-vni", "0x1000000"][..],
+            &["run", "--tunnel-vni", "0"],
+            &["run", "--peer-port", "0"],
+            &["run", "--resync", "2"],
+            &["run", "--resync", "0s"],
+            &["run", "--source", "consul"],
+            &["run", "--flows", "1"],
+            &["run", "--metrics", "here"],
+            &["run", "--log-level", "mesh=loudly"],
+            &["status", "everything"],
+            &[],
+        ] {
+            assert_eq!(refusal(arguments).exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_an_environment_variable_too_and_shows_its_default() {
+        let mut command = Arguments::command();
+        let run = command.find_subcommand_mut("run").unwrap();
+        let help = run.render_long_help().to_string();
+        for argument in run.get_arguments().filter(|argument| argument.get_long() != Some("help")) {
+            let long = argument.get_long().unwrap();
+            let expected = format!("MESH_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+        }
+        assert_eq!(help.matches("[default: ").count(), 19, "{help}");
+    }
+}

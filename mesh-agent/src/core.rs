@@ -1,0 +1,308 @@
+//! The heart of the agent: whenever something it follows has changed, it computes what must be true and makes it so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::warn;
+
+use crate::args::{RunArguments, Switch};
+use crate::cgroup;
+use crate::dataplane::attachments::Attachments;
+use crate::dataplane::kernel::{self, Kernel};
+use crate::dataplane::overlays::{Overlay, Overlays};
+use crate::dataplane::pins::Pins;
+use crate::desired::Desired;
+use crate::desired::names::Names;
+use crate::dns::check::{self, Question};
+use crate::node::namespaces::{self, Namespaces};
+use crate::node::sandboxes::Sandboxes;
+use crate::node::{self, Interface, NodeView, Told};
+use crate::reconcile::plan::NodeFacts;
+use crate::reconcile::reconciler::Reconciler;
+use crate::status::collect::{Inquiry, Published};
+use crate::swarm::snapshot::{LocalView, Snapshot};
+
+/// How long packets that have looked at a table may still be on their way: far longer than any takes.
+const PACKETS_PASS: Duration = Duration::from_millis(20);
+/// How often the kernel's tables are compared with what was written.
+const FULL_ROUND: Duration = Duration::from_secs(30);
+/// How long after a change that failed it is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the tables are made from.
+pub struct Inputs {
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub local: watch::Receiver<Option<Arc<LocalView>>>,
+    pub node: watch::Receiver<Option<Arc<NodeView>>>,
+    pub namespaces: watch::Receiver<Arc<Namespaces>>,
+    pub inquiries: mpsc::Receiver<Inquiry>,
+}
+
+/// What others read of the core's work.
+#[derive(Clone)]
+pub struct Outputs {
+    pub published: Arc<Mutex<Published>>,
+    /// What containers here may ask for.
+    pub names: watch::Sender<Arc<Names>>,
+    /// Where the resolver is to listen; `None` while there is no bridge.
+    pub resolver: watch::Sender<Option<SocketAddrV4>>,
+}
+
+/// What the tables were last made from.
+struct Last {
+    snapshot: Arc<Snapshot>,
+    local: Arc<LocalView>,
+    desired: Desired,
+    facts: NodeFacts,
+}
+
+/// The agent's one writer of the kernel's tables.
+pub struct Core {
+    arguments: RunArguments,
+    netns_cookie: u64,
+    attachments: Attachments,
+    overlays: Overlays,
+    sandboxes: Sandboxes,
+    reconciler: Reconciler<Kernel>,
+    outputs: Outputs,
+    /// What the tables were last made from.
+    last: Option<Last>,
+    /// What is wrong with the node, as it was last told.
+    warnings: Vec<String>,
+}
+
+impl Core {
+    /// Loads the programs, takes over what is pinned, and attaches to the node's own sockets.
+    pub fn start(arguments: &RunArguments, pins: &Pins, outputs: Outputs) -> Result<Self> {
+        let netns_cookie = node::netns_cookie()
+            .context("ask the kernel for this network namespace's cookie (Linux 5.14)")?;
+        let (kernel, ebpf) = kernel::load(pins, arguments.flows)?;
+        let reconciler = Reconciler::new(kernel)?;
+        let mut attachments = Attachments::new(ebpf, pins.clone(), arguments.tc);
+        let cgroup = match &arguments.cgroup {
+            Some(path) => path.clone(),
+            None => found_cgroup()?,
+        };
+        attachments.attach_cgroup(&cgroup)?;
+        Ok(Self {
+            arguments: arguments.clone(),
+            overlays: Overlays::new(pins.clone(), arguments.tc),
+            sandboxes: Sandboxes::default(),
+            netns_cookie,
+            attachments,
+            reconciler,
+            outputs,
+            last: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Follows the inputs until a signal ends the agent.
+    pub async fn follow(&mut self, mut inputs: Inputs) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut full_round = interval(FULL_ROUND);
+        full_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        full_round.reset();
+        let mut failed = self.round(&inputs).await;
+        loop {
+            tokio::select! {
+                Some(inquiry) = inputs.inquiries.recv() => {
+                    self.answer(inquiry);
+                    continue;
+                }
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                changed = inputs.snapshot.changed() => changed.context("the source of the Swarm's state ended")?,
+                changed = inputs.local.changed() => changed.context("the source of this node's containers ended")?,
+                changed = inputs.node.changed() => changed.context("the source of this node's interfaces ended")?,
+                changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
+                _ = full_round.tick() => self.reconciler.refresh(),
+                () = sleep(RETRY), if failed => {}
+            }
+            failed = self.round(&inputs).await;
+        }
+    }
+
+    /// Makes the kernel's tables what the inputs say. Without a complete view nothing is changed. Returns whether
+    /// something failed.
+    async fn round(&mut self, inputs: &Inputs) -> bool {
+        let view =
+            (inputs.snapshot.borrow().clone(), inputs.local.borrow().clone(), inputs.node.borrow().clone());
+        let (Some(snapshot), Some(local), Some(node)) = view else { return false };
+        let (uplinks, missing) = node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge);
+        let bridge = node.by_name(&self.arguments.bridge);
+        let mut warnings: Vec<String> =
+            missing.iter().map(|name| format!("there is no interface {name} to be an uplink")).collect();
+        if uplinks.is_empty() {
+            warnings.push(
+                "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
+            );
+        }
+        let errors = self.attachments.sync(&uplinks, bridge);
+        warnings.extend(errors.iter().map(|error| format!("{error:#}")));
+
+        let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
+        self.overlays.sync(&overlays);
+        let desired = Desired::from(&snapshot, &local, &overlays.into_keys().collect::<BTreeSet<_>>());
+        let names = self.names(&snapshot, &local, bridge);
+        let mut failed = !errors.is_empty();
+        if let Some(address) = local.node.address {
+            let told = Told {
+                address,
+                netns_cookie: self.netns_cookie,
+                tunnel_port: self.arguments.tunnel_port,
+                vni: self.arguments.tunnel_vni,
+                resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
+            };
+            let addresses = names.askers().keys().copied().collect();
+            let askers =
+                self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &addresses);
+            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, askers.cookies);
+            failed |= !askers.complete;
+            let rest = self.reconciler.begin(&desired, &facts);
+            self.publish(&snapshot, &local, &desired, &warnings);
+            if !rest.is_empty() {
+                sleep(PACKETS_PASS).await;
+                self.reconciler.finish(&rest);
+            }
+            failed |= !self.reconciler.problems().is_empty();
+            let (snapshot, local) = (snapshot.clone(), local.clone());
+            self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
+        } else {
+            warnings.push("Docker does not say which address this node has in the Swarm".into());
+        }
+        self.publish(&snapshot, &local, &desired, &warnings);
+        self.tell(warnings);
+        failed
+    }
+
+    /// Without a complete view there is no answer, and the asker is told so.
+    fn answer(&self, inquiry: Inquiry) {
+        let Some(last) = &self.last else { return };
+        let mut differences = match self.reconciler.differences(&last.desired, &last.facts) {
+            Ok(differences) => differences,
+            Err(error) => vec![format!("{error:#}")],
+        };
+        let questions = if self.arguments.dns == Switch::On { self.questions(last) } else { Vec::new() };
+        thread::spawn(move || {
+            differences.extend(check::differences(&questions));
+            // Whoever asked may have gone.
+            let _ = inquiry.send(differences);
+        });
+    }
+
+    /// For one container on each network: every service that has a virtual address there, by name.
+    fn questions(&self, last: &Last) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for network in last.snapshot.networks.values().filter(|network| !network.ingress) {
+            let mut containers = last.local.containers.values();
+            let asker = containers.find(|container| container.addresses.contains_key(&network.id));
+            let Some(asker) = asker else { continue };
+            let Some(namespace) = asker.bridge.and_then(|bridge| self.sandboxes.name_of(bridge.address))
+            else {
+                continue;
+            };
+            for service in last.snapshot.services.values() {
+                let here =
+                    service.virtual_ips.iter().filter(|vip| asker.addresses.contains_key(&vip.network_id));
+                let expected: BTreeSet<_> = here.map(|vip| vip.address).collect();
+                if service.virtual_ips.iter().any(|vip| vip.network_id == network.id) {
+                    questions.push(Question {
+                        namespace: namespaces::of_sandbox(&self.arguments.docker_run, namespace),
+                        asker: asker.name.clone(),
+                        name: service.name.clone(),
+                        expected,
+                    });
+                }
+            }
+        }
+        questions
+    }
+
+    /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
+    fn names(&self, snapshot: &Snapshot, local: &LocalView, bridge: Option<&Interface>) -> Arc<Names> {
+        if self.arguments.dns == Switch::Off {
+            return Arc::default();
+        }
+        let names = Arc::new(Names::from(snapshot, local));
+        self.outputs.names.send_if_modified(|known| {
+            let differs = *known != names;
+            if differs {
+                *known = names.clone();
+            }
+            differs
+        });
+        let address =
+            node::resolver_address(bridge).map(|address| SocketAddrV4::new(address, self.arguments.dns_port));
+        self.outputs.resolver.send_if_modified(|known| {
+            let differs = *known != address;
+            *known = address;
+            differs
+        });
+        names
+    }
+
+    /// The overlays whose namespaces are on this node, by network id.
+    fn overlays_here(&self, snapshot: &Snapshot, namespaces: &Namespaces) -> BTreeMap<String, Overlay> {
+        let docker_run = &self.arguments.docker_run;
+        if self.arguments.vip == Switch::Off {
+            return BTreeMap::new();
+        }
+        let mut overlays = BTreeMap::new();
+        for network in snapshot.networks.values().filter(|network| !network.ingress && network.vni != 0) {
+            let Some(identity) = namespaces::overlay_identity(namespaces, &network.id) else { continue };
+            let overlay = Overlay {
+                name: network.name.clone(),
+                vni: network.vni,
+                identity,
+                namespace: namespaces::of_overlay(docker_run, &network.id),
+                balancer: namespaces::of_balancer(docker_run, &network.id),
+            };
+            overlays.insert(network.id.clone(), overlay);
+        }
+        overlays
+    }
+
+    fn publish(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        local: &Arc<LocalView>,
+        desired: &Desired,
+        warnings: &[String],
+    ) {
+        let attached = self.attachments.interfaces().values().cloned().collect();
+        let published = Published::new(
+            snapshot,
+            local,
+            desired,
+            &self.reconciler,
+            attached,
+            self.overlays.states(),
+            warnings,
+        );
+        *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    }
+
+    /// Each warning once, when it begins.
+    fn tell(&mut self, warnings: Vec<String>) {
+        for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        self.warnings = warnings;
+    }
+}
+
+fn found_cgroup() -> Result<PathBuf> {
+    cgroup::root().context("read /proc/mounts")?.context(
+        "no cgroup2 hierarchy is mounted here: give the agent the host's /sys/fs/cgroup, or name another place with --cgroup",
+    )
+}

@@ -1,0 +1,154 @@
+//! Which program is where: on the uplinks, on docker_gwbridge, and on the root cgroup.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Context;
+use aya::Ebpf;
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier};
+use tracing::info;
+
+use super::DataplaneError;
+use super::object::program;
+use super::pins::{self, Pins};
+use super::tc::{self, Place, TcMode};
+use crate::node::Interface;
+
+/// The loaded programs, and the interfaces they are on.
+pub struct Attachments {
+    ebpf: Ebpf,
+    pins: Pins,
+    mode: TcMode,
+    interfaces: BTreeMap<u32, Attached>,
+}
+
+/// What is attached to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub interface: String,
+    pub programs: &'static [&'static str],
+    /// `tcx` or `clsact`.
+    pub hook: &'static str,
+}
+
+const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
+const BRIDGE: &[&str] = &[program::BRIDGE_IN];
+
+impl Attachments {
+    pub fn new(ebpf: Ebpf, pins: Pins, mode: TcMode) -> Self {
+        Self { ebpf, pins, mode, interfaces: BTreeMap::new() }
+    }
+
+    pub fn interfaces(&self) -> &BTreeMap<u32, Attached> {
+        &self.interfaces
+    }
+
+    /// Gives every uplink and the bridge their programs, and takes them off interfaces that are neither any more. Errors
+    /// are collected: what can be attached is.
+    pub fn sync(&mut self, uplinks: &[Interface], bridge: Option<&Interface>) -> Vec<DataplaneError> {
+        let wanted: BTreeMap<u32, (&Interface, &'static [&'static str])> = uplinks
+            .iter()
+            .map(|uplink| (uplink.index, (uplink, UPLINK)))
+            .chain(bridge.map(|bridge| (bridge.index, (bridge, BRIDGE))))
+            .collect();
+        let mut errors = Vec::new();
+        for (index, (interface, programs)) in &wanted {
+            if self.interfaces.get(index).is_some_and(|attached| attached.programs == *programs) {
+                continue;
+            }
+            match self.attach_all(interface, programs) {
+                Ok(hook) => {
+                    info!(interface = interface.name, hook, ?programs, "attached");
+                    let attached = Attached { interface: interface.name.clone(), programs, hook };
+                    self.interfaces.insert(*index, attached);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for (_, attached) in self.interfaces.extract_if(.., |index, _| !wanted.contains_key(index)) {
+            tc::detach_clsact(&attached.interface);
+        }
+        if let Err(error) = self.forget_others() {
+            errors.push(error);
+        }
+        errors
+    }
+
+    /// Attaches the programs for the node's own sockets to a cgroup, usually the root.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), DataplaneError> {
+        for name in program::CGROUP {
+            self.attach_to_cgroup(name, cgroup).map_err(|source| DataplaneError::Attach {
+                program: name,
+                place: format!("the cgroup {}", cgroup.display()),
+                source,
+            })?;
+        }
+        info!(cgroup = %cgroup.display(), "attached to the node's own sockets");
+        Ok(())
+    }
+
+    fn attach_all(
+        &mut self,
+        interface: &Interface,
+        programs: &[&'static str],
+    ) -> Result<&'static str, DataplaneError> {
+        let mut hook = "tcx";
+        for name in programs {
+            hook = self.attach(interface, name).map_err(|source| DataplaneError::Attach {
+                program: name,
+                place: format!("the interface {}", interface.name),
+                source,
+            })?;
+        }
+        Ok(hook)
+    }
+
+    fn attach(&mut self, interface: &Interface, name: &str) -> anyhow::Result<&'static str> {
+        let place = Place {
+            interface: &interface.name,
+            link: self.pins.interface_link(name, interface.index),
+            marker: self.pins.qdiscs().join(interface.index.to_string()),
+        };
+        tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)
+    }
+
+    /// cgroup links cannot be replaced through aya; for a moment old and new program both see a call, and the second one
+    /// finds nothing left to do.
+    fn attach_to_cgroup(&mut self, name: &'static str, cgroup: &Path) -> anyhow::Result<()> {
+        let path = self.pins.cgroup_link(name);
+        let file = File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
+        let program: &mut CgroupSockAddr =
+            self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        // A link always allows others beside it, and takes no flags that say so.
+        let id = program.attach(file, CgroupAttachMode::Single)?;
+        let link: CgroupSockAddrLink = program.take_link(id)?;
+        let link = FdLink::try_from(link).context("the kernel has no links for cgroups")?;
+        pins::unpin(&path)?;
+        link.pin(&path).with_context(|| format!("pin {}", path.display()))?;
+        Ok(())
+    }
+
+    /// Unpins links of interfaces that are not ours any more.
+    fn forget_others(&self) -> Result<(), DataplaneError> {
+        for path in Pins::entries(&self.pins.links()) {
+            let Some(index) = interface_of(&path) else { continue };
+            if !self.interfaces.contains_key(&index) {
+                info!(link = %path.display(), "the interface is not ours any more: taking the program off");
+                pins::unpin(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The interface that a link's pin is named for; cgroup links have none.
+fn interface_of(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).context("no such program")?.try_into()?)
+}

@@ -1,0 +1,88 @@
+//! What the kernel counted, read from the pinned maps while the reconciler writes others.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use mesh_common::backend::BackendCounters;
+use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::net::protocol;
+use mesh_common::outcome::Outcome;
+use mesh_common::settings::UDP_IDLE_NANOSECONDS;
+use mesh_common::tcp;
+
+use super::DataplaneError;
+use super::pins::Pins;
+
+/// A reader of the kernel's own maps.
+pub struct Counters {
+    outcomes: PerCpuArray<MapData, u64>,
+    backends: PerCpuArray<MapData, BackendCounters>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+}
+
+/// How full the flow table is, and with what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowSummary {
+    pub entries: usize,
+    /// Flows that are open at the moment, by backend id and generation.
+    pub open: BTreeMap<(u32, u32), u64>,
+}
+
+impl Counters {
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            outcomes: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, "OUTCOMES")?))
+                .map_err(|error| failed("OUTCOMES")(error.into()))?,
+            backends: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, "BACKEND_STATS")?))
+                .map_err(|error| failed("BACKEND_STATS")(error.into()))?,
+            flows: HashMap::try_from(Map::LruHashMap(pinned(pins, "FLOWS")?))
+                .map_err(|error| failed("FLOWS")(error.into()))?,
+        })
+    }
+
+    /// How often each outcome was the end of a packet or a call.
+    pub fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, DataplaneError> {
+        let mut counts = BTreeMap::new();
+        for outcome in Outcome::ALL {
+            let values = self.outcomes.get(&u32::from(outcome.number()), 0);
+            let values = values.map_err(|error| failed("OUTCOMES")(error.into()))?;
+            counts.insert(outcome.as_str(), values.iter().sum());
+        }
+        Ok(counts)
+    }
+
+    pub fn backend(&self, id: u32) -> Result<BackendCounters, DataplaneError> {
+        let values = self.backends.get(&id, 0).map_err(|error| failed("BACKEND_STATS")(error.into()))?;
+        Ok(values.iter().fold(BackendCounters::default(), |sum, value| BackendCounters {
+            flows: sum.flows + value.flows,
+            packets: sum.packets + value.packets,
+            bytes: sum.bytes + value.bytes,
+        }))
+    }
+
+    /// Looks at every flow: not for often. `now` is the coarse monotonic clock in nanoseconds.
+    pub fn flows(&self, now: u64) -> FlowSummary {
+        let mut summary = FlowSummary::default();
+        // Entries that vanish while the table is read end the iteration early at worst: a count for people may be late.
+        for (key, flow) in self.flows.iter().flatten() {
+            summary.entries += 1;
+            let is_open = if key.protocol == protocol::TCP {
+                !tcp::is_closed(flow.state)
+            } else {
+                now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+            };
+            if is_open {
+                *summary.open.entry((flow.backend, flow.generation)).or_default() += 1;
+            }
+        }
+        summary
+    }
+}
+
+fn pinned(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(pins.map(name)).map_err(|error| failed(name)(error.into()))
+}
+
+fn failed(map: &'static str) -> impl Fn(anyhow::Error) -> DataplaneError {
+    move |source| DataplaneError::Map { what: "read", map, source }
+}

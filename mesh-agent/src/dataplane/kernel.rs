@@ -1,0 +1,257 @@
+//! The real maps: loaded with the programs, pinned, and written one entry at a time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::programs::{CgroupSockAddr, SchedClassifier};
+use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader, Pod};
+use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use mesh_common::frontend::{Frontend, FrontendKey, SlotKey};
+use mesh_common::maps;
+use mesh_common::net::{Address, Port};
+use mesh_common::overlay::VipKey;
+use mesh_common::settings::Settings;
+use tracing::{info, warn};
+
+use super::object::{OBJECT, program};
+use super::pins::{self, Pins};
+use super::{Dataplane, DataplaneError};
+use crate::desired::{FrontendId, protocol_number};
+use crate::reconcile::tables::{Operation, Tables};
+use crate::swarm::snapshot::Protocol;
+
+/// The maps that the agent writes, by type.
+pub struct Kernel {
+    settings: Array<MapData, Settings>,
+    addresses: HashMap<MapData, Address, u32>,
+    peers: HashMap<MapData, Address, u32>,
+    ports: Array<MapData, u64>,
+    frontends: HashMap<MapData, FrontendKey, Frontend>,
+    vips: HashMap<MapData, VipKey, Frontend>,
+    slots: HashMap<MapData, SlotKey, u32>,
+    backends: Array<MapData, Backend>,
+    backend_stats: PerCpuArray<MapData, BackendCounters>,
+    tasks: HashMap<MapData, TaskKey, LocalTask>,
+    askers: HashMap<MapData, u64, u32>,
+}
+
+/// Loads the programs and takes over the pinned maps, or makes them. Nothing is attached yet.
+pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf), DataplaneError> {
+    pins.create()?;
+    forget_other_layouts(pins, flows)?;
+    let mut loader = EbpfLoader::new();
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    for name in maps::SIZED_BY_FLOWS {
+        loader.map_max_entries(name, flows);
+    }
+    let load = |source: anyhow::Error| DataplaneError::Load { source };
+    let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
+    load_all(&mut ebpf)?;
+    let kernel = Kernel {
+        settings: take(&mut ebpf, "SETTINGS")?,
+        addresses: take(&mut ebpf, "LOCAL_ADDRESSES")?,
+        peers: take(&mut ebpf, "PEERS")?,
+        ports: take(&mut ebpf, "PORTS")?,
+        frontends: take(&mut ebpf, "FRONTENDS")?,
+        vips: take(&mut ebpf, "VIPS")?,
+        slots: take(&mut ebpf, "SLOTS")?,
+        backends: take(&mut ebpf, "BACKENDS")?,
+        backend_stats: take(&mut ebpf, "BACKEND_STATS")?,
+        tasks: take(&mut ebpf, "TASKS")?,
+        askers: take(&mut ebpf, "ASKERS")?,
+    };
+    Ok((kernel, ebpf))
+}
+
+/// Lets the kernel check the programs, and forgets them again. Returns how many there are.
+pub fn try_load() -> Result<usize, DataplaneError> {
+    let load = |source: anyhow::Error| DataplaneError::Load { source };
+    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|error| load(error.into()))?;
+    load_all(&mut ebpf)
+}
+
+fn load_all(ebpf: &mut Ebpf) -> Result<usize, DataplaneError> {
+    let load = |source: anyhow::Error| DataplaneError::Load { source };
+    for name in program::TC.into_iter().chain(program::OVERLAY) {
+        load_tc(ebpf, name).with_context(|| name.to_owned()).map_err(load)?;
+    }
+    for name in program::CGROUP {
+        load_cgroup(ebpf, name).with_context(|| name.to_owned()).map_err(load)?;
+    }
+    Ok(program::TC.len() + program::OVERLAY.len() + program::CGROUP.len())
+}
+
+impl Dataplane for Kernel {
+    fn apply(&mut self, operation: &Operation) -> Result<(), DataplaneError> {
+        let (map, result) = match *operation {
+            Operation::SetSettings(settings) => ("SETTINGS", self.settings.set(0, settings, 0)),
+            Operation::AddAddress(address) => ("LOCAL_ADDRESSES", self.addresses.insert(address, 1, 0)),
+            Operation::DeleteAddress(address) => ("LOCAL_ADDRESSES", delete(&mut self.addresses, &address)),
+            Operation::AddPeer(address) => ("PEERS", self.peers.insert(address, 1, 0)),
+            Operation::DeletePeer(address) => ("PEERS", delete(&mut self.peers, &address)),
+            Operation::SetPorts(word, bits) => ("PORTS", self.ports.set(word, bits, 0)),
+            Operation::SetFrontend(id, frontend) => match map_key(id) {
+                MapKey::Published(key) => ("FRONTENDS", self.frontends.insert(key, frontend, 0)),
+                MapKey::Vip(key) => ("VIPS", self.vips.insert(key, frontend, 0)),
+            },
+            Operation::DeleteFrontend(id) => match map_key(id) {
+                MapKey::Published(key) => ("FRONTENDS", delete(&mut self.frontends, &key)),
+                MapKey::Vip(key) => ("VIPS", delete(&mut self.vips, &key)),
+            },
+            Operation::SetSlot(key, backend) => ("SLOTS", self.slots.insert(key, backend, 0)),
+            Operation::DeleteSlot(key) => ("SLOTS", delete(&mut self.slots, &key)),
+            Operation::SetBackend(id, backend) => ("BACKENDS", self.backends.set(id, backend, 0)),
+            Operation::ClearCounters(id) => ("BACKEND_STATS", self.clear_counters(id)),
+            Operation::SetTask(key, task) => ("TASKS", self.tasks.insert(key, task, 0)),
+            Operation::DeleteTask(key) => ("TASKS", delete(&mut self.tasks, &key)),
+            Operation::AddAsker(cookie) => ("ASKERS", self.askers.insert(cookie, 1, 0)),
+            Operation::DeleteAsker(cookie) => ("ASKERS", delete(&mut self.askers, &cookie)),
+        };
+        result.map_err(|error| DataplaneError::Map { what: "change", map, source: error.into() })
+    }
+
+    fn dump(&self) -> Result<Tables, DataplaneError> {
+        let settings = self.settings.get(&0, 0).map_err(read_error("SETTINGS"))?;
+        let mut tables = Tables {
+            settings: (settings != Settings::default()).then_some(settings),
+            addresses: entries(&self.addresses, "LOCAL_ADDRESSES")?.map(|(address, _)| address).collect(),
+            peers: entries(&self.peers, "PEERS")?.map(|(address, _)| address).collect(),
+            frontends: self.dump_frontends()?,
+            slots: entries(&self.slots, "SLOTS")?.collect(),
+            tasks: entries(&self.tasks, "TASKS")?.collect(),
+            askers: entries(&self.askers, "ASKERS")?.map(|(cookie, _)| cookie).collect(),
+            ..Tables::default()
+        };
+        for (word, bits) in (0..).zip(self.ports.iter()) {
+            let bits = bits.map_err(read_error("PORTS"))?;
+            if bits != 0 {
+                tables.ports.insert(word, bits);
+            }
+        }
+        for (id, backend) in (0..).zip(self.backends.iter()) {
+            let backend = backend.map_err(read_error("BACKENDS"))?;
+            if backend != Backend::default() {
+                tables.backends.insert(id, backend);
+            }
+        }
+        Ok(tables)
+    }
+}
+
+/// Where a frontend stands in the maps.
+enum MapKey {
+    Published(FrontendKey),
+    Vip(VipKey),
+}
+
+fn map_key(id: FrontendId) -> MapKey {
+    match id {
+        FrontendId::Published { port, protocol } => {
+            MapKey::Published(FrontendKey::published(Port::new(port), protocol_number(protocol)))
+        }
+        FrontendId::Vip { network, address } => MapKey::Vip(VipKey { network, address: address.into() }),
+    }
+}
+
+fn protocol_of(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| protocol_number(*known) == number)
+}
+
+impl Kernel {
+    fn dump_frontends(&self) -> Result<BTreeMap<FrontendId, Frontend>, DataplaneError> {
+        let published = entries(&self.frontends, "FRONTENDS")?.filter_map(|(key, frontend)| {
+            let protocol = protocol_of(key.protocol)?;
+            Some((FrontendId::Published { port: key.port.number(), protocol }, frontend))
+        });
+        let vips = entries(&self.vips, "VIPS")?.map(|(key, frontend)| {
+            (FrontendId::Vip { network: key.network, address: key.address.into() }, frontend)
+        });
+        Ok(published.chain(vips).collect())
+    }
+
+    fn clear_counters(&mut self, id: u32) -> Result<(), MapError> {
+        let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+        let zeroes = PerCpuValues::try_from(vec![BackendCounters::default(); cpus])?;
+        self.backend_stats.set(id, zeroes, 0)
+    }
+}
+
+/// Maps that another version has pinned with another layout are given up: the programs that use them go on until they are
+/// replaced, but their flows are lost.
+fn forget_other_layouts(pins: &Pins, flows: u32) -> Result<(), DataplaneError> {
+    let ours = pins.layout(maps::LAYOUT);
+    let is_new = Pins::entries(&pins.maps()).is_empty();
+    if !ours.is_dir() {
+        if !is_new {
+            warn!(
+                layout = maps::LAYOUT,
+                "the pinned tables have another version's layout: starting with empty ones"
+            );
+        }
+        for map in Pins::entries(&pins.maps()) {
+            pins::unpin(&map)?;
+        }
+        let others = Pins::entries(pins.root()).into_iter().filter(|path| is_layout(path));
+        others.for_each(|other| drop(fs::remove_dir(other)));
+        let path = ours.display().to_string();
+        fs::create_dir(ours).map_err(|source| DataplaneError::Pin { what: "make", path, source })?;
+    }
+    for name in maps::SIZED_BY_FLOWS {
+        let path = pins.map(name);
+        let Ok(pinned) = MapData::from_pin(&path) else { continue };
+        if pinned.info().is_ok_and(|info| info.max_entries() != flows) {
+            info!(table = name, flows, "the size of the table has changed: starting with an empty one");
+            pins::unpin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_layout(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layout-"))
+}
+
+fn load_tc(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
+    Ok(program.load()?)
+}
+
+fn load_cgroup(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+    let program: &mut CgroupSockAddr = ebpf.program_mut(name).context("no such program")?.try_into()?;
+    Ok(program.load()?)
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let open = |source: anyhow::Error| DataplaneError::Map { what: "open", map: name, source };
+    let map = ebpf.take_map(name).context("no such map").map_err(open)?;
+    T::try_from(map).map_err(|error| open(error.into()))
+}
+
+fn delete<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
+    match map.remove(key) {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn entries<'a, K: Pod, V: Pod>(
+    map: &'a HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<impl Iterator<Item = (K, V)> + use<'a, K, V>, DataplaneError> {
+    let all: Vec<(K, V)> = map.iter().collect::<Result<_, _>>().map_err(read_error(name))?;
+    Ok(all.into_iter())
+}
+
+fn read_error(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
+    move |error| DataplaneError::Map { what: "read", map, source: error.into() }
+}

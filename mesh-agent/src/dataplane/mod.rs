@@ -1,0 +1,52 @@
+//! Out: the kernel. The only folder that names aya.
+//!
+//! ```text
+//! reconcile ─► Dataplane::apply ─► maps, pinned under <bpffs>/mesh/maps
+//! node      ─► Attachments      ─► programs on interfaces and the cgroup; links pinned under <bpffs>/mesh/links
+//! status    ─► Counters         ─► reads the pinned maps
+//! ```
+//!
+//! What is pinned stays when the agent goes: programs, maps and flows serve on, and the next agent takes them over.
+
+pub mod attachments;
+pub mod counters;
+pub mod heartbeat;
+pub mod kernel;
+pub mod memory;
+pub mod object;
+pub mod overlays;
+pub mod pins;
+pub mod remove;
+pub mod tc;
+
+use crate::reconcile::tables::{Operation, Tables};
+
+/// The maps that the agent writes.
+pub trait Dataplane: Send {
+    fn apply(&mut self, operation: &Operation) -> Result<(), DataplaneError>;
+
+    /// What the maps hold.
+    fn dump(&self) -> Result<Tables, DataplaneError>;
+}
+
+/// Trouble with the kernel: what was tried, what it said, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error(
+        "{path} is not a BPF file system: mount one on the host (`mount -t bpf bpf {path}`) and give it to the agent"
+    )]
+    NoBpffs { path: String },
+    #[error("cannot {what} {path}: {source}")]
+    Pin { what: &'static str, path: String, source: std::io::Error },
+    #[error(
+        "the kernel does not take the programs: {source:#}. The agent needs Linux 6.1 or later and the capabilities \
+         SYS_ADMIN (or BPF and PERFMON) and NET_ADMIN; `mesh-agent preflight` tells which is missing"
+    )]
+    Load { source: anyhow::Error },
+    #[error("cannot attach {program} to {place}: {source:#}")]
+    Attach { program: &'static str, place: String, source: anyhow::Error },
+    #[error("cannot {what} the map {map}: {source:#}")]
+    Map { what: &'static str, map: &'static str, source: anyhow::Error },
+    #[error("{0}")]
+    Injected(&'static str),
+}

@@ -1,0 +1,21 @@
+//! The dataplane's programs, as the build compiled them.
+
+/// An ELF object for `aya::EbpfLoader`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+
+/// TC programs, and where each is attached.
+pub mod program {
+    /// TC ingress of every uplink.
+    pub const UPLINK_IN: &str = "uplink_in";
+    /// TC egress of every uplink.
+    pub const UPLINK_OUT: &str = "uplink_out";
+    /// TC ingress of docker_gwbridge.
+    pub const BRIDGE_IN: &str = "bridge_in";
+    /// All of TC.
+    pub const TC: [&str; 3] = [UPLINK_IN, UPLINK_OUT, BRIDGE_IN];
+    /// TC ingress and egress of a task's port in an overlay's namespace.
+    pub const OVERLAY: [&str; 2] = ["overlay_in", "overlay_out"];
+    /// The root cgroup.
+    pub const CGROUP: [&str; 7] =
+        ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+}

@@ -1,0 +1,111 @@
+//! Attaching TC programs so that they stay when the agent goes, and taking them off again.
+//!
+//! tcx where the kernel has it (6.6), because its links can be pinned and replaced in one step; a clsact filter elsewhere.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError, TcHandle,
+    qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
+use tracing::debug;
+
+use super::object::program;
+use super::pins;
+
+/// Our filters' place among others on a clsact qdisc.
+const PRIORITY: u16 = 0x6d65;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcMode {
+    /// tcx where the kernel has it, clsact elsewhere.
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// Where a program goes, in the calling thread's network namespace.
+pub(super) struct Place<'a> {
+    pub(super) interface: &'a str,
+    /// Where a tcx link is pinned.
+    pub(super) link: PathBuf,
+    /// A folder that tells that the interface's clsact qdisc is ours.
+    pub(super) marker: PathBuf,
+}
+
+/// Attaches a program, in the place of the one that an agent before this one has left there. Returns `tcx` or `clsact`.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    name: &str,
+    place: &Place<'_>,
+    mode: TcMode,
+) -> Result<&'static str> {
+    if mode != TcMode::Clsact {
+        match attach_tcx(program, name, place) {
+            Ok(()) => return Ok("tcx"),
+            Err(error) if mode == TcMode::Tcx => return Err(error),
+            Err(error) => debug!(interface = place.interface, "no tcx, trying clsact: {error:#}"),
+        }
+    }
+    attach_clsact(program, name, place)?;
+    Ok("clsact")
+}
+
+/// Takes our filters off an interface's clsact qdisc. Returns whether there were any.
+pub(super) fn detach_clsact(interface: &str) -> bool {
+    let mut any = false;
+    for name in program::TC.into_iter().chain(program::OVERLAY) {
+        any |= qdisc_detach_program(interface, direction(name), name).is_ok();
+    }
+    any
+}
+
+fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
+    if let Ok(pinned) = PinnedLink::from_pin(&place.link) {
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+        if program.attach_to_link(link).is_ok() {
+            return Ok(());
+        }
+        // The interface that it was for is gone.
+        pins::unpin(&place.link)?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(place.interface, direction(name), options)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(&place.link).with_context(|| format!("pin {}", place.link.display()))?;
+    Ok(())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
+    match qdisc_add_clsact(place.interface) {
+        Ok(()) => drop(fs::create_dir(&place.marker)),
+        Err(TcError::AlreadyAttached) => {}
+        Err(error) => debug!(interface = place.interface, "adding clsact: {error}"),
+    }
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let attach = |program: &mut SchedClassifier| -> Result<SchedClassifierLinkId, ProgramError> {
+        program.attach_with_options(place.interface, direction(name), TcAttachOptions::Netlink(options))
+    };
+    let id = match SchedClassifierLink::attached(place.interface, direction(name), PRIORITY, HANDLE, None) {
+        // Replaces the filter that an agent before this one has left; where there is none, that fails.
+        Ok(link) => match program.attach_to_link(link) {
+            Ok(id) => id,
+            Err(_) => attach(program)?,
+        },
+        Err(_) => attach(program)?,
+    };
+    // Dropping the link would take the filter off; it must outlive the agent.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn direction(name: &str) -> TcAttachType {
+    if name.ends_with("_out") { TcAttachType::Egress } else { TcAttachType::Ingress }
+}

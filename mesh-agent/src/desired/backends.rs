@@ -1,0 +1,134 @@
+//! Which tasks may serve, and how they are reached.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Backend, Home, Index, Labels, Return, State};
+use crate::swarm::snapshot::{LocalContainer, NodeState, Service, Task, TaskState};
+
+/// The backends of a service for one of its ports, by task id.
+pub(super) fn of(
+    index: &Index<'_>,
+    service: &Service,
+    port: u16,
+    labels: Labels,
+) -> BTreeMap<String, Backend> {
+    let mut backends = BTreeMap::new();
+    for task in index.tasks(service) {
+        let container = index.containers_by_task.get(task.id.as_str()).copied();
+        let Some(state) = state(task, container) else { continue };
+        let Some(home) = home(index, task, container) else { continue };
+        let Some(identity) = identity(index, Some(task), container) else { continue };
+        let backend = Backend {
+            task_name: name(service, task),
+            node_id: task.node_id.clone(),
+            home,
+            identity,
+            port,
+            state,
+            return_by: labels.return_by,
+            since: task.since,
+        };
+        backends.insert(task.id.clone(), backend);
+    }
+    backends
+}
+
+/// The backends of a service for its virtual address on a network, by task id.
+pub(super) fn on_overlay(
+    index: &Index<'_>,
+    service: &Service,
+    network_id: &str,
+) -> BTreeMap<String, Backend> {
+    let mut backends = BTreeMap::new();
+    for task in index.tasks(service) {
+        let container = index.containers_by_task.get(task.id.as_str()).copied();
+        let Some(state) = state(task, container) else { continue };
+        let is_here = task.node_id == index.local.node.id;
+        if is_here && container.is_none() || !is_here && !is_reachable(index, task) {
+            continue;
+        }
+        let attachment = task.attachments.iter().find(|at| at.network_id == network_id);
+        let Some(address) = attachment.and_then(|at| at.addresses.first().copied()) else { continue };
+        let [a, b, c, d] = address.octets();
+        let backend = Backend {
+            task_name: name(service, task),
+            node_id: task.node_id.clone(),
+            // How Docker makes hardware addresses on overlays (libnetwork, netutils.GenerateMACFromIP).
+            home: Home::Overlay([0x02, 0x42, a, b, c, d]),
+            identity: address,
+            port: 0,
+            state,
+            return_by: Return::default(),
+            since: task.since,
+        };
+        backends.insert(task.id.clone(), backend);
+    }
+    backends
+}
+
+/// How many tasks the Swarm wants a service to have at the moment.
+pub(super) fn wanted(index: &Index<'_>, service: &Service) -> usize {
+    index.tasks(service).iter().filter(|task| task.desired_state == TaskState::Running).count()
+}
+
+/// A task's name in the tunnel: its address on the ingress network, else on its first network.
+pub(super) fn identity(
+    index: &Index<'_>,
+    task: Option<&Task>,
+    container: Option<&LocalContainer>,
+) -> Option<Ipv4Addr> {
+    if let Some(task) = task {
+        let on_ingress = task.attachments.iter().find(|at| Some(at.network_id.as_str()) == index.ingress);
+        let first = task.attachments.iter().find(|at| !at.addresses.is_empty());
+        if let Some(attachment) = on_ingress.filter(|at| !at.addresses.is_empty()).or(first) {
+            return attachment.addresses.first().copied();
+        }
+    }
+    container.and_then(|container| container.addresses.get(index.ingress?).copied())
+}
+
+/// Docker's own rule for a backend is `Status.State == DesiredState == running` (moby,
+/// daemon/cluster/executor/container/controller.go); a task that still runs but shall not keeps its connections.
+fn state(task: &Task, container: Option<&LocalContainer>) -> Option<State> {
+    if task.state != TaskState::Running {
+        return None;
+    }
+    if container.is_some_and(|container| container.draining) {
+        return Some(State::Draining);
+    }
+    match task.desired_state.cmp(&TaskState::Running) {
+        Ordering::Less => None,
+        Ordering::Equal => Some(State::Active),
+        Ordering::Greater => Some(State::Draining),
+    }
+}
+
+/// Where a task runs; `None` if it cannot be reached there.
+fn home(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> Option<Home> {
+    if task.node_id == index.local.node.id {
+        // Its container's end shows here before the managers hear of it.
+        return container.and_then(|container| container.bridge).map(Home::Here);
+    }
+    let address = index.snapshot.nodes.get(&task.node_id)?.address;
+    match address.filter(|_| is_reachable(index, task)) {
+        Some(IpAddr::V4(address)) => Some(Home::There(address)),
+        _ => None,
+    }
+}
+
+/// Whether a task's node is up. A manager that has just become the leader knows no node's state yet.
+fn is_reachable(index: &Index<'_>, task: &Task) -> bool {
+    let node = index.snapshot.nodes.get(&task.node_id);
+    node.is_some_and(|node| matches!(node.state, NodeState::Ready | NodeState::Unknown))
+}
+
+/// As `docker service ps` shows it: tasks of global services are told apart by their node.
+pub(super) fn name(service: &Service, task: &Task) -> String {
+    if task.slot == 0 {
+        format!("{}.{}", service.name, task.node_id)
+    } else {
+        format!("{}.{}", service.name, task.slot)
+    }
+}

@@ -1,0 +1,226 @@
+//! Service labels (`deploy.labels`) that begin with `mesh.`.
+
+use std::collections::BTreeMap;
+
+use mesh_common::backend::flags;
+
+/// What a service's labels ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// `mesh.enable=false` leaves the service to Docker's own mesh.
+    pub enable: bool,
+    pub policy: Policy,
+    pub return_by: Return,
+}
+
+/// How a backend is chosen for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    #[default]
+    RoundRobin,
+}
+
+impl Policy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+        }
+    }
+}
+
+/// Which way answers take to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Return {
+    /// Through the tunnel to the entry node: works wherever requests do.
+    #[default]
+    Tunnel,
+    /// From the home node to the client by its routes, with the entry node's address as source. Where the network lets
+    /// such packets pass, this saves a hop.
+    Direct,
+}
+
+impl Return {
+    /// As the dataplane takes it: see [`flags`].
+    pub fn flags(self) -> u8 {
+        match self {
+            Self::Tunnel => 0,
+            Self::Direct => flags::RETURN_DIRECT,
+        }
+    }
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self { enable: true, policy: Policy::default(), return_by: Return::default() }
+    }
+}
+
+impl Labels {
+    /// What is not understood keeps its default, and is named in the warnings.
+    pub fn parse(labels: &BTreeMap<String, String>) -> (Self, Vec<String>) {
+        let mut parsed = Self::default();
+        let mut warnings = Vec::new();
+        for (label, value) in labels.iter().filter(|(label, _)| label.starts_with("mesh.")) {
+            let understood = match label.as_str() {
+                "mesh.enable" => set(&mut parsed.enable, value, &[("true", true), ("false", false)]),
+                "mesh.policy" => set(&mut parsed.policy, value, &[("round-robin", Policy::RoundRobin)]),
+                "mesh.return" => set(
+                    &mut parsed.return_by,
+                    value,
+                    &[("tunnel", Return::Tunnel), ("direct", Return::Direct)],
+                ),
+                name if name.starts_with("mesh.dns.") => NameLabels::default().set(name, value),
+                _ => Err(UNKNOWN.to_owned()),
+            };
+            if let Err(why) = understood {
+                warnings.push(format!("label {label}={value} is ignored: {why}"));
+            }
+        }
+        (parsed, warnings)
+    }
+}
+
+const UNKNOWN: &str = "this version does not know the label";
+
+/// What a service's labels say about its names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameLabels {
+    /// `mesh.dns.ttl`: for how many seconds answers about it may be kept.
+    pub ttl: Option<u32>,
+    /// `mesh.dns.starting=true`: tasks that are still starting have their names already, for clusters whose members
+    /// must find each other to become healthy (moby #35451).
+    pub starting: bool,
+    /// `mesh.dns.srv=_http._tcp:80,…`: the ports that SRV questions are answered with.
+    pub services: Vec<NamedPort>,
+}
+
+/// A port that can be asked for by name (RFC 2782).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    /// In lower case, like `_http._tcp`.
+    pub name: String,
+    pub port: u16,
+}
+
+impl NameLabels {
+    /// What is not understood keeps its default; [`Labels::parse`] has the warnings.
+    pub fn parse(labels: &BTreeMap<String, String>) -> Self {
+        let mut parsed = Self::default();
+        for (label, value) in labels.iter().filter(|(label, _)| label.starts_with("mesh.dns.")) {
+            // Those who want to know why ask for the warnings.
+            let _ = parsed.set(label, value);
+        }
+        parsed
+    }
+
+    fn set(&mut self, label: &str, value: &str) -> Result<(), String> {
+        match label {
+            "mesh.dns.ttl" => {
+                let seconds = value.strip_suffix('s').unwrap_or(value).parse().ok();
+                let seconds = seconds.filter(|seconds| *seconds <= LONGEST_TTL);
+                self.ttl = Some(seconds.ok_or_else(|| {
+                    format!("the value must be seconds from 0 to {LONGEST_TTL}, like 10 or 10s")
+                })?);
+                Ok(())
+            }
+            "mesh.dns.starting" => set(&mut self.starting, value, &[("true", true), ("false", false)]),
+            "mesh.dns.srv" => {
+                let named = value.split(',').map(|text| named_port(text.trim())).collect::<Option<_>>();
+                self.services = named
+                    .ok_or_else(|| "the value must be a list like _http._tcp:80,_dns._udp:53".to_owned())?;
+                Ok(())
+            }
+            _ => Err(UNKNOWN.to_owned()),
+        }
+    }
+}
+
+const LONGEST_TTL: u32 = 86_400;
+
+fn named_port(text: &str) -> Option<NamedPort> {
+    let (name, port) = text.split_once(':')?;
+    let (service, protocol) = name.split_once('.')?;
+    // A label of a name has at most 63 bytes.
+    let is_named = service.len() > 1 && service.len() <= 63 && service.starts_with('_');
+    if !is_named || !matches!(protocol, "_tcp" | "_udp" | "_sctp") {
+        return None;
+    }
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    Some(NamedPort { name: name.to_ascii_lowercase(), port })
+}
+
+fn set<T: Copy>(field: &mut T, value: &str, values: &[(&str, T)]) -> Result<(), String> {
+    if let Some((_, known)) = values.iter().find(|(name, _)| *name == value) {
+        *field = *known;
+        return Ok(());
+    }
+    let names: Vec<_> = values.iter().map(|(name, _)| *name).collect();
+    Err(format!("the value must be {}", names.join(" or ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(labels: &[(&str, &str)]) -> (Labels, Vec<String>) {
+        Labels::parse(&labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn known_labels_are_taken_and_others_are_not_ours() {
+        let (labels, warnings) =
+            parse(&[("mesh.return", "direct"), ("mesh.enable", "false"), ("traefik.enable", "x")]);
+        assert_eq!(labels, Labels { enable: false, return_by: Return::Direct, ..Labels::default() });
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn labels_about_names_are_taken_apart() {
+        let labels = [
+            ("mesh.dns.ttl", "10s"),
+            ("mesh.dns.starting", "true"),
+            ("mesh.dns.srv", "_HTTP._tcp:80, _dns._udp:53"),
+        ];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let port = |name: &str, port| NamedPort { name: name.into(), port };
+        let expected = NameLabels {
+            ttl: Some(10),
+            starting: true,
+            services: vec![port("_http._tcp", 80), port("_dns._udp", 53)],
+        };
+        assert_eq!(NameLabels::parse(&labels), expected);
+        assert_eq!(Labels::parse(&labels), (Labels::default(), Vec::new()));
+    }
+
+    #[test]
+    fn labels_about_names_that_make_no_sense_are_named_and_change_nothing() {
+        for (label, value) in [
+            ("mesh.dns.ttl", "soon"),
+            ("mesh.dns.ttl", "86401"),
+            ("mesh.dns.starting", "yes"),
+            ("mesh.dns.srv", "http:80"),
+            ("mesh.dns.srv", "_http._icmp:80"),
+            ("mesh.dns.srv", "_http._tcp:0"),
+            ("mesh.dns.server", "x"),
+        ] {
+            let (_, warnings) = parse(&[(label, value)]);
+            assert_eq!(warnings.len(), 1, "{label}={value}");
+            assert!(warnings[0].starts_with(&format!("label {label}={value} is ignored: ")), "{warnings:?}");
+            let labels = BTreeMap::from([(label.to_owned(), value.to_owned())]);
+            assert_eq!(NameLabels::parse(&labels), NameLabels::default(), "{label}={value}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_and_changes_nothing() {
+        let (labels, warnings) = parse(&[("mesh.retrun", "direct"), ("mesh.enable", "no")]);
+        assert_eq!(labels, Labels::default());
+        assert_eq!(
+            warnings,
+            [
+                "label mesh.enable=no is ignored: the value must be true or false",
+                "label mesh.retrun=direct is ignored: this version does not know the label",
+            ]
+        );
+    }
+}

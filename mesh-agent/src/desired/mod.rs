@@ -1,0 +1,280 @@
+//! Pure: what must be true on this node, given what the Swarm says and what the node knows first-hand.
+//!
+//! ```text
+//! Snapshot ─┐
+//! LocalView ┴─► Desired ─┬─► frontends: what clients dial, and which tasks serve it      → FRONTENDS, SLOTS, BACKENDS
+//!                        ├─► deliveries: published ports of tasks on this node           → TASKS
+//!                        └─► peers: the other nodes, who may send through the tunnel     → PEERS
+//! ```
+//!
+//! Deliveries follow the containers, not the tasks' states: a task's home node can deliver to it before any entry node
+//! has heard that it runs, and until its container is gone.
+
+mod backends;
+mod labels;
+pub mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use mesh_common::backend::{LocalTask, TaskKey};
+use mesh_common::net::{Port, protocol};
+
+use crate::swarm::snapshot::{
+    BridgeEndpoint, EndpointMode, LocalContainer, LocalView, Protocol, PublishMode, Service, Snapshot, Task,
+};
+pub use labels::{Labels, NameLabels, NamedPort, Policy, Return};
+pub use names::Names;
+
+/// What must be true on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub frontends: BTreeMap<FrontendId, Frontend>,
+    pub deliveries: BTreeMap<TaskKey, LocalTask>,
+    pub peers: BTreeSet<Ipv4Addr>,
+    /// By service id; every service that publishes something, and every one with a warning.
+    pub services: BTreeMap<String, ServiceView>,
+}
+
+/// What a client dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendId {
+    /// A port of every address of the node.
+    Published { port: u16, protocol: Protocol },
+    /// An address on an overlay, which is named by its VXLAN network identifier: all ports.
+    Vip { network: u32, address: Ipv4Addr },
+}
+
+impl fmt::Display for FrontendId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published { port, protocol: Protocol::Tcp } => write!(formatter, ":{port}/tcp"),
+            Self::Published { port, protocol: Protocol::Udp } => write!(formatter, ":{port}/udp"),
+            Self::Published { port, protocol: Protocol::Sctp } => write!(formatter, ":{port}/sctp"),
+            Self::Vip { address, .. } => write!(formatter, "{address}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontend {
+    pub service_id: String,
+    pub policy: Policy,
+    /// By task id.
+    pub backends: BTreeMap<String, Backend>,
+}
+
+/// A task that may serve a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// As people know it: `web.1`.
+    pub task_name: String,
+    pub node_id: String,
+    pub home: Home,
+    /// The task's name in the tunnel.
+    pub identity: Ipv4Addr,
+    /// Inside the task.
+    pub port: u16,
+    pub state: State,
+    pub return_by: Return,
+    /// When the task began to run, seconds since the Unix epoch; 0 if unknown.
+    pub since: u64,
+}
+
+/// How a task is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// It runs on this node.
+    Here(BridgeEndpoint),
+    /// Through the tunnel, at its home node.
+    There(Ipv4Addr),
+    /// By the overlay, whose bridge and VXLAN know its hardware address.
+    Overlay([u8; 6]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Active,
+    /// Keeps its TCP flows, gets no new ones.
+    Draining,
+}
+
+/// A service as operators see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceView {
+    pub name: String,
+    pub endpoint_mode: EndpointMode,
+    pub policy: Policy,
+    pub frontends: BTreeSet<FrontendId>,
+    /// Tasks that the Swarm wants to run.
+    pub tasks: usize,
+    /// What the operator should know: labels that are not understood, ports that cannot be served.
+    pub warnings: Vec<String>,
+}
+
+impl Desired {
+    /// What `snapshot` means for the node that `local` describes. `overlays` are the ids of the networks whose namespaces
+    /// are on this node.
+    pub fn from(snapshot: &Snapshot, local: &LocalView, overlays: &BTreeSet<String>) -> Self {
+        let mut desired = Self { peers: peers(snapshot, local), ..Self::default() };
+        let index = Index::of(snapshot, local);
+        for service in snapshot.services.values() {
+            let (labels, warnings) = Labels::parse(&service.labels);
+            let mut view = ServiceView {
+                name: service.name.clone(),
+                endpoint_mode: service.endpoint_mode,
+                policy: labels.policy,
+                tasks: backends::wanted(&index, service),
+                warnings,
+                ..ServiceView::default()
+            };
+            if labels.enable {
+                desired.add_ports(&index, service, labels, &mut view);
+                desired.add_vips(&index, service, labels, overlays, &mut view);
+            }
+            if !view.frontends.is_empty() || !view.warnings.is_empty() {
+                desired.services.insert(service.id.clone(), view);
+            }
+        }
+        desired.deliveries = deliveries(&index);
+        desired
+    }
+
+    fn add_ports(&mut self, index: &Index<'_>, service: &Service, labels: Labels, view: &mut ServiceView) {
+        for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress) {
+            let id = FrontendId::Published { port: port.published, protocol: port.protocol };
+            if port.protocol == Protocol::Sctp {
+                view.warnings.push(format!("{id} is left to Docker: the mesh carries TCP and UDP"));
+                continue;
+            }
+            if self.frontends.contains_key(&id) {
+                view.warnings.push(format!("{id} is already published by another service"));
+                continue;
+            }
+            let frontend = Frontend {
+                service_id: service.id.clone(),
+                policy: labels.policy,
+                backends: backends::of(index, service, port.target, labels),
+            };
+            view.frontends.insert(id);
+            self.frontends.insert(id, frontend);
+        }
+    }
+}
+
+impl Desired {
+    /// The virtual addresses of a service on the overlays that are here. The one on the ingress network is Docker's own
+    /// way to published ports.
+    fn add_vips(
+        &mut self,
+        index: &Index<'_>,
+        service: &Service,
+        labels: Labels,
+        overlays: &BTreeSet<String>,
+        view: &mut ServiceView,
+    ) {
+        for vip in service.virtual_ips.iter().filter(|vip| overlays.contains(&vip.network_id)) {
+            let Some(network) = index.snapshot.networks.get(&vip.network_id) else { continue };
+            if network.ingress || network.vni == 0 {
+                continue;
+            }
+            let id = FrontendId::Vip { network: network.vni, address: vip.address };
+            let frontend = Frontend {
+                service_id: service.id.clone(),
+                policy: labels.policy,
+                backends: backends::on_overlay(index, service, &vip.network_id),
+            };
+            view.frontends.insert(id);
+            self.frontends.insert(id, frontend);
+        }
+    }
+}
+
+/// The same objects, the ways they are looked for.
+struct Index<'a> {
+    snapshot: &'a Snapshot,
+    local: &'a LocalView,
+    /// The id of the ingress network; there may be none.
+    ingress: Option<&'a str>,
+    tasks_by_service: BTreeMap<&'a str, Vec<&'a Task>>,
+    containers_by_task: BTreeMap<&'a str, &'a LocalContainer>,
+}
+
+impl<'a> Index<'a> {
+    fn of(snapshot: &'a Snapshot, local: &'a LocalView) -> Self {
+        let ingress = snapshot.networks.values().find(|network| network.ingress);
+        let mut tasks_by_service = BTreeMap::<_, Vec<_>>::new();
+        for task in snapshot.tasks.values() {
+            tasks_by_service.entry(task.service_id.as_str()).or_default().push(task);
+        }
+        let containers = local.containers.values();
+        Self {
+            snapshot,
+            local,
+            ingress: ingress.map(|network| network.id.as_str()),
+            tasks_by_service,
+            containers_by_task: containers.map(|container| (container.task_id.as_str(), container)).collect(),
+        }
+    }
+
+    fn tasks(&self, service: &Service) -> &[&'a Task] {
+        self.tasks_by_service.get(service.id.as_str()).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The other nodes of the Swarm, whatever their state: one that the managers have lost may still serve its clients.
+fn peers(snapshot: &Snapshot, local: &LocalView) -> BTreeSet<Ipv4Addr> {
+    snapshot
+        .nodes
+        .values()
+        .filter(|node| node.id != local.node.id)
+        .filter_map(|node| match node.address {
+            Some(IpAddr::V4(address)) => Some(address),
+            Some(IpAddr::V6(_)) | None => None,
+        })
+        .collect()
+}
+
+/// What may come out of the tunnel to a task on this node.
+fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
+    let mut deliveries = BTreeMap::new();
+    for container in index.local.containers.values() {
+        let Some(service) = index.snapshot.services.get(&container.service_id) else { continue };
+        let Some(bridge) = container.bridge else { continue };
+        let task = index.snapshot.tasks.get(&container.task_id);
+        let Some(identity) = backends::identity(index, task, Some(container)) else { continue };
+        let (labels, _) = Labels::parse(&service.labels);
+        if !labels.enable {
+            continue;
+        }
+        for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress) {
+            let key = TaskKey {
+                identity: identity.into(),
+                port: Port::new(port.target),
+                protocol: protocol_number(port.protocol),
+                padding: 0,
+            };
+            let task = LocalTask {
+                bridge: bridge.address.into(),
+                mac: bridge.mac,
+                flags: labels.return_by.flags(),
+                padding: 0,
+            };
+            deliveries.insert(key, task);
+        }
+    }
+    deliveries
+}
+
+/// As it stands in an IP header.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+        Protocol::Sctp => protocol::SCTP,
+    }
+}
+
+#[cfg(test)]
+mod tests;

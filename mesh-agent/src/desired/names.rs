@@ -1,0 +1,427 @@
+//! Which names the containers on this node can ask for, and what they mean to each of them.
+//!
+//! Docker gives names to services and tasks per network, and looks them up on the networks of the container that asks
+//! (moby, daemon/libnetwork: `service_common.go`, `sandbox.go`). So do we; only networks that somebody here is on count.
+
+mod hostname;
+mod network;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+pub use network::{Found, NetworkNames, Reverse, ServicePort};
+
+use super::labels::{NameLabels, NamedPort};
+use super::{Index, backends};
+use crate::swarm::snapshot::{
+    Attachment, ContainerDetails, EndpointMode, LocalContainer, LocalView, NodeState, Protocol, Service,
+    ServiceNetwork, Snapshot, Task, TaskState,
+};
+
+/// For how many seconds an answer with a task's address may be kept. Docker says 600, and names tasks that are long gone.
+pub const TASK_TTL: u32 = 5;
+/// The same for a virtual address, which a service keeps for life.
+pub const VIRTUAL_TTL: u32 = 30;
+
+/// The names on the networks of this node's containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    networks: Vec<NetworkNames>,
+    askers: HashMap<Ipv4Addr, Asker>,
+    left_to_docker: BTreeMap<String, String>,
+}
+
+/// A container on this node whose questions are answered by the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    pub container_id: String,
+    /// The networks it is on, in the order in which names are looked up there: places in [`Names::networks`].
+    networks: Vec<usize>,
+    pub upstream: Upstream,
+}
+
+/// What a container was told about names that are not the Swarm's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upstream {
+    /// `--dns`; `None` for the servers of the node itself.
+    pub servers: Option<Arc<[SocketAddr]>>,
+    /// Whether `--dns-option ndots:…` asks for the search domains to be tried before a name of one label is looked up
+    /// elsewhere; `None` if it says nothing about it.
+    pub searches_first: Option<bool>,
+}
+
+impl Names {
+    pub fn from(snapshot: &Snapshot, local: &LocalView) -> Self {
+        let mut names = Self::default();
+        let mut places = BTreeMap::new();
+        let mut askers = BTreeMap::new();
+        for (id, container) in &local.containers {
+            let (Some(bridge), Some(details)) = (container.bridge, &container.details) else { continue };
+            let networks = networks_of(snapshot, local, container);
+            if !networks.iter().any(|order| !order.local) {
+                continue;
+            }
+            match upstream(snapshot, container, details) {
+                Ok(upstream) => {
+                    askers.insert(bridge.address, (id, networks, upstream));
+                }
+                Err(reason) => {
+                    names.left_to_docker.insert(container.name.clone(), reason);
+                }
+            }
+        }
+        for (address, (id, networks, upstream)) in askers {
+            let place = |order: Order<'_>| {
+                *places.entry(order.id.to_owned()).or_insert_with(|| {
+                    names.networks.push(NetworkNames::new(order.id, order.name));
+                    names.networks.len() - 1
+                })
+            };
+            let networks = networks.into_iter().map(place).collect();
+            names.askers.insert(address, Asker { container_id: id.clone(), networks, upstream });
+        }
+        let mut builder = Builder { names: &mut names, places };
+        let index = Index::of(snapshot, local);
+        for service in snapshot.services.values() {
+            builder.service(&index, service);
+        }
+        for task in snapshot.tasks.values().filter(|task| task.service_id.is_empty()) {
+            builder.attached_elsewhere(&index, task);
+        }
+        for (id, container) in &local.containers {
+            builder.container(&index, id, container);
+        }
+        names
+    }
+
+    /// Whose questions are answered, by their addresses on `docker_gwbridge`.
+    pub fn askers(&self) -> &HashMap<Ipv4Addr, Asker> {
+        &self.askers
+    }
+
+    /// The networks of a container, in the order in which they are asked.
+    pub fn networks_of<'a>(&'a self, asker: &'a Asker) -> impl Iterator<Item = &'a NetworkNames> {
+        asker.networks.iter().filter_map(|place| self.networks.get(*place))
+    }
+
+    /// Every network that a container on this node can ask for names on.
+    pub fn networks(&self) -> &[NetworkNames] {
+        &self.networks
+    }
+
+    /// Containers, by name, whose questions must go to Docker's own resolver, and why.
+    pub fn left_to_docker(&self) -> &BTreeMap<String, String> {
+        &self.left_to_docker
+    }
+}
+
+/// The order in which a container's networks are asked: the Swarm's first, then by name (moby,
+/// daemon/libnetwork/endpoint.go, `Less`; sandbox.go, `ResolveName`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Order<'a> {
+    local: bool,
+    internal: bool,
+    name: &'a str,
+    id: &'a str,
+}
+
+/// The ingress network has no names.
+fn networks_of<'a>(
+    snapshot: &'a Snapshot,
+    local: &'a LocalView,
+    container: &'a LocalContainer,
+) -> Vec<Order<'a>> {
+    let order = |id: &'a String| match snapshot.networks.get(id) {
+        Some(network) if network.ingress => None,
+        Some(network) => {
+            Some(Order { local: false, internal: network.internal, name: &network.name, id: &network.id })
+        }
+        None => {
+            let name = local.networks.get(id)?;
+            Some(Order { local: true, internal: false, name, id })
+        }
+    };
+    let mut networks: Vec<_> = container.addresses.keys().filter_map(order).collect();
+    networks.sort_unstable();
+    networks
+}
+
+/// Docker's resolver inside a container; as its upstream it would ask itself (moby #47716).
+const DOCKERS_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// Docker asks the servers of `--dns` from inside the container. The agent asks from the node, so it leaves alone whom
+/// it could not reach from there.
+fn upstream(
+    snapshot: &Snapshot,
+    container: &LocalContainer,
+    details: &ContainerDetails,
+) -> Result<Upstream, String> {
+    let mut servers = Vec::new();
+    for server in details.name_servers.iter().filter(|server| **server != DOCKERS_RESOLVER) {
+        if server.is_loopback() {
+            return Err(format!("its name server {server} is inside of it"));
+        }
+        let networks = container.addresses.keys().filter_map(|id| snapshot.networks.get(id));
+        if let IpAddr::V4(address) = server
+            && let Some(network) = networks
+                .into_iter()
+                .find(|network| network.subnets.iter().any(|subnet| is_in(subnet, *address)))
+        {
+            return Err(format!("its name server {server} is on its network {}", network.name));
+        }
+        servers.push(SocketAddr::new(*server, 53));
+    }
+    let ndots = details.dns_options.iter().filter_map(|option| option.strip_prefix("ndots:")).next_back();
+    Ok(Upstream {
+        servers: (!details.name_servers.is_empty()).then(|| servers.into()),
+        searches_first: ndots.map(|number| number.parse::<u32>().is_ok_and(|number| number > 0)),
+    })
+}
+
+fn is_in(subnet: &str, address: Ipv4Addr) -> bool {
+    let Some((network, length)) = subnet.split_once('/') else { return false };
+    let (Ok(network), Ok(length @ 0..=32)) = (network.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
+        return false;
+    };
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or_default();
+    network.to_bits() & mask == address.to_bits() & mask
+}
+
+struct Builder<'a> {
+    names: &'a mut Names,
+    places: BTreeMap<String, usize>,
+}
+
+/// A task of a service on one network.
+struct Member<'a> {
+    task: &'a Task,
+    attachment: &'a Attachment,
+    /// What Docker calls its container.
+    name: Arc<str>,
+}
+
+impl Builder<'_> {
+    fn network(&mut self, id: &str) -> Option<&mut NetworkNames> {
+        self.names.networks.get_mut(*self.places.get(id)?)
+    }
+
+    fn service(&mut self, index: &Index<'_>, service: &Service) {
+        let labels = NameLabels::parse(&service.labels);
+        let ports = named_ports(service, &labels);
+        let mut members = BTreeMap::<&str, Vec<Member<'_>>>::new();
+        for network in &service.networks {
+            if let Some(id) = self.id_of(index.snapshot, network) {
+                members.entry(id).or_default();
+            }
+        }
+        for address in &service.virtual_ips {
+            members.entry(&address.network_id).or_default();
+        }
+        for task in index.tasks(service) {
+            if !task.attachments.iter().any(|at| self.places.contains_key(&at.network_id)) {
+                continue;
+            }
+            let name: Arc<str> = container_name(service, task).into();
+            let answers = answers(index, task, labels.starting);
+            for attachment in &task.attachments {
+                let Some(network) = self.network(&attachment.network_id) else { continue };
+                // Who calls is worth knowing until the end.
+                network.add_reverse(&attachment.addresses, &name, labels.ttl.unwrap_or(TASK_TTL), answers);
+                if answers {
+                    let member = Member { task, attachment, name: name.clone() };
+                    members.entry(&attachment.network_id).or_default().push(member);
+                }
+            }
+        }
+        for (network_id, members) in members {
+            let virtual_address = service.virtual_ips.iter().find(|ip| ip.network_id == network_id);
+            let virtual_address = virtual_address.map(|ip| ip.address);
+            let aliases = service.networks.iter().filter(|network| {
+                network.target == network_id || Some(network_id) == self.id_of(index.snapshot, network)
+            });
+            let aliases: Vec<&String> = aliases.flat_map(|network| &network.aliases).collect();
+            let Some(network) = self.network(network_id) else { continue };
+            let on_network = OnNetwork { service, labels: &labels, ports: &ports, virtual_address };
+            on_network.add(network, &aliases, &members);
+            for member in &members {
+                let hostname = hostname(index, service, member.task);
+                for name in
+                    [&*member.name].into_iter().chain(short_id(member.task)).chain(hostname.as_deref())
+                {
+                    network.add_single(name, &member.attachment.addresses, labels.ttl.unwrap_or(TASK_TTL));
+                }
+            }
+        }
+    }
+
+    fn id_of<'s>(&self, snapshot: &'s Snapshot, wanted: &'s ServiceNetwork) -> Option<&'s str> {
+        if self.places.contains_key(&wanted.target) {
+            return Some(&wanted.target);
+        }
+        let is_meant = |network: &&crate::swarm::snapshot::Network| {
+            network.name == wanted.target && self.places.contains_key(&network.id)
+        };
+        // Only those few that somebody here is on.
+        let here = self.places.keys().filter_map(|id| snapshot.networks.get(id));
+        here.into_iter().find(is_meant).map(|network| network.id.as_str())
+    }
+
+    /// A container attached by hand on another node: the Swarm knows its id, and nothing of its names.
+    fn attached_elsewhere(&mut self, index: &Index<'_>, task: &Task) {
+        if task.node_id == index.local.node.id || !answers(index, task, false) {
+            return;
+        }
+        let Some(name) = short_id(task) else { return };
+        for attachment in &task.attachments {
+            let Some(network) = self.network(&attachment.network_id) else { continue };
+            network.add_single(name, &attachment.addresses, TASK_TTL);
+            network.add_reverse(&attachment.addresses, &name.into(), TASK_TTL, true);
+        }
+    }
+
+    /// A container here that was attached by hand, or any on a network of this node only.
+    fn container(&mut self, index: &Index<'_>, id: &str, container: &LocalContainer) {
+        for (network_id, address) in &container.addresses {
+            if !container.task_id.is_empty() && index.snapshot.networks.contains_key(network_id) {
+                continue;
+            }
+            let Some(network) = self.network(network_id) else { continue };
+            let addresses = std::slice::from_ref(address);
+            let details = container.details.iter();
+            let aliases = details.clone().filter_map(|details| details.aliases.get(network_id)).flatten();
+            let names = [container.name.as_str(), shortened(id)].into_iter();
+            let names = names
+                .chain(details.map(|details| details.hostname.as_str()))
+                .chain(aliases.map(String::as_str));
+            for name in names {
+                network.add_single(name, addresses, TASK_TTL);
+            }
+            network.add_reverse(addresses, &container.name.as_str().into(), TASK_TTL, true);
+        }
+    }
+}
+
+/// A service on one of its networks.
+struct OnNetwork<'a> {
+    service: &'a Service,
+    labels: &'a NameLabels,
+    ports: &'a [NamedPort],
+    virtual_address: Option<Ipv4Addr>,
+}
+
+impl OnNetwork<'_> {
+    fn add(&self, network: &mut NetworkNames, aliases: &[&String], members: &[Member<'_>]) {
+        if let Some(address) = self.virtual_address {
+            let ttl = self.labels.ttl.unwrap_or(VIRTUAL_TTL);
+            network.add_reverse(&[address], &self.service.name.as_str().into(), ttl, true);
+        }
+        self.add_name(network, &self.service.name, members.iter());
+        let mut aliases: Vec<&str> = aliases.iter().map(|alias| alias.as_str()).collect();
+        // Tasks of an earlier generation keep the aliases that they were made with.
+        aliases.extend(members.iter().flat_map(|member| &member.attachment.aliases).map(String::as_str));
+        aliases.sort_unstable();
+        aliases.dedup();
+        for alias in aliases.into_iter().filter(|alias| *alias != self.service.name) {
+            let of_alias = members.iter();
+            let of_alias =
+                of_alias.filter(|member| member.attachment.aliases.iter().any(|name| name == alias));
+            self.add_name(network, alias, of_alias);
+        }
+    }
+
+    fn add_name<'m>(
+        &self,
+        network: &mut NetworkNames,
+        name: &str,
+        members: impl Iterator<Item = &'m Member<'m>> + Clone,
+    ) {
+        let ttl = self.labels.ttl.unwrap_or(TASK_TTL);
+        let addresses = members.clone().flat_map(|member| member.attachment.addresses.iter().copied());
+        let addresses: Vec<_> = addresses.collect();
+        let of_tasks: Vec<_> = members
+            .flat_map(|member| member.attachment.addresses.iter().map(|address| (&member.name, *address)))
+            .flat_map(|(name, address)| self.ports(name, address))
+            .collect();
+        let tasks = Found { addresses: &addresses, ttl, ports: &of_tasks };
+        match (self.service.endpoint_mode, self.virtual_address) {
+            (EndpointMode::Vip, Some(address)) => {
+                let ports: Vec<_> = self.ports(&self.service.name.as_str().into(), address).collect();
+                let ttl = self.labels.ttl.unwrap_or(VIRTUAL_TTL);
+                network.add_service(name, Found { addresses: &[address], ttl, ports: &ports }, tasks);
+            }
+            // Not allocated yet.
+            (EndpointMode::Vip, None) => network.add_service(name, Found::nothing(ttl), tasks),
+            (EndpointMode::Dnsrr, _) => network.add_service(name, tasks, tasks),
+        }
+    }
+
+    fn ports(&self, target: &Arc<str>, address: Ipv4Addr) -> impl Iterator<Item = ServicePort> {
+        self.ports.iter().map(move |port| ServicePort {
+            name: port.name.clone(),
+            port: port.port,
+            target: target.clone(),
+            address,
+        })
+    }
+}
+
+/// By label, and by the names that ports were given when they were published.
+fn named_ports(service: &Service, labels: &NameLabels) -> Vec<NamedPort> {
+    let mut ports = labels.services.clone();
+    for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
+        let protocol = match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        };
+        let named =
+            NamedPort { name: format!("_{}._{protocol}", port.name.to_ascii_lowercase()), port: port.target };
+        if !ports.contains(&named) {
+            ports.push(named);
+        }
+    }
+    ports
+}
+
+/// Whether a task is one that callers may be sent to.
+fn answers(index: &Index<'_>, task: &Task, starting: bool) -> bool {
+    let earliest = if starting { TaskState::Starting } else { TaskState::Running };
+    if task.desired_state != TaskState::Running || !(earliest..=TaskState::Running).contains(&task.state) {
+        return false;
+    }
+    if task.node_id == index.local.node.id && !task.service_id.is_empty() {
+        // Its container's end shows here before the managers hear of it.
+        let container = index.containers_by_task.get(task.id.as_str());
+        return container.is_some_and(|container| !container.draining || task.state != TaskState::Running);
+    }
+    let node = index.snapshot.nodes.get(&task.node_id);
+    // A manager that has just become the leader knows no node's state yet.
+    node.is_some_and(|node| matches!(node.state, NodeState::Ready | NodeState::Unknown))
+}
+
+/// As Docker names a task's container (swarmkit, api/naming): tasks of global services have the node for a slot.
+fn container_name(service: &Service, task: &Task) -> String {
+    format!("{}.{}", backends::name(service, task), task.id)
+}
+
+fn hostname(index: &Index<'_>, service: &Service, task: &Task) -> Option<String> {
+    let container = index.containers_by_task.get(task.id.as_str());
+    if let Some(details) = container.and_then(|container| container.details.as_ref()) {
+        return Some(details.hostname.clone());
+    }
+    let node = index.snapshot.nodes.get(&task.node_id);
+    hostname::expand(&task.hostname, service, task, node).filter(|hostname| !hostname.is_empty())
+}
+
+fn short_id(task: &Task) -> Option<&str> {
+    task.container_id.as_deref().map(shortened)
+}
+
+/// What Docker shows, and gives a container for its hostname.
+fn shortened(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

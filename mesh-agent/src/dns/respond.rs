@@ -1,0 +1,122 @@
+//! From the bytes of a query to the bytes of its answer. Pure.
+
+use std::net::Ipv4Addr;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use super::wire::{Query, Rejected, Transport, Writer, write_rejection};
+use super::zone::{Resolution, resolve};
+use crate::desired::Names;
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Response<'a> {
+    /// The answer was written.
+    Answered { kind: RecordType, code: ResponseCode },
+    /// Somebody else may know.
+    Elsewhere(Box<Query<'a>>),
+    /// No query; nothing to say.
+    Ignored,
+}
+
+/// Everything about a query but its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The address that it came from.
+    pub asker: Ipv4Addr,
+    pub transport: Transport,
+    pub names: &'a Names,
+    /// Whether the node's `resolv.conf` has `ndots`.
+    pub searches_first: bool,
+    /// Which of several addresses comes first.
+    pub rotation: usize,
+}
+
+/// Writes the answer to `message` into `out`, unless somebody else has to be asked.
+pub fn respond<'a>(message: &'a [u8], about: Circumstances<'_>, out: &mut Vec<u8>) -> Response<'a> {
+    out.clear();
+    let query = match Query::parse(message) {
+        Ok(query) => query,
+        Err(Rejected::Silently) => return Response::Ignored,
+        Err(Rejected::With { id, flags, code }) => {
+            write_rejection(out, id, flags, code);
+            return Response::Answered { kind: RecordType::ZERO, code };
+        }
+    };
+    let kind = query.kind;
+    let code = if query.edns.is_some_and(|edns| edns.version > 0) {
+        ResponseCode::BADVERS
+    } else if !query.is_of_the_internet() || matches!(kind, RecordType::AXFR | RecordType::IXFR) {
+        ResponseCode::Refused
+    } else {
+        match about.names.askers().get(&about.asker) {
+            None => ResponseCode::Refused,
+            Some(asker) => {
+                let resolution = match query.name() {
+                    Some(name) => resolve(kind, name, asker, about.names, about.searches_first),
+                    None => Resolution::NotOurs,
+                };
+                if resolution == Resolution::NotOurs {
+                    return Response::Elsewhere(Box::new(query));
+                }
+                return Response::Answered { kind, code: write(&query, &resolution, about, out) };
+            }
+        }
+    };
+    Writer::new(out, &query, about.transport).finish(code);
+    Response::Answered { kind, code }
+}
+
+/// What is said when nobody could be asked.
+pub(super) fn fail(query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) {
+    Writer::new(out, query, transport).finish(ResponseCode::ServFail);
+}
+
+fn write(
+    query: &Query<'_>,
+    resolution: &Resolution<'_>,
+    about: Circumstances<'_>,
+    out: &mut Vec<u8>,
+) -> ResponseCode {
+    let mut writer = Writer::new(out, query, about.transport);
+    let code = match resolution {
+        Resolution::Addresses { addresses, ttl } => {
+            let (last, first) = addresses.split_at(about.rotation % addresses.len());
+            if !first.iter().chain(last).all(|address| writer.address(*ttl, *address)) {
+                writer.truncated();
+            }
+            ResponseCode::NoError
+        }
+        Resolution::Pointer { name, network, ttl } => {
+            // Parts of a name may be too long for DNS (moby #46928).
+            if writer.pointer(*ttl, &[name, network]) {
+                ResponseCode::NoError
+            } else {
+                ResponseCode::ServFail
+            }
+        }
+        Resolution::Services { ports, network, ttl } => {
+            let first = about.rotation % ports.len();
+            let ports = ports[first..].iter().chain(&ports[..first]);
+            let mut glue = Vec::new();
+            for port in ports {
+                match writer.service(*ttl, port.port, &[&port.target, network]) {
+                    Some(target) => glue.push((target, port.address)),
+                    None => writer.truncated(),
+                }
+            }
+            for (target, address) in glue {
+                writer.glue(target, *ttl, address);
+            }
+            ResponseCode::NoError
+        }
+        Resolution::Empty { ttl } => {
+            writer.authority(*ttl);
+            ResponseCode::NoError
+        }
+        Resolution::NoSuchName | Resolution::NotOurs => ResponseCode::NXDomain,
+    };
+    writer.finish(code);
+    code
+}

@@ -1,0 +1,6 @@
+//! How the parts answer together.
+
+mod golden;
+mod live;
+mod other_servers;
+mod support;

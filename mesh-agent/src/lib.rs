@@ -1,0 +1,26 @@
+//! The agent: keeps the maps and the reports of one node true.
+//!
+//! ```text
+//! swarm/ (in) ──► desired/ (pure) ──► reconcile/ (pure plan, small loop) ──► dataplane/ (out)
+//!   ▲ peers/                              ▲ node/ (interfaces, addresses)
+//!   workers' agents                       │
+//!                     status/ reads what the others publish
+//! ```
+//!
+//! Only `agent.rs` starts tasks and makes channels between these parts.
+
+pub mod agent;
+pub mod args;
+pub mod cgroup;
+pub mod core;
+pub mod dataplane;
+pub mod desired;
+pub mod dns;
+pub mod logging;
+pub mod node;
+pub mod peers;
+pub mod preflight;
+pub mod reconcile;
+pub mod single;
+pub mod status;
+pub mod swarm;

@@ -1,0 +1,208 @@
+//! What the node's network means for the dataplane.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::size_of;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use mesh_common::net::{Address, Port};
+use mesh_common::settings::Settings;
+use mesh_common::tunnel::OVERHEAD;
+
+use super::{Interface, NodeView};
+use crate::reconcile::plan::NodeFacts;
+
+/// Interfaces over which clients and other nodes reach this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplinks {
+    /// Every Ethernet interface with an address that Docker has not made.
+    Auto,
+    /// By name.
+    Named(Vec<String>),
+}
+
+/// The uplinks, and the names among the wanted ones that do not exist.
+pub fn uplinks(view: &NodeView, wanted: &Uplinks, bridge: &str) -> (Vec<Interface>, Vec<String>) {
+    match wanted {
+        Uplinks::Auto => {
+            let is_uplink = |interface: &&Interface| {
+                interface.is_up
+                    && interface.is_ethernet
+                    && !interface.is_loopback
+                    && !interface.addresses.is_empty()
+                    && interface.name != bridge
+                    && !is_dockers(&interface.name)
+            };
+            (view.interfaces.values().filter(is_uplink).cloned().collect(), Vec::new())
+        }
+        Uplinks::Named(names) => {
+            let (known, missing): (Vec<_>, Vec<_>) =
+                names.iter().partition(|name| view.by_name(name).is_some());
+            let known = known.into_iter().filter_map(|name| view.by_name(name)).cloned().collect();
+            (known, missing.into_iter().cloned().collect())
+        }
+    }
+}
+
+/// Bridges that Docker makes for its networks, and its ends of containers' links.
+fn is_dockers(name: &str) -> bool {
+    name.starts_with("docker")
+        || name.starts_with("veth")
+        || name
+            .strip_prefix("br-")
+            .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// What is not to be seen on the interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// This node's address in the Swarm.
+    pub address: Ipv4Addr,
+    pub netns_cookie: u64,
+    pub tunnel_port: u16,
+    pub vni: u32,
+    /// `None` leaves names to Docker.
+    pub resolver_port: Option<u16>,
+}
+
+/// Puts the node's view into the dataplane's terms.
+pub fn facts(
+    view: &NodeView,
+    uplinks: &[Interface],
+    bridge: Option<&Interface>,
+    told: Told,
+    peers: &BTreeSet<Ipv4Addr>,
+    askers: BTreeSet<u64>,
+) -> NodeFacts {
+    let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
+    let default_uplink = of_address(told.address).or(uplinks.first());
+    let smallest = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(1500);
+    let resolver = resolver_address(bridge);
+    let settings = Settings {
+        netns_cookie: told.netns_cookie,
+        node: told.address.into(),
+        bridge: bridge.map_or(0, |bridge| bridge.index),
+        vni: told.vni,
+        inner_mtu: u16::try_from(smallest).unwrap_or(u16::MAX).saturating_sub(OVERHEAD as u16),
+        tunnel_port: Port::new(told.tunnel_port),
+        bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
+        resolver_port: Port::new(told.resolver_port.filter(|_| resolver.is_some()).unwrap_or(0)),
+        resolver: resolver.map(Address::from).unwrap_or_default(),
+        padding: 0,
+    };
+    let addresses = view.interfaces.values().filter(|interface| !interface.is_loopback);
+    let towards = peers.iter().filter_map(|peer| {
+        let uplink = of_address(source_towards(*peer)?)?;
+        Some((Address::from(*peer), uplink.index))
+    });
+    NodeFacts {
+        settings,
+        addresses: addresses.flat_map(|interface| &interface.addresses).copied().map(Address::from).collect(),
+        uplinks: towards.collect::<BTreeMap<_, _>>(),
+        default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
+        askers,
+    }
+}
+
+/// Where the resolver listens, so that every container on docker_gwbridge reaches it.
+pub fn resolver_address(bridge: Option<&Interface>) -> Option<Ipv4Addr> {
+    bridge.and_then(|bridge| bridge.addresses.first().copied())
+}
+
+/// The address that the kernel's routes give to packets for `peer`. Nothing is sent.
+fn source_towards(peer: Ipv4Addr) -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(SocketAddr::from((peer, 9))).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The kernel's name for the network namespace that this process is in (Linux 5.14).
+pub fn netns_cookie() -> std::io::Result<u64> {
+    /// From asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer is as long as `length` says, and lives through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(index: u32, name: &str, addresses: &[[u8; 4]]) -> (u32, Interface) {
+        let interface = Interface {
+            index,
+            name: name.into(),
+            mtu: 1500,
+            is_up: true,
+            is_ethernet: true,
+            is_loopback: name == "lo",
+            addresses: addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect(),
+            ..Interface::default()
+        };
+        (index, interface)
+    }
+
+    fn view() -> NodeView {
+        NodeView {
+            interfaces: BTreeMap::from([
+                interface(1, "lo", &[[127, 0, 0, 1]]),
+                interface(2, "eth0", &[[10, 99, 0, 1], [10, 99, 0, 100]]),
+                interface(3, "docker_gwbridge", &[[172, 18, 0, 1]]),
+                interface(4, "docker0", &[[172, 17, 0, 1]]),
+                interface(5, "veth12ab", &[]),
+                interface(6, "br-0123456789ab", &[[172, 19, 0, 1]]),
+                interface(7, "br-lan", &[[192, 168, 1, 1]]),
+            ]),
+        }
+    }
+
+    #[test]
+    fn uplinks_are_what_docker_has_not_made() {
+        let (found, missing) = uplinks(&view(), &Uplinks::Auto, "docker_gwbridge");
+        assert_eq!(found.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>(), ["eth0", "br-lan"]);
+        assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn a_wanted_interface_that_does_not_exist_is_named() {
+        let wanted = Uplinks::Named(vec!["eth0".into(), "eth7".into()]);
+        let (found, missing) = uplinks(&view(), &wanted, "docker_gwbridge");
+        assert_eq!(found.len(), 1);
+        assert_eq!(missing, ["eth7"]);
+    }
+
+    #[test]
+    fn every_address_but_loopback_is_a_frontends() {
+        let view = view();
+        let (uplinks, _) = uplinks(&view, &Uplinks::Auto, "docker_gwbridge");
+        let bridge = view.by_name("docker_gwbridge");
+        let told = Told {
+            address: Ipv4Addr::new(10, 99, 0, 1),
+            netns_cookie: 5,
+            tunnel_port: 4799,
+            vni: 7,
+            resolver_port: Some(4796),
+        };
+        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), BTreeSet::new());
+        assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
+        assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
+        assert!(!facts.addresses.contains(&Address::LOCALHOST));
+        assert_eq!((facts.settings.inner_mtu, facts.settings.bridge, facts.default_uplink), (1450, 3, 2));
+    }
+}

@@ -1,0 +1,101 @@
+//! This node's interfaces and addresses, followed through rtnetlink.
+
+mod facts;
+pub mod namespaces;
+pub mod sandboxes;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result};
+use futures::TryStreamExt;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
+
+pub use facts::{Told, Uplinks, facts, netns_cookie, resolver_address, uplinks};
+pub use watch::watch;
+
+/// What the node's network looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// By index.
+    pub interfaces: BTreeMap<u32, Interface>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub index: u32,
+    pub name: String,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub is_up: bool,
+    pub is_ethernet: bool,
+    pub is_loopback: bool,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Index of the bridge that it is a port of.
+    pub bridge: Option<u32>,
+    /// Index of the other end of a veth pair.
+    pub peer: Option<u32>,
+}
+
+impl NodeView {
+    pub fn by_name(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.values().find(|interface| interface.name == name)
+    }
+}
+
+/// Reads all interfaces with their addresses.
+pub async fn read(handle: &Handle) -> Result<NodeView> {
+    let mut interfaces: BTreeMap<u32, Interface> =
+        links(handle).await?.into_iter().map(|interface| (interface.index, interface)).collect();
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await.context("list this node's addresses")? {
+        if message.header.family != AddressFamily::Inet {
+            continue;
+        }
+        let Some(interface) = interfaces.get_mut(&message.header.index) else { continue };
+        // IFA_LOCAL is the node's own end; on point-to-point links IFA_ADDRESS is the other one.
+        for attribute in &message.attributes {
+            if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
+                interface.addresses.push(*address);
+            }
+        }
+    }
+    for interface in interfaces.values_mut() {
+        interface.addresses.sort();
+    }
+    Ok(NodeView { interfaces })
+}
+
+/// Reads all interfaces, without addresses.
+pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
+    let mut interfaces = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(message) = links.try_next().await.context("list this node's interfaces")? {
+        let mut interface = Interface {
+            index: message.header.index,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ..Interface::default()
+        };
+        for attribute in message.attributes {
+            if let LinkAttribute::IfName(name) = attribute {
+                interface.name = name;
+            } else if let LinkAttribute::Mtu(mtu) = attribute {
+                interface.mtu = mtu;
+            } else if let LinkAttribute::Address(address) = attribute {
+                interface.mac = address.try_into().unwrap_or_default();
+            } else if let LinkAttribute::Controller(index) = attribute {
+                interface.bridge = Some(index);
+            } else if let LinkAttribute::Link(index) = attribute {
+                interface.peer = Some(index);
+            }
+        }
+        interfaces.push(interface);
+    }
+    Ok(interfaces)
+}

@@ -1,0 +1,165 @@
+//! Docker's network namespaces on this node, by the names of their files.
+//!
+//! An overlay's namespace is `1-` and the first 10 characters of the network's id; the sandbox of its load balancer is
+//! `lb_` and the first 9 (moby, daemon/libnetwork/osl and drivers/overlay).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use futures::StreamExt;
+use inotify::{Inotify, WatchMask};
+use tokio::sync::watch::Sender;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::{NodeView, netns_cookie};
+
+/// How often the folder is read. A new file makes an event, but a namespace that is mounted on a file that is there
+/// already makes none, and Docker leaves the files of dead namespaces lying about for a while.
+const ROUND: Duration = Duration::from_millis(50);
+/// How long until a folder that cannot be read is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The namespaces that live, by name, and which ones they are: a network or a container that comes back gets another
+/// namespace under the same name.
+pub type Namespaces = BTreeMap<String, Identity>;
+
+/// Device and inode of a namespace.
+pub type Identity = (u64, u64);
+
+/// Where an overlay's namespace is.
+pub fn of_overlay(docker_run: &Path, network_id: &str) -> PathBuf {
+    folder(docker_run).join(overlay_name(network_id))
+}
+
+/// Where the sandbox of an overlay's load balancer is.
+pub fn of_balancer(docker_run: &Path, network_id: &str) -> PathBuf {
+    let length = network_id.len().min(9);
+    folder(docker_run).join(format!("lb_{}", &network_id[..length]))
+}
+
+/// Where a container's namespace with this name is.
+pub fn of_sandbox(docker_run: &Path, name: &str) -> PathBuf {
+    folder(docker_run).join(name)
+}
+
+/// Which namespace an overlay has, if it is among `namespaces`.
+pub fn overlay_identity(namespaces: &Namespaces, network_id: &str) -> Option<Identity> {
+    namespaces.get(&overlay_name(network_id)).copied()
+}
+
+/// Keeps `namespaces` what the folder says, for as long as the process lives.
+pub async fn watch(docker_run: &Path, namespaces: &Sender<Arc<Namespaces>>) -> Infallible {
+    let folder = folder(docker_run);
+    loop {
+        let Err(error) = follow(&folder, namespaces).await;
+        debug!("{} cannot be followed, trying again: {error:#}", folder.display());
+        sleep(RETRY).await;
+    }
+}
+
+/// Moves the calling thread into a network namespace.
+pub fn enter(namespace: &Path) -> Result<()> {
+    let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+    // SAFETY: the descriptor is open for the call; only the calling thread changes its namespace.
+    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    ensure!(result == 0, "enter {}: {}", namespace.display(), std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What a look into a namespace shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub cookie: u64,
+    pub view: NodeView,
+}
+
+/// Looks into a namespace, by a thread that goes there. Takes about a millisecond.
+pub fn visit(namespace: &Path) -> Result<Seen> {
+    let namespace = namespace.to_owned();
+    let visitor = thread::spawn(move || {
+        enter(&namespace)?;
+        let cookie = netns_cookie().context("ask for the namespace's cookie")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let view = runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            timeout(Duration::from_secs(1), super::read(&handle)).await.context("no answer")?
+        })?;
+        Ok(Seen { cookie, view })
+    });
+    visitor.join().map_err(|_| anyhow!("the visitor of a namespace panicked"))?
+}
+
+async fn follow(folder: &Path, namespaces: &Sender<Arc<Namespaces>>) -> Result<Infallible> {
+    let inotify = Inotify::init().context("ask for inotify")?;
+    inotify
+        .watches()
+        .add(folder, WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR)
+        .with_context(|| format!("watch {}", folder.display()))?;
+    let mut events = inotify.into_event_stream(vec![0; 4096])?;
+    loop {
+        let now = read(folder)?;
+        namespaces.send_if_modified(|known| {
+            let differs = **known != now;
+            if differs {
+                *known = Arc::new(now);
+            }
+            differs
+        });
+        if let Ok(None) = timeout(ROUND, events.next()).await {
+            anyhow::bail!("inotify ended");
+        }
+    }
+}
+
+fn read(folder: &Path) -> Result<Namespaces> {
+    let device = fs::metadata(folder).with_context(|| format!("look at {}", folder.display()))?.dev();
+    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let living = entries.flatten().filter_map(|entry| {
+        // Through the mount: the entry's own metadata would be the file's beneath it.
+        let metadata = fs::metadata(entry.path()).ok()?;
+        let name = entry.file_name().into_string().ok()?;
+        (metadata.dev() != device).then_some((name, (metadata.dev(), metadata.ino())))
+    });
+    Ok(living.collect())
+}
+
+fn folder(docker_run: &Path) -> PathBuf {
+    docker_run.join("netns")
+}
+
+fn overlay_name(network_id: &str) -> String {
+    let length = network_id.len().min(10);
+    format!("1-{}", &network_id[..length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_docker_makes_them() {
+        let run = Path::new("/var/run/docker");
+        assert_eq!(of_overlay(run, "p0puptihcq9abc"), Path::new("/var/run/docker/netns/1-p0puptihcq"));
+        assert_eq!(of_balancer(run, "p0puptihcq9abc"), Path::new("/var/run/docker/netns/lb_p0puptihc"));
+        let namespaces = Namespaces::from([("1-p0puptihcq".to_owned(), (4, 7))]);
+        assert_eq!(overlay_identity(&namespaces, "p0puptihcq9abc"), Some((4, 7)));
+        assert_eq!(overlay_identity(&namespaces, "q0puptihcq9abc"), None);
+    }
+
+    #[test]
+    fn a_file_without_a_namespace_on_it_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("58152564bc28"), "").unwrap();
+        assert_eq!(read(folder.path()).unwrap(), Namespaces::new());
+    }
+}

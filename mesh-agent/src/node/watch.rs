@@ -1,0 +1,53 @@
+//! Following changes of interfaces and addresses.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::sync::watch::Sender;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::{NodeView, read};
+
+/// Changes come in bursts; one look after each burst is enough.
+const BURST: Duration = Duration::from_millis(10);
+/// Should a message be lost, this is how long it goes unnoticed.
+const FULL_ROUND: Duration = Duration::from_secs(30);
+
+/// Keeps `view` what the kernel says, for as long as the process lives.
+pub async fn watch(view: &Sender<Option<Arc<NodeView>>>) -> Infallible {
+    loop {
+        let Err(error) = follow(view).await;
+        warn!("this node's interfaces cannot be followed, trying again: {error:#}");
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+    let (connection, handle, mut messages) =
+        new_multicast_connection(&groups).context("open a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    loop {
+        let now = Arc::new(read(&handle).await?);
+        view.send_if_modified(|known| {
+            let differs = known.as_ref() != Some(&now);
+            if differs {
+                *known = Some(now);
+            }
+            differs
+        });
+        match timeout(FULL_ROUND, messages.next()).await {
+            Ok(None) => {
+                connection.abort();
+                anyhow::bail!("the netlink socket was closed");
+            }
+            Ok(Some(_)) => while let Ok(Some(_)) = timeout(BURST, messages.next()).await {},
+            Err(_) => {}
+        }
+    }
+}

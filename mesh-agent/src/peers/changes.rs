@@ -1,0 +1,131 @@
+//! What changed from one snapshot to the next, and a snapshot with that applied. Pure.
+
+use std::collections::BTreeMap;
+
+use hyper::body::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::messages::{Kind, Object, ObjectRef};
+use crate::swarm::snapshot::Snapshot;
+
+/// `apply(between(old, new), old) == new`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    pub(super) upserts: Vec<Object>,
+    pub(super) removes: Vec<ObjectRef>,
+}
+
+pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Changes {
+    let mut changes = Changes::default();
+    changes.collect(Kind::Network, &old.networks, &new.networks);
+    changes.collect(Kind::Node, &old.nodes, &new.nodes);
+    changes.collect(Kind::Service, &old.services, &new.services);
+    changes.collect(Kind::Task, &old.tasks, &new.tasks);
+    changes
+}
+
+/// Gives the objects that could not be understood, each with the reason; they are left out.
+pub(super) fn apply(changes: Changes, snapshot: &mut Snapshot) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for object in changes.upserts {
+        let outcome = match object.kind() {
+            Kind::Network => upsert(&mut snapshot.networks, &object),
+            Kind::Node => upsert(&mut snapshot.nodes, &object),
+            Kind::Service => upsert(&mut snapshot.services, &object),
+            Kind::Task => upsert(&mut snapshot.tasks, &object),
+            Kind::Unknown => Err("an object of a kind that this agent does not know".to_owned()),
+        };
+        if let Err(reason) = outcome {
+            remove(snapshot, object.kind(), &object.id);
+            complaints.push(format!("{:?} {}: {reason}", object.kind(), object.id));
+        }
+    }
+    for object in changes.removes {
+        remove(snapshot, object.kind(), &object.id);
+    }
+    complaints
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.removes.is_empty()
+    }
+
+    fn collect<T: PartialEq + Serialize>(
+        &mut self,
+        kind: Kind,
+        old: &BTreeMap<String, T>,
+        new: &BTreeMap<String, T>,
+    ) {
+        let changed = new.iter().filter(|(id, value)| old.get(*id) != Some(value));
+        self.upserts.extend(changed.map(|(id, value)| object(kind, id, value)));
+        let gone = old.keys().filter(|id| !new.contains_key(*id));
+        self.removes.extend(gone.map(|id| ObjectRef { kind: kind.into(), id: id.clone() }));
+    }
+}
+
+pub(super) fn object<T: Serialize>(kind: Kind, id: &str, value: &T) -> Object {
+    // Plain data with string keys: it always has a form in JSON.
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    Object { kind: kind.into(), id: id.to_owned(), json: Bytes::from(json) }
+}
+
+fn upsert<T: DeserializeOwned>(objects: &mut BTreeMap<String, T>, object: &Object) -> Result<(), String> {
+    let value = serde_json::from_slice(&object.json).map_err(|error| error.to_string())?;
+    objects.insert(object.id.clone(), value);
+    Ok(())
+}
+
+fn remove(snapshot: &mut Snapshot, kind: Kind, id: &str) {
+    match kind {
+        Kind::Network => drop(snapshot.networks.remove(id)),
+        Kind::Node => drop(snapshot.nodes.remove(id)),
+        Kind::Service => drop(snapshot.services.remove(id)),
+        Kind::Task => drop(snapshot.tasks.remove(id)),
+        Kind::Unknown => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::peers::tests::snapshots::any_snapshot;
+
+    proptest! {
+        #[test]
+        fn changes_applied_to_the_old_snapshot_give_the_new_one(old in any_snapshot(), new in any_snapshot()) {
+            let mut snapshot = old.clone();
+            let complaints = apply(between(&old, &new), &mut snapshot);
+            prop_assert_eq!(snapshot, new);
+            prop_assert!(complaints.is_empty());
+        }
+
+        #[test]
+        fn nothing_changes_between_equals(snapshot in any_snapshot()) {
+            prop_assert!(between(&snapshot, &snapshot).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_not_understood_is_left_out_and_named() {
+        let mut snapshot = Snapshot::default();
+        snapshot.tasks.insert("t".into(), crate::swarm::snapshot::Task::default());
+        let bad = Object {
+            kind: Kind::Task.into(),
+            id: "t".into(),
+            json: Bytes::from_static(b"{\"state\":\"odd\"}"),
+        };
+        let newer = Object { kind: 77, id: "x".into(), json: Bytes::from_static(b"{}") };
+        let complaints = apply(Changes { upserts: vec![bad, newer], removes: vec![] }, &mut snapshot);
+        assert_eq!(
+            snapshot,
+            Snapshot::default(),
+            "an outdated task must not pass for the one that was not understood"
+        );
+        assert_eq!(complaints.len(), 2);
+        assert!(complaints[0].contains("Task t: unknown variant `odd`"), "{complaints:?}");
+    }
+}

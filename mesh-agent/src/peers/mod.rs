@@ -1,0 +1,24 @@
+//! Agents telling agents: workers cannot read the Swarm's state from Docker, so the managers' agents serve it to them.
+//!
+//! ```text
+//!  manager:  Snapshots ─► history (deltas, once for all) ─► server ─┐ gRPC mesh.v1.Swarm/Subscribe
+//!  worker:   Snapshots ◄─ assembly (whole or not at all) ◄─ client ◄┘ over TLS both ways
+//! ```
+//!
+//! Both ends prove themselves with the certificate that Docker gave their node: the server must be a manager of this
+//! cluster, the client any node of it. `changes`, `history` and `assembly` are pure; `server` and `client` do the I/O.
+
+mod assembly;
+pub mod certificates;
+mod changes;
+pub mod client;
+mod history;
+mod messages;
+mod refusals;
+pub mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+mod tls;
+
+/// Where managers' agents serve the others.
+pub const DEFAULT_PORT: u16 = 4798;

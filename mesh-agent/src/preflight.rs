@@ -1,0 +1,236 @@
+//! `mesh-agent preflight`: can this node run the mesh, and what to do where it cannot.
+
+use std::ffi::CStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use crate::args::RunArguments;
+use crate::dataplane::{kernel, pins};
+use crate::node::{self, NodeView};
+use crate::peers::certificates::Certificates;
+use crate::single::{Single, SingleError};
+use crate::swarm::source::Source;
+use crate::{cgroup, status};
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    Good(String),
+    /// Works, but somebody should know.
+    Note(String),
+    /// Does not work, and what to do.
+    Bad(String),
+}
+
+use Finding::{Bad, Good, Note};
+
+/// Prints a line for each check; fails if any of them does.
+pub async fn run(arguments: &RunArguments) -> ExitCode {
+    let node = read_node().await;
+    let agent_runs = matches!(Single::take(), Err(SingleError::Taken));
+    let mut findings = vec![
+        ("kernel", kernel_version()),
+        ("privileges", privileges()),
+        ("BPF file system", bpffs(arguments)),
+        ("programs", programs()),
+        ("cgroup2", cgroup2(arguments)),
+    ];
+    match &node {
+        Ok(view) => {
+            findings.push(("uplinks", uplinks(arguments, view)));
+            findings.push(("bridge", bridge(arguments, view)));
+        }
+        Err(error) => findings.push(("interfaces", Bad(format!("{error:#}")))),
+    }
+    findings.push(("tunnel port", tunnel_port(arguments)));
+    if arguments.source == Source::Swarm {
+        findings.push(("Docker", docker(arguments)));
+        findings.push(("certificates", certificates(arguments)));
+    }
+    findings.push(("agent", agent(arguments, agent_runs).await));
+    let mut text = String::new();
+    for (name, finding) in &findings {
+        let (mark, detail) = match finding {
+            Good(detail) => ("ok", detail),
+            Note(detail) => ("note", detail),
+            Bad(detail) => ("FAIL", detail),
+        };
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "{mark:<5} {name:<16} {detail}");
+    }
+    if std::io::stdout().write_all(text.as_bytes()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    if findings.iter().any(|(_, finding)| matches!(finding, Bad(_))) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+async fn read_node() -> anyhow::Result<NodeView> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection);
+    node::read(&handle).await
+}
+
+fn kernel_version() -> Finding {
+    let mut names = MaybeUninit::<libc::utsname>::uninit();
+    // SAFETY: the call fills the struct, whose fields are strings that end with a zero byte.
+    let release = unsafe {
+        if libc::uname(names.as_mut_ptr()) != 0 {
+            return Bad("the kernel does not tell its version".into());
+        }
+        CStr::from_ptr(names.assume_init_ref().release.as_ptr()).to_string_lossy().into_owned()
+    };
+    judge_version(&release)
+}
+
+fn judge_version(release: &str) -> Finding {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (6, 6) => {
+            Good(format!("{release}: programs attach by tcx"))
+        }
+        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => {
+            Good(format!("{release}: programs attach by clsact, tcx came with 6.6"))
+        }
+        (Some(_), Some(_)) => Bad(format!("{release} is too old: the programs need Linux 6.1 or later")),
+        _ => Note(format!("{release}: cannot tell whether this is 6.1 or later")),
+    }
+}
+
+fn privileges() -> Finding {
+    /// Bits of capability numbers in linux/capability.h.
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(effective) = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
+        return Note("/proc/self/status does not tell the capabilities".into());
+    };
+    let loads = effective & SYS_ADMIN != 0 || effective & (BPF | PERFMON) == BPF | PERFMON;
+    match (effective & NET_ADMIN != 0, loads) {
+        (true, true) => Good("programs may be loaded and attached".into()),
+        (false, true) => Bad("NET_ADMIN is missing: add it to cap_add".into()),
+        (true, false) => Bad("SYS_ADMIN (or BPF and PERFMON) is missing: add it to cap_add".into()),
+        (false, false) => {
+            Bad("NET_ADMIN and SYS_ADMIN are missing: run as root, or add them to cap_add".into())
+        }
+    }
+}
+
+fn bpffs(arguments: &RunArguments) -> Finding {
+    let path = arguments.bpffs.display();
+    if pins::is_bpffs(&arguments.bpffs) {
+        Good(format!("mounted at {path}"))
+    } else {
+        Bad(format!(
+            "{path} is none: run `mount -t bpf bpf {path}` on the host and mount it into the container"
+        ))
+    }
+}
+
+fn programs() -> Finding {
+    match kernel::try_load() {
+        Ok(count) => Good(format!("the kernel takes all {count}")),
+        Err(error) => Bad(format!("{error:#}")),
+    }
+}
+
+fn cgroup2(arguments: &RunArguments) -> Finding {
+    let found: Option<PathBuf> = arguments.cgroup.clone().or_else(|| cgroup::root().ok().flatten());
+    match found {
+        Some(path) if path.is_dir() => Good(format!("at {}", path.display())),
+        Some(path) => Bad(format!("there is no folder {}: give the right one with --cgroup", path.display())),
+        None => Bad("none is mounted here: mount the host's /sys/fs/cgroup into the container".into()),
+    }
+}
+
+fn uplinks(arguments: &RunArguments, view: &NodeView) -> Finding {
+    let (uplinks, missing) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
+    if !missing.is_empty() {
+        return Bad(format!("no interface {}: name others with --uplink", missing.join(", ")));
+    }
+    if uplinks.is_empty() {
+        return Bad("no Ethernet interface with an address: name one with --uplink".into());
+    }
+    let names: Vec<_> =
+        uplinks.iter().map(|uplink| format!("{} (MTU {})", uplink.name, uplink.mtu)).collect();
+    Good(names.join(", "))
+}
+
+fn bridge(arguments: &RunArguments, view: &NodeView) -> Finding {
+    match view.by_name(&arguments.bridge) {
+        Some(bridge) => Good(format!("{} is there", bridge.name)),
+        None => Note(format!(
+            "{} is not there yet: Docker makes it when the node joins a Swarm",
+            arguments.bridge
+        )),
+    }
+}
+
+/// Nobody else may listen there: what arrives is taken before it gets to a socket.
+fn tunnel_port(arguments: &RunArguments) -> Finding {
+    let port = arguments.tunnel_port;
+    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Ok(_) => Good(format!("UDP {port} is free; the nodes' firewalls must let it pass between them")),
+        Err(error) => {
+            Bad(format!("UDP {port} is in use ({error}): choose another with --tunnel-port on every node"))
+        }
+    }
+}
+
+fn docker(arguments: &RunArguments) -> Finding {
+    let path = &arguments.docker_sock;
+    match UnixStream::connect(path) {
+        Ok(_) => Good(format!("answers at {}", path.display())),
+        Err(error) => Bad(format!(
+            "nobody answers at {}: {error}; mount Docker's socket into the container, or name it with --docker-sock",
+            path.display()
+        )),
+    }
+}
+
+/// They also tell whether the clock is right.
+fn certificates(arguments: &RunArguments) -> Finding {
+    match Certificates::in_swarm_state(&arguments.swarm_state).identity() {
+        Ok(identity) if identity.expires <= SystemTime::now() => {
+            Bad("this node's certificate has expired: is the clock right, and does the node reach a manager?"
+                .into())
+        }
+        Ok(identity) => Good(format!("node {} of the cluster {}", identity.node_id, identity.cluster_id)),
+        Err(error) => Bad(format!("{error:#}")),
+    }
+}
+
+async fn agent(arguments: &RunArguments, runs: bool) -> Finding {
+    match (runs, status::client::fetch(&arguments.socket).await) {
+        (true, Ok(report)) => Note(format!("version {} runs on this node already", report.agent_version)),
+        (true, Err(_)) => Note("one runs on this node already, in another container".into()),
+        (false, _) => Good("none runs on this node yet".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_judged_by_what_the_programs_need() {
+        assert!(matches!(judge_version("6.18.44-fc"), Good(_)));
+        assert!(matches!(judge_version("6.1.0-42-amd64"), Good(_)));
+        assert!(matches!(judge_version("5.15.0"), Bad(_)));
+        assert!(matches!(judge_version("unknown"), Note(_)));
+    }
+}

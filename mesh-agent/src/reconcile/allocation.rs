@@ -1,0 +1,232 @@
+//! Numbers that the maps are keyed by: backend ids, turns and sets. Pure.
+//!
+//! They are found again in the maps after a restart, so that flows keep their backends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::backend::{Backend, state};
+use mesh_common::frontend::Frontend;
+use mesh_common::net::{Address, Port};
+
+use super::tables::Tables;
+use crate::desired::FrontendId;
+
+/// Which backend an id stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackendOwner {
+    pub frontend: FrontendId,
+    pub task_id: String,
+}
+
+/// What a backend looked like before a restart, when nobody remembers its task: the same place is taken for the same task.
+type Place = (FrontendId, Address, Address, Port, [u8; 6]);
+
+/// There are no more backend ids, or turns, than the maps have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Exhausted {
+    #[error("all {0} backend ids are in use: publish fewer ports, or run fewer tasks behind them")]
+    Backends(u32),
+    #[error("all {0} places for published ports are in use")]
+    Turns(u32),
+}
+
+/// Who has which number.
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    ids: BTreeMap<BackendOwner, u32>,
+    generations: BTreeMap<u32, u32>,
+    restored: BTreeMap<Place, u32>,
+    used_ids: BTreeSet<u32>,
+    next_id: u32,
+    id_capacity: u32,
+    turns: BTreeMap<FrontendId, u32>,
+    used_turns: BTreeSet<u32>,
+    turn_capacity: u32,
+    next_set: u32,
+    pending_sets: BTreeMap<FrontendId, u32>,
+}
+
+impl Allocation {
+    pub fn new(id_capacity: u32, turn_capacity: u32) -> Self {
+        Self {
+            ids: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            used_ids: BTreeSet::new(),
+            next_id: 0,
+            id_capacity,
+            turns: BTreeMap::new(),
+            used_turns: BTreeSet::new(),
+            turn_capacity,
+            next_set: 1,
+            pending_sets: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over the numbers that are in use in the kernel.
+    pub fn restore(&mut self, tables: &Tables) {
+        let mut owners = BTreeMap::new();
+        let sets: BTreeMap<u32, FrontendId> =
+            tables.frontends.iter().map(|(key, frontend)| (frontend.set, *key)).collect();
+        for (slot, id) in &tables.slots {
+            if let Some(frontend) = sets.get(&slot.set) {
+                owners.insert(*id, *frontend);
+            }
+        }
+        for (id, backend) in &tables.backends {
+            self.generations.insert(*id, backend.generation);
+            if backend.state == state::DOWN {
+                continue;
+            }
+            self.used_ids.insert(*id);
+            self.next_id = self.next_id.max(id + 1);
+            if let Some(frontend) = owners.get(id) {
+                self.restored.insert(place(*frontend, backend), *id);
+            }
+        }
+        for (key, frontend) in &tables.frontends {
+            self.turns.insert(*key, frontend.turn);
+            self.used_turns.insert(frontend.turn);
+            self.next_set = self.next_set.max(frontend.set + 1);
+        }
+        let highest = tables.slots.keys().map(|slot| slot.set + 1).max();
+        self.next_set = self.next_set.max(highest.unwrap_or(1));
+    }
+
+    /// The id of a backend, and the generation that goes with it.
+    pub fn id(&mut self, owner: &BackendOwner, backend: &Backend) -> Result<(u32, u32), Exhausted> {
+        if let Some(id) = self.ids.get(owner) {
+            return Ok((*id, self.generation(*id)));
+        }
+        let id = match self.restored.remove(&place(owner.frontend, backend)) {
+            Some(id) => id,
+            None => self.free_id()?,
+        };
+        self.ids.insert(owner.clone(), id);
+        Ok((id, self.generation(id)))
+    }
+
+    /// The id of a backend that has one.
+    pub fn known_id(&self, owner: &BackendOwner) -> Option<u32> {
+        self.ids.get(owner).copied()
+    }
+
+    /// Ids whose backends are none of `wanted`; they are not given out again before [`Self::release`].
+    pub fn unwanted(&self, wanted: &BTreeSet<BackendOwner>) -> Vec<u32> {
+        let known: BTreeSet<u32> =
+            self.ids.iter().filter(|(owner, _)| wanted.contains(*owner)).map(|(_, id)| *id).collect();
+        self.used_ids.difference(&known).copied().collect()
+    }
+
+    /// An id whose backend is down in the kernel may be given out again, under another generation.
+    pub fn release(&mut self, id: u32) {
+        self.used_ids.remove(&id);
+        self.ids.retain(|_, used| *used != id);
+        self.restored.retain(|_, used| *used != id);
+        let generation = self.generation(id).wrapping_add(1);
+        self.generations.insert(id, generation);
+    }
+
+    /// The frontend's index into `TURNS`, the same for as long as it lives.
+    pub fn turn(&mut self, frontend: FrontendId) -> Result<u32, Exhausted> {
+        if let Some(turn) = self.turns.get(&frontend) {
+            return Ok(*turn);
+        }
+        let free = (0..self.turn_capacity).find(|turn| !self.used_turns.contains(turn));
+        let turn = free.ok_or(Exhausted::Turns(self.turn_capacity))?;
+        self.turns.insert(frontend, turn);
+        self.used_turns.insert(turn);
+        Ok(turn)
+    }
+
+    pub fn release_turn(&mut self, frontend: FrontendId) {
+        self.pending_sets.remove(&frontend);
+        if let Some(turn) = self.turns.remove(&frontend) {
+            self.used_turns.remove(&turn);
+        }
+    }
+
+    /// A set number that no packet has seen. It stays the same until the frontend points to it, so that a set whose slots
+    /// could be written only in part is completed, not begun again.
+    pub fn new_set(&mut self, key: FrontendId, current: Option<&Frontend>) -> u32 {
+        let in_use = current.map(|frontend| frontend.set);
+        if let Some(set) = self.pending_sets.get(&key)
+            && Some(*set) != in_use
+        {
+            return *set;
+        }
+        let set = self.next_set;
+        self.next_set = self.next_set.wrapping_add(1);
+        self.pending_sets.insert(key, set);
+        set
+    }
+
+    /// Ids are given out in a circle, so that a flow that still has one in mind finds it unused, not reused.
+    fn free_id(&mut self) -> Result<u32, Exhausted> {
+        let circle = (self.next_id..self.id_capacity).chain(0..self.next_id.min(self.id_capacity));
+        let id = circle
+            .into_iter()
+            .find(|id| !self.used_ids.contains(id))
+            .ok_or(Exhausted::Backends(self.id_capacity))?;
+        self.used_ids.insert(id);
+        self.next_id = (id + 1) % self.id_capacity;
+        Ok(id)
+    }
+
+    fn generation(&self, id: u32) -> u32 {
+        self.generations.get(&id).copied().unwrap_or(1)
+    }
+}
+
+fn place(frontend: FrontendId, backend: &Backend) -> Place {
+    (frontend, backend.node, backend.identity, backend.port, backend.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::frontend::SlotKey;
+
+    use super::*;
+    use crate::swarm::snapshot::Protocol;
+
+    const FRONTEND: FrontendId = FrontendId::Published { port: 80, protocol: Protocol::Tcp };
+
+    fn owner(task: &str) -> BackendOwner {
+        BackendOwner { frontend: FRONTEND, task_id: task.into() }
+    }
+
+    fn backend(last: u8) -> Backend {
+        Backend { identity: Address::new([10, 0, 0, last]), port: Port::new(80), ..Backend::default() }
+    }
+
+    #[test]
+    fn an_id_comes_back_last_and_under_another_generation() {
+        let mut allocation = Allocation::new(3, 4);
+        assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((0, 1)));
+        assert_eq!(allocation.id(&owner("b"), &backend(2)), Ok((1, 1)));
+        assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((0, 1)));
+        allocation.release(0);
+        assert_eq!(allocation.id(&owner("c"), &backend(3)), Ok((2, 1)));
+        assert_eq!(allocation.id(&owner("d"), &backend(4)), Ok((0, 2)));
+        assert_eq!(allocation.id(&owner("e"), &backend(5)), Err(Exhausted::Backends(3)));
+    }
+
+    #[test]
+    fn a_restart_finds_the_ids_again() {
+        let live = Backend { generation: 7, state: state::ACTIVE, ..backend(1) };
+        let gone = Backend { generation: 3, state: state::DOWN, ..backend(2) };
+        let tables = Tables {
+            frontends: BTreeMap::from([(FRONTEND, Frontend { turn: 5, set: 9, count: 1, padding: 0 })]),
+            slots: BTreeMap::from([(SlotKey { set: 9, slot: 0 }, 4)]),
+            backends: BTreeMap::from([(4, live), (1, gone)]),
+            ..Tables::default()
+        };
+        let mut allocation = Allocation::new(16, 16);
+        allocation.restore(&tables);
+        assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((4, 7)));
+        assert_eq!(allocation.turn(FRONTEND), Ok(5));
+        assert_eq!(allocation.new_set(FRONTEND, tables.frontends.get(&FRONTEND)), 10);
+        assert!(allocation.unwanted(&BTreeSet::from([owner("a")])).is_empty());
+        assert_eq!(allocation.unwanted(&BTreeSet::new()), [4]);
+    }
+}

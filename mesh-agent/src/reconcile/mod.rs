@@ -1,0 +1,13 @@
+//! From what must be true to what is in the kernel: a pure plan, and a small loop that carries it out.
+//!
+//! ```text
+//! Desired + NodeView ─► plan (against Tables, which mirror the kernel's maps) ─► operations ─► Dataplane
+//! ```
+//!
+//! Make before break: backends, then the slots of a new set, then the frontend that points to it; what is not needed any
+//! more goes last, after the packets that may still look at it have passed.
+
+pub mod allocation;
+pub mod plan;
+pub mod reconciler;
+pub mod tables;

@@ -1,0 +1,238 @@
+//! What has to be done so that the kernel's tables say what is desired. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::backend::{self, Backend as KernelBackend, state};
+use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey};
+use mesh_common::net::{Address, Port, protocol};
+use mesh_common::settings::Settings;
+
+use super::allocation::{Allocation, BackendOwner, Exhausted};
+use super::tables::{Operation, Tables};
+use crate::desired::{Backend, Desired, Frontend, FrontendId, Home, State, protocol_number};
+
+/// What the plan needs to know of this node besides what is desired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub settings: Settings,
+    pub addresses: BTreeSet<Address>,
+    /// Interface index towards each peer; `default_uplink` for those that are not in it.
+    pub uplinks: BTreeMap<Address, u32>,
+    pub default_uplink: u32,
+    /// Cookies of the network namespaces whose queries the resolver answers.
+    pub askers: BTreeSet<u64>,
+}
+
+/// Operations in the order in which they must be done. An operation that fails ends its group; the other groups go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What frontends need to be there before them.
+    pub before: Vec<Operation>,
+    pub frontends: BTreeMap<FrontendId, Vec<Operation>>,
+    /// Which packets are looked at.
+    pub ports: Vec<Operation>,
+    /// What is not used any more once all of the above is done, and the packets on their way have passed.
+    pub after: Vec<Operation>,
+    /// Frontends that are gone: their turns are free once `after` is done.
+    pub ended: Vec<FrontendId>,
+    /// Ids that are free once `after` is done.
+    pub released: Vec<u32>,
+    /// Frontends that cannot be served for want of room.
+    pub impossible: BTreeMap<FrontendId, Exhausted>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty()
+            && self.ports.is_empty()
+            && self.after.is_empty()
+            && self.frontends.values().all(Vec::is_empty)
+    }
+}
+
+/// The way from `tables` to `desired`.
+pub fn plan(desired: &Desired, node: &NodeFacts, tables: &Tables, allocation: &mut Allocation) -> Plan {
+    let mut plan = Plan::default();
+    plan_node(&mut plan, desired, node, tables);
+    let mut wanted = BTreeSet::new();
+    for (id, frontend) in &desired.frontends {
+        match plan_frontend(*id, frontend, node, tables, allocation, &mut wanted) {
+            Ok(operations) if operations.is_empty() => {}
+            Ok(operations) => {
+                plan.frontends.insert(*id, operations);
+            }
+            Err(exhausted) => {
+                plan.impossible.insert(*id, exhausted);
+            }
+        }
+    }
+    plan_ports(&mut plan, desired, node, tables);
+    plan_ends(&mut plan, desired, tables, allocation, &wanted);
+    plan
+}
+
+fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tables) {
+    if tables.settings != Some(node.settings) {
+        plan.before.push(Operation::SetSettings(node.settings));
+    }
+    let addresses = &node.addresses;
+    plan.before.extend(addresses.difference(&tables.addresses).copied().map(Operation::AddAddress));
+    plan.after.extend(tables.addresses.difference(addresses).copied().map(Operation::DeleteAddress));
+
+    let peers: BTreeSet<Address> = desired.peers.iter().copied().map(Address::from).collect();
+    plan.before.extend(peers.difference(&tables.peers).copied().map(Operation::AddPeer));
+    plan.after.extend(tables.peers.difference(&peers).copied().map(Operation::DeletePeer));
+
+    let askers = &node.askers;
+    plan.before.extend(askers.difference(&tables.askers).copied().map(Operation::AddAsker));
+    plan.after.extend(tables.askers.difference(askers).copied().map(Operation::DeleteAsker));
+
+    for (key, task) in &desired.deliveries {
+        if tables.tasks.get(key) != Some(task) {
+            plan.before.push(Operation::SetTask(*key, *task));
+        }
+    }
+    let gone = tables.tasks.keys().filter(|key| !desired.deliveries.contains_key(*key));
+    plan.after.extend(gone.copied().map(Operation::DeleteTask));
+}
+
+/// Backends first, then the slots of the new set, then the frontend itself: one write that a packet sees or does not.
+fn plan_frontend(
+    id: FrontendId,
+    frontend: &Frontend,
+    node: &NodeFacts,
+    tables: &Tables,
+    allocation: &mut Allocation,
+    wanted: &mut BTreeSet<BackendOwner>,
+) -> Result<Vec<Operation>, Exhausted> {
+    let mut operations = Vec::new();
+    let mut active = Vec::new();
+    let mut leaving = Vec::new();
+    for (task_id, backend) in &frontend.backends {
+        let owner = BackendOwner { frontend: id, task_id: task_id.clone() };
+        let mut value = kernel_backend(backend, node);
+        let (backend_id, generation) = allocation.id(&owner, &value)?;
+        value.generation = generation;
+        wanted.insert(owner);
+        let known = tables.backends.get(&backend_id);
+        let differs = known != Some(&value);
+        if known.is_none_or(|known| known.generation != generation) {
+            operations.push(Operation::ClearCounters(backend_id));
+        }
+        if backend.state == State::Active {
+            active.push(backend_id);
+            operations.extend(differs.then_some(Operation::SetBackend(backend_id, value)));
+        } else {
+            leaving.extend(differs.then_some(Operation::SetBackend(backend_id, value)));
+        }
+    }
+    let current = tables.frontends.get(&id);
+    if current.is_none_or(|current| slots(current, tables) != active) {
+        let set = allocation.new_set(id, current);
+        for (backend, slot) in active.iter().zip(0..) {
+            let slot = SlotKey { set, slot };
+            if tables.slots.get(&slot) != Some(backend) {
+                operations.push(Operation::SetSlot(slot, *backend));
+            }
+        }
+        let value =
+            KernelFrontend { turn: allocation.turn(id)?, set, count: active.len() as u32, padding: 0 };
+        operations.push(Operation::SetFrontend(id, value));
+    }
+    // A backend stops being active only when no set gives it new flows any more.
+    operations.extend(leaving);
+    Ok(operations)
+}
+
+/// A port's bit is set when there is a frontend behind it. The tunnel's own port is among them: one test is enough for
+/// the packets that are not ours.
+fn plan_ports(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tables) {
+    let mut words = BTreeMap::<u32, u64>::new();
+    let published = desired.frontends.keys().filter_map(|id| match id {
+        FrontendId::Published { port, protocol } => Some((protocol_number(*protocol), Port::new(*port))),
+        FrontendId::Vip { .. } => None,
+    });
+    for (protocol, port) in published.chain([(protocol::UDP, node.settings.tunnel_port)]) {
+        let bit = PortBit::of(protocol, port);
+        *words.entry(bit.word).or_default() |= bit.mask;
+    }
+    for word in tables.ports.keys().chain(words.keys()).copied().collect::<BTreeSet<_>>() {
+        let (now, then) = (tables.ports.get(&word).copied(), words.get(&word).copied());
+        if now != then {
+            plan.ports.push(Operation::SetPorts(word, then.unwrap_or(0)));
+        }
+    }
+}
+
+fn plan_ends(
+    plan: &mut Plan,
+    desired: &Desired,
+    tables: &Tables,
+    allocation: &Allocation,
+    wanted: &BTreeSet<BackendOwner>,
+) {
+    for gone in tables.frontends.keys().filter(|id| !desired.frontends.contains_key(id)) {
+        plan.after.push(Operation::DeleteFrontend(*gone));
+        plan.ended.push(*gone);
+    }
+    for id in allocation.unwanted(wanted) {
+        plan.released.push(id);
+        if let Some(backend) = tables.backends.get(&id).filter(|backend| backend.state != state::DOWN) {
+            plan.after.push(Operation::SetBackend(id, KernelBackend { state: state::DOWN, ..*backend }));
+        }
+    }
+    let mut changed = BTreeSet::new();
+    for operation in plan.frontends.values().flatten() {
+        if let Operation::SetFrontend(id, _) = operation {
+            changed.insert(*id);
+        }
+    }
+    let live = tables
+        .frontends
+        .iter()
+        .filter(|(id, _)| desired.frontends.contains_key(id) && !changed.contains(*id));
+    let counts: BTreeMap<u32, u32> = live.map(|(_, frontend)| (frontend.set, frontend.count)).collect();
+    let in_use = |slot: &SlotKey| counts.get(&slot.set).is_some_and(|count| slot.slot < *count);
+    let written: BTreeSet<u32> = plan.frontends.values().flatten().filter_map(new_set).collect();
+    let stale = tables.slots.keys().filter(|slot| !in_use(slot) && !written.contains(&slot.set));
+    plan.after.extend(stale.copied().map(Operation::DeleteSlot));
+}
+
+fn new_set(operation: &Operation) -> Option<u32> {
+    if let Operation::SetFrontend(_, frontend) = operation { Some(frontend.set) } else { None }
+}
+
+/// The backends of a frontend in the order of its slots.
+fn slots(frontend: &KernelFrontend, tables: &Tables) -> Vec<u32> {
+    (0..frontend.count)
+        .filter_map(|slot| tables.slots.get(&SlotKey { set: frontend.set, slot }).copied())
+        .collect()
+}
+
+fn kernel_backend(backend: &Backend, node: &NodeFacts) -> KernelBackend {
+    let mut value = KernelBackend {
+        identity: backend.identity.into(),
+        port: Port::new(backend.port),
+        state: match backend.state {
+            State::Active => backend::state::ACTIVE,
+            State::Draining => backend::state::DRAINING,
+        },
+        flags: backend.return_by.flags(),
+        ..KernelBackend::default()
+    };
+    match backend.home {
+        Home::Here(endpoint) => {
+            value.bridge = endpoint.address.into();
+            value.mac = endpoint.mac;
+        }
+        Home::Overlay(mac) => value.mac = mac,
+        Home::There(address) => {
+            value.node = address.into();
+            value.uplink = node.uplinks.get(&value.node).copied().unwrap_or(node.default_uplink);
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests;

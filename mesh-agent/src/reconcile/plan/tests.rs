@@ -1,0 +1,121 @@
+//! Any change of what is desired ends in tables that say it, and never points a packet at what is not there.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::desired::{Policy, Return};
+use crate::swarm::snapshot::Protocol;
+
+fn backend(last: u8, state: State) -> Backend {
+    Backend {
+        task_name: format!("web.{last}"),
+        node_id: "n2".into(),
+        home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
+        identity: Ipv4Addr::new(10, 0, 0, last),
+        port: 80,
+        state,
+        return_by: Return::Tunnel,
+        since: 0,
+    }
+}
+
+/// For each port the tasks behind it, and whether they are active.
+fn desired(ports: &BTreeMap<u16, BTreeMap<u8, bool>>) -> Desired {
+    let frontends = ports.iter().map(|(port, tasks)| {
+        let state = |active| if active { State::Active } else { State::Draining };
+        let backends =
+            tasks.iter().map(|(last, active)| (format!("t{last}"), backend(*last, state(*active))));
+        let frontend =
+            Frontend { service_id: "s".into(), policy: Policy::default(), backends: backends.collect() };
+        (FrontendId::Published { port: *port, protocol: Protocol::Tcp }, frontend)
+    });
+    Desired { frontends: frontends.collect(), ..Desired::default() }
+}
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        settings: Settings { tunnel_port: Port::new(4799), ..Settings::default() },
+        ..NodeFacts::default()
+    }
+}
+
+/// Carries a plan out, and looks at every step whether packets find what they are sent to.
+fn carry_out(plan: &Plan, tables: &mut Tables, allocation: &mut Allocation) {
+    for operation in
+        plan.before.iter().chain(plan.frontends.values().flatten()).chain(&plan.ports).chain(&plan.after)
+    {
+        tables.apply(operation);
+        for frontend in tables.frontends.values() {
+            let slots = slots(frontend, tables);
+            assert_eq!(slots.len(), frontend.count as usize, "after {operation:?}");
+            for id in slots {
+                assert_eq!(tables.backends[&id].state, state::ACTIVE, "after {operation:?}");
+            }
+        }
+    }
+    plan.released.iter().for_each(|id| allocation.release(*id));
+    plan.ended.iter().for_each(|id| allocation.release_turn(*id));
+}
+
+fn number(id: FrontendId) -> u16 {
+    match id {
+        FrontendId::Published { port, .. } => port,
+        FrontendId::Vip { .. } => 0,
+    }
+}
+
+/// The active tasks behind each port, as a packet finds them.
+fn served(tables: &Tables) -> BTreeMap<u16, BTreeSet<u8>> {
+    let tasks = |frontend: &KernelFrontend| {
+        slots(frontend, tables).iter().map(|id| tables.backends[id].identity.octets()[3]).collect()
+    };
+    tables.frontends.iter().map(|(id, frontend)| (number(*id), tasks(frontend))).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_step_of_every_change_leaves_frontends_whole(
+        steps in prop::collection::vec(
+            prop::collection::btree_map(1_u16..4, prop::collection::btree_map(1_u8..6, any::<bool>(), 0..5), 0..4),
+            1..6,
+        )
+    ) {
+        let (mut tables, mut allocation) = (Tables::default(), Allocation::new(64, 16));
+        for ports in &steps {
+            let desired = desired(ports);
+            let step = plan(&desired, &node(), &tables, &mut allocation);
+            carry_out(&step, &mut tables, &mut allocation);
+
+            let active = |tasks: &BTreeMap<u8, bool>| tasks.iter().filter(|(_, active)| **active).map(|(last, _)| *last).collect();
+            prop_assert_eq!(served(&tables), ports.iter().map(|(port, tasks)| (*port, active(tasks))).collect());
+            prop_assert_eq!(tables.slots.len(), tables.frontends.values().map(|frontend| frontend.count as usize).sum::<usize>());
+            let again = plan(&desired, &node(), &tables, &mut allocation);
+            prop_assert!(again.is_empty(), "{:?}", again);
+        }
+    }
+}
+
+#[test]
+fn a_task_that_stays_keeps_its_id_when_others_come_and_go() {
+    let (mut tables, mut allocation) = (Tables::default(), Allocation::new(64, 16));
+    let mut ids = Vec::new();
+    for tasks in [vec![1, 2], vec![2, 3], vec![2]] {
+        let ports = BTreeMap::from([(80, tasks.into_iter().map(|last| (last, true)).collect())]);
+        let step = plan(&desired(&ports), &node(), &tables, &mut allocation);
+        carry_out(&step, &mut tables, &mut allocation);
+        ids.push(allocation.known_id(&BackendOwner {
+            frontend: FrontendId::Published { port: 80, protocol: Protocol::Tcp },
+            task_id: "t2".into(),
+        }));
+    }
+    assert_eq!(ids, [Some(1), Some(1), Some(1)]);
+}
+
+#[test]
+fn the_tunnels_port_passes_the_first_test() {
+    let step = plan(&Desired::default(), &node(), &Tables::default(), &mut Allocation::new(4, 4));
+    let bit = PortBit::of(protocol::UDP, Port::new(4799));
+    assert_eq!(step.ports, [Operation::SetPorts(bit.word, bit.mask)]);
+}

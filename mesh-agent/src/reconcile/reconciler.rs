@@ -1,0 +1,273 @@
+//! Carries plans out, remembers what is in the kernel, and says what could not be done.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use mesh_common::maps;
+use tracing::{debug, info, warn};
+
+use super::allocation::{Allocation, BackendOwner};
+use super::plan::{NodeFacts, Plan, plan};
+use super::tables::{Operation, Tables};
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::desired::{Desired, FrontendId};
+
+/// Keeps a dataplane what it should be.
+#[derive(Debug)]
+pub struct Reconciler<D> {
+    dataplane: D,
+    tables: Tables,
+    allocation: Allocation,
+    problems: Problems,
+    last_update: Duration,
+}
+
+/// What could not be done in the last round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    pub frontends: BTreeMap<FrontendId, String>,
+    pub node: Option<String>,
+}
+
+impl Problems {
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.node.is_none()
+    }
+}
+
+/// The second half of a round: what is taken away when the packets on their way have passed.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Rest {
+    plan: Plan,
+}
+
+impl Rest {
+    pub fn is_empty(&self) -> bool {
+        self.plan.after.is_empty() && self.plan.released.is_empty() && self.plan.ended.is_empty()
+    }
+}
+
+impl<D: Dataplane> Reconciler<D> {
+    /// Takes over what the dataplane holds.
+    pub fn new(dataplane: D) -> Result<Self, DataplaneError> {
+        let tables = dataplane.dump()?;
+        let mut allocation = Allocation::new(maps::BACKENDS, maps::FRONTENDS);
+        allocation.restore(&tables);
+        if !tables.frontends.is_empty() {
+            info!(frontends = tables.frontends.len(), "taking over the tables that are in the kernel");
+        }
+        Ok(Self { dataplane, tables, allocation, problems: Problems::default(), last_update: Duration::ZERO })
+    }
+
+    /// The first half of a round: everything that packets may need from now on.
+    pub fn begin(&mut self, desired: &Desired, node: &NodeFacts) -> Rest {
+        let begin = Instant::now();
+        let plan = plan(desired, node, &self.tables, &mut self.allocation);
+        let mut problems = Problems::default();
+        for (id, exhausted) in &plan.impossible {
+            problems.frontends.insert(*id, exhausted.to_string());
+        }
+        if let Err(error) = self.apply_all(&plan.before) {
+            problems.node = Some(format!("{error:#}"));
+        }
+        for (id, operations) in &plan.frontends {
+            if let Err(error) = self.apply_all(operations) {
+                problems.frontends.insert(*id, format!("{error:#}"));
+            }
+        }
+        if let Err(error) = self.apply_all(&plan.ports) {
+            problems.node = Some(format!("{error:#}"));
+        }
+        if !plan.is_empty() {
+            self.last_update = begin.elapsed();
+            debug!(frontends = plan.frontends.len(), "tables changed");
+        }
+        let complete = problems.is_empty();
+        self.note(problems);
+        // What is still in use because its successor could not be set must stay.
+        if complete { Rest { plan } } else { Rest::default() }
+    }
+
+    /// The second half.
+    pub fn finish(&mut self, rest: &Rest) {
+        if let Err(error) = self.apply_all(&rest.plan.after) {
+            let node = Some(format!("{error:#}"));
+            self.note(Problems { node, ..self.problems.clone() });
+            return;
+        }
+        for id in &rest.plan.released {
+            self.allocation.release(*id);
+        }
+        for frontend in &rest.plan.ended {
+            self.allocation.release_turn(*frontend);
+        }
+    }
+
+    /// Looks at the kernel again, should anybody else have changed the maps.
+    pub fn refresh(&mut self) {
+        match self.dataplane.dump() {
+            Ok(tables) => {
+                if tables != self.tables {
+                    warn!("the tables in the kernel are not what was written: putting them right");
+                    self.tables = tables;
+                }
+            }
+            Err(error) => warn!("the tables cannot be read: {error:#}"),
+        }
+    }
+
+    /// What the dataplane holds that it should not, and the other way round. Changes nothing.
+    pub fn differences(&self, desired: &Desired, node: &NodeFacts) -> Result<Vec<String>, DataplaneError> {
+        let tables = self.dataplane.dump()?;
+        let plan = plan(desired, node, &tables, &mut self.allocation.clone());
+        let operations = plan.before.iter().chain(plan.frontends.values().flatten());
+        let missing =
+            operations.chain(&plan.ports).map(|operation| format!("the kernel lacks: {operation:?}"));
+        let surplus = plan.after.iter().map(|operation| format!("the kernel has too much: {operation:?}"));
+        Ok(missing.chain(surplus).collect())
+    }
+
+    pub fn problems(&self) -> &Problems {
+        &self.problems
+    }
+
+    /// Id and generation of a task's backend.
+    pub fn backend(&self, frontend: FrontendId, task_id: &str) -> Option<(u32, u32)> {
+        let owner = BackendOwner { frontend, task_id: task_id.to_owned() };
+        let id = self.allocation.known_id(&owner)?;
+        self.tables.backends.get(&id).map(|backend| (id, backend.generation))
+    }
+
+    /// How long the last round that changed something took, without its second half.
+    pub fn last_update(&self) -> Duration {
+        self.last_update
+    }
+
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    fn apply_all(&mut self, operations: &[Operation]) -> Result<(), DataplaneError> {
+        for operation in operations {
+            self.dataplane.apply(operation)?;
+            self.tables.apply(operation);
+        }
+        Ok(())
+    }
+
+    /// Each problem is told once when it begins, and once when it ends.
+    fn note(&mut self, problems: Problems) {
+        for (frontend, problem) in &problems.frontends {
+            if self.problems.frontends.get(frontend) != Some(problem) {
+                warn!(%frontend, "cannot be served as it should, trying again: {problem}");
+            }
+        }
+        if let Some(problem) = &problems.node
+            && self.problems.node.as_ref() != Some(problem)
+        {
+            warn!("the tables cannot be changed, trying again: {problem}");
+        }
+        if problems.is_empty() && !self.problems.is_empty() {
+            info!("all tables are as they should be again");
+        }
+        self.problems = problems;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use mesh_common::backend::state;
+    use mesh_common::frontend::SlotKey;
+
+    use super::*;
+    use crate::dataplane::memory::Memory;
+    use crate::desired::{Backend, Frontend, Home, Policy, Return, State};
+    use crate::swarm::snapshot::Protocol;
+
+    const WEB: FrontendId = FrontendId::Published { port: 80, protocol: Protocol::Tcp };
+
+    fn desired(tasks: &[u8]) -> Desired {
+        let backends = tasks.iter().map(|last| {
+            let backend = Backend {
+                task_name: format!("web.{last}"),
+                node_id: "n2".into(),
+                home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
+                identity: Ipv4Addr::new(10, 0, 0, *last),
+                port: 80,
+                state: State::Active,
+                return_by: Return::Tunnel,
+                since: 0,
+            };
+            (format!("t{last}"), backend)
+        });
+        let frontend =
+            Frontend { service_id: "s".into(), policy: Policy::default(), backends: backends.collect() };
+        Desired { frontends: BTreeMap::from([(WEB, frontend)]), ..Desired::default() }
+    }
+
+    fn round<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired) {
+        let rest = reconciler.begin(desired, &NodeFacts::default());
+        reconciler.finish(&rest);
+    }
+
+    #[test]
+    fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
+        let mut reconciler = Reconciler::new(Memory { failing: 3, ..Memory::default() }).unwrap();
+        for tasks in [&[1, 2, 3][..], &[2, 3], &[4, 5, 6, 7], &[]] {
+            let desired = desired(tasks);
+            for _ in 0..20 {
+                round(&mut reconciler, &desired);
+                for frontend in reconciler.tables.frontends.values() {
+                    for slot in 0..frontend.count {
+                        let id = reconciler.tables.slots[&SlotKey { set: frontend.set, slot }];
+                        assert_eq!(reconciler.tables.backends[&id].state, state::ACTIVE);
+                    }
+                }
+            }
+            assert_eq!(reconciler.problems(), &Problems::default());
+            assert_eq!(reconciler.tables.frontends[&WEB].count as usize, tasks.len());
+            assert_eq!(reconciler.tables, reconciler.dataplane.tables);
+        }
+    }
+
+    #[test]
+    fn a_problem_is_named_at_its_frontend_until_it_is_gone() {
+        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        // Node facts and ports take one write each; the third one is the frontend's.
+        reconciler.dataplane.failing = 3;
+        round(&mut reconciler, &desired(&[1]));
+        assert!(reconciler.problems().frontends.contains_key(&WEB), "{:?}", reconciler.problems());
+        reconciler.dataplane.failing = 0;
+        round(&mut reconciler, &desired(&[1]));
+        assert!(reconciler.problems().is_empty());
+    }
+
+    #[test]
+    fn an_agent_that_starts_again_changes_nothing() {
+        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        round(&mut reconciler, &desired(&[1, 2, 3]));
+        let before = reconciler.dataplane.tables.clone();
+
+        let memory = Memory { tables: before.clone(), ..Memory::default() };
+        let mut reconciler = Reconciler::new(memory).unwrap();
+        let rest = reconciler.begin(&desired(&[1, 2, 3]), &NodeFacts::default());
+        assert!(rest.plan.is_empty(), "{:?}", rest.plan);
+        reconciler.finish(&rest);
+        assert_eq!(reconciler.dataplane.tables, before);
+    }
+
+    #[test]
+    fn somebody_elses_change_is_put_right() {
+        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        round(&mut reconciler, &desired(&[1, 2]));
+        let before = reconciler.dataplane.tables.clone();
+        reconciler.dataplane.tables.frontends.clear();
+        reconciler.refresh();
+        round(&mut reconciler, &desired(&[1, 2]));
+        assert_eq!(reconciler.dataplane.tables.frontends.len(), before.frontends.len());
+        assert_eq!(reconciler.dataplane.tables.slots.len(), 2);
+    }
+}

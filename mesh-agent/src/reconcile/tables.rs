@@ -1,0 +1,103 @@
+//! What is in the kernel's maps, and the changes that can be made to it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::backend::{Backend, LocalTask, TaskKey};
+use mesh_common::frontend::{Frontend, SlotKey};
+use mesh_common::net::Address;
+use mesh_common::settings::Settings;
+
+use crate::desired::FrontendId;
+
+/// A mirror of the maps that the agent writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    pub settings: Option<Settings>,
+    pub addresses: BTreeSet<Address>,
+    pub peers: BTreeSet<Address>,
+    /// Words of `PORTS` that are not 0.
+    pub ports: BTreeMap<u32, u64>,
+    pub frontends: BTreeMap<FrontendId, Frontend>,
+    pub slots: BTreeMap<SlotKey, u32>,
+    /// Ids that were ever used.
+    pub backends: BTreeMap<u32, Backend>,
+    pub tasks: BTreeMap<TaskKey, LocalTask>,
+    pub askers: BTreeSet<u64>,
+}
+
+/// One change of one map. All of them may be done twice; deleting what is not there succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    SetSettings(Settings),
+    AddAddress(Address),
+    DeleteAddress(Address),
+    AddPeer(Address),
+    DeletePeer(Address),
+    SetPorts(u32, u64),
+    SetFrontend(FrontendId, Frontend),
+    DeleteFrontend(FrontendId),
+    SetSlot(SlotKey, u32),
+    DeleteSlot(SlotKey),
+    SetBackend(u32, Backend),
+    /// What was counted for an earlier backend with this id.
+    ClearCounters(u32),
+    SetTask(TaskKey, LocalTask),
+    DeleteTask(TaskKey),
+    AddAsker(u64),
+    DeleteAsker(u64),
+}
+
+impl Tables {
+    /// Notes that an operation was carried out.
+    pub fn apply(&mut self, operation: &Operation) {
+        match *operation {
+            Operation::SetSettings(settings) => self.settings = Some(settings),
+            Operation::AddAddress(address) => {
+                self.addresses.insert(address);
+            }
+            Operation::DeleteAddress(address) => {
+                self.addresses.remove(&address);
+            }
+            Operation::AddPeer(address) => {
+                self.peers.insert(address);
+            }
+            Operation::DeletePeer(address) => {
+                self.peers.remove(&address);
+            }
+            Operation::SetPorts(word, 0) => {
+                self.ports.remove(&word);
+            }
+            Operation::SetPorts(word, bits) => {
+                self.ports.insert(word, bits);
+            }
+            Operation::SetFrontend(key, frontend) => {
+                self.frontends.insert(key, frontend);
+            }
+            Operation::DeleteFrontend(key) => {
+                self.frontends.remove(&key);
+            }
+            Operation::SetSlot(key, backend) => {
+                self.slots.insert(key, backend);
+            }
+            Operation::DeleteSlot(key) => {
+                self.slots.remove(&key);
+            }
+            Operation::SetBackend(id, backend) => {
+                self.backends.insert(id, backend);
+            }
+            Operation::ClearCounters(_) => {}
+            Operation::SetTask(key, task) => {
+                self.tasks.insert(key, task);
+            }
+            Operation::DeleteTask(key) => {
+                self.tasks.remove(&key);
+            }
+            Operation::AddAsker(cookie) => {
+                self.askers.insert(cookie);
+            }
+            Operation::DeleteAsker(cookie) => {
+                self.askers.remove(&cookie);
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Counters for Prometheus, at `/metrics`: made from the same report that `status` shows.
+
+use std::convert::Infallible;
+use std::fmt::{Display, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use mesh_common::outcome::Outcome;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::report::{BackendRow, BackendState, Report};
+use super::server::ReportSource;
+
+/// For one connection, whatever it asks.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves the metrics for as long as the process lives; an address that cannot be had is tried again.
+pub async fn serve(address: SocketAddr, source: Arc<dyn ReportSource>) -> Infallible {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                warn!("metrics cannot be served at {address}: {error}; --metrics chooses another address");
+                sleep(Duration::from_secs(30)).await;
+            }
+        }
+    };
+    info!("metrics are served at http://{address}/metrics");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let source = source.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(|request| answer(request, source.as_ref()));
+                    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    if let Ok(Err(error)) = timeout(PATIENCE, connection).await {
+                        debug!("a request for metrics ended early: {error}");
+                    }
+                });
+            }
+            Err(error) => {
+                debug!("cannot accept a connection at {address}: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    source: &dyn ReportSource,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = if request.uri().path() == "/metrics" {
+        Response::new(Full::from(render(&source.report().await)))
+    } else {
+        let mut response = Response::new(Full::from("metrics are at /metrics\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response
+    };
+    let text = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    Ok(response)
+}
+
+/// The report in Prometheus' text format. Pure.
+pub fn render(report: &Report) -> String {
+    let mut page = Page::default();
+    backends(&mut page, report);
+    packets(&mut page, report);
+    source(&mut page, report);
+    names(&mut page, report);
+    page.text
+}
+
+/// Name, help, and where the value is.
+type Counter = (&'static str, &'static str, fn(&BackendRow) -> u64);
+
+fn backends(page: &mut Page, report: &Report) {
+    page.family("mesh_backends", "gauge", "Backends by state");
+    for state in [BackendState::Active, BackendState::Draining, BackendState::Down] {
+        let count = report.backends.iter().filter(|row| row.state == state).count();
+        page.sample("mesh_backends", &[("state", &state)], count as f64);
+    }
+    let counters: [Counter; 3] = [
+        ("mesh_connections_total", "Flows given to a backend by this node", |row| row.connections_total),
+        ("mesh_packets_total", "Packets from clients to a backend", |row| row.packets_total),
+        ("mesh_bytes_total", "Bytes from clients to a backend, IP headers included", |row| row.bytes_total),
+    ];
+    for (name, help, value) in counters {
+        page.family(name, "counter", help);
+        for row in &report.backends {
+            let (port, protocol) = published(&row.frontend);
+            let labels: [(&str, &dyn Display); 6] = [
+                ("service_name", &row.service),
+                ("frontend", &row.frontend),
+                ("published_port", &port),
+                ("protocol", &protocol),
+                ("node", &row.node),
+                ("task", &row.task),
+            ];
+            page.sample(name, &labels, value(row) as f64);
+        }
+    }
+}
+
+/// `:80/tcp` in its two parts; a virtual address has neither.
+fn published(frontend: &str) -> (&str, &str) {
+    frontend.strip_prefix(':').and_then(|rest| rest.split_once('/')).unwrap_or(("", ""))
+}
+
+fn packets(page: &mut Page, report: &Report) {
+    let dataplane = &report.dataplane;
+    page.family("mesh_outcomes_total", "counter", "Packets and calls of this node, by how they ended");
+    for (outcome, count) in &dataplane.outcomes {
+        page.sample("mesh_outcomes_total", &[("outcome", outcome)], *count as f64);
+    }
+    page.family("mesh_drops_total", "counter", "Packets that were dropped, by reason");
+    for outcome in Outcome::ALL.iter().filter(|outcome| outcome.is_drop()) {
+        let count = dataplane.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
+        page.sample("mesh_drops_total", &[("reason", &outcome.as_str())], count as f64);
+    }
+    page.family("mesh_flows", "gauge", "Entries of the flow table");
+    page.sample("mesh_flows", &[], dataplane.flows_used as f64);
+    page.family("mesh_flows_max", "gauge", "Entries that the flow table has room for");
+    page.sample("mesh_flows_max", &[], dataplane.flows_max as f64);
+    page.family("mesh_map_update_seconds", "gauge", "How long the last change of the kernel's tables took");
+    page.sample("mesh_map_update_seconds", &[], dataplane.update_seconds);
+}
+
+fn source(page: &mut Page, report: &Report) {
+    let parts =
+        [("swarm", &report.source.swarm), ("local", &report.source.local), ("peers", &report.source.peers)];
+    page.family(
+        "mesh_sync_age_seconds",
+        "gauge",
+        "Seconds since a part of the Swarm's state was last heard of",
+    );
+    for (part, health) in parts {
+        if let Some(age) = health.age_seconds {
+            page.sample("mesh_sync_age_seconds", &[("part", &part)], age);
+        }
+    }
+    page.family("mesh_api_errors_total", "counter", "Failures to learn a part of the Swarm's state");
+    for (part, health) in parts {
+        page.sample("mesh_api_errors_total", &[("part", &part)], health.errors_total as f64);
+    }
+}
+
+fn names(page: &mut Page, report: &Report) {
+    page.family("mesh_dns_queries_total", "counter", "Queries that were answered");
+    for row in &report.dns.queries {
+        let labels: [(&str, &dyn Display); 3] =
+            [("type", &row.kind), ("rcode", &row.code), ("source", &row.source)];
+        page.sample("mesh_dns_queries_total", &labels, row.count as f64);
+    }
+    page.family("mesh_dns_seconds", "histogram", "How long answers took");
+    for row in &report.dns.latencies {
+        let mut below = 0;
+        for bucket in &row.buckets {
+            below += bucket.count;
+            let end = bucket.up_to_seconds.map_or_else(|| "+Inf".to_owned(), |end| end.to_string());
+            page.sample("mesh_dns_seconds_bucket", &[("source", &row.source), ("le", &end)], below as f64);
+        }
+        page.sample("mesh_dns_seconds_sum", &[("source", &row.source)], row.seconds);
+        page.sample("mesh_dns_seconds_count", &[("source", &row.source)], row.count as f64);
+    }
+}
+
+/// Text in Prometheus' exposition format.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing into a string does not fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: f64) {
+        self.text.push_str(name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let before = if place == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{before}{label}=\"{text}\"");
+        }
+        let after = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.text, "{after} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::status::report::DataplaneReport;
+
+    #[test]
+    fn a_report_becomes_samples_with_labels() {
+        let report = Report {
+            backends: vec![BackendRow {
+                service: "we\"b".into(),
+                frontend: ":80/tcp".into(),
+                task: "web.1".into(),
+                node: "node1".into(),
+                state: BackendState::Active,
+                connections_total: 7,
+                ..BackendRow::default()
+            }],
+            dataplane: DataplaneReport {
+                outcomes: BTreeMap::from([("unknown_peer".into(), 3)]),
+                ..DataplaneReport::default()
+            },
+            ..Report::default()
+        };
+        let text = render(&report);
+        for line in [
+            "# TYPE mesh_connections_total counter",
+            "mesh_connections_total{service_name=\"we\\\"b\",frontend=\":80/tcp\",published_port=\"80\",protocol=\"tcp\",node=\"node1\",task=\"web.1\"} 7",
+            "mesh_backends{state=\"active\"} 1",
+            "mesh_backends{state=\"down\"} 0",
+            "mesh_drops_total{reason=\"unknown_peer\"} 3",
+            "mesh_flows 0",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What operators see: one [`report::Report`], asked for over a Unix socket, shown as tables or JSON.
+//!
+//! ```text
+//!  agent core ─ ReportSource ─► server ═ Unix socket ═ client ─► table (pure) or JSON
+//! ```
+
+pub mod client;
+pub mod collect;
+pub mod metrics;
+pub mod report;
+pub mod server;
+pub mod table;
+#[cfg(test)]
+mod tests;

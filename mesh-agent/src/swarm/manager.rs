@@ -1,0 +1,236 @@
+//! On a manager: lists the Swarm through the local Docker API and publishes what changed.
+//!
+//! The full list is the truth. Events only make it early, so none of them needs to be understood or can be missed for
+//! longer than one resync period.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::api::{self, Complaint, Listed};
+use super::backoff::Backoff;
+use super::docker::{Docker, DockerError};
+use super::snapshot::Snapshot;
+use super::status::{Part, StatusBoard};
+
+/// Runs until dropped. While Docker does not answer, or has no quorum, the last snapshot stays.
+pub(super) async fn run(
+    socket: &Path,
+    resync: Duration,
+    publish: &watch::Sender<Option<Arc<Snapshot>>>,
+    board: &StatusBoard,
+) -> Infallible {
+    let mut manager = Manager { publish, board, complaints: BTreeSet::new() };
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        let started = Instant::now();
+        let Err(error) = manager.follow(socket, resync).await;
+        board.failed(Part::Swarm, &error);
+        sleep(backoff.pause_after(started.elapsed())).await;
+    }
+}
+
+/// The moment to ask Docker to repeat events from: a little before now, as its clock counts in seconds.
+pub(super) fn a_moment_ago() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().saturating_sub(1))
+}
+
+struct Manager<'a> {
+    publish: &'a watch::Sender<Option<Arc<Snapshot>>>,
+    board: &'a StatusBoard,
+    complaints: BTreeSet<Complaint>,
+}
+
+impl Manager<'_> {
+    async fn follow(&mut self, socket: &Path, resync: Duration) -> Result<Infallible, DockerError> {
+        let docker = Docker::connect(socket).await?;
+        let types = ["service", "node", "network", "container"];
+        let mut events = Box::pin(docker.events(&types, a_moment_ago()));
+        let mut schedule = Schedule::new(Instant::now(), resync);
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    if is_of_interest(&event.ok_or(DockerError::EventsEnded)??) {
+                        schedule.hurry(Instant::now());
+                    }
+                }
+                () = sleep_until(schedule.due()) => {
+                    let started = Instant::now();
+                    let (snapshot, complaints) = list_all(&docker).await?;
+                    let is_news = self.published(snapshot);
+                    self.complained(complaints);
+                    self.board.connected_to(&socket.to_string_lossy());
+                    self.board.succeeded(Part::Swarm);
+                    schedule.listed(started, Instant::now(), is_news);
+                }
+            }
+        }
+    }
+
+    fn published(&self, snapshot: Snapshot) -> bool {
+        self.publish.send_if_modified(|current| {
+            if current.as_deref() == Some(&snapshot) {
+                return false;
+            }
+            let (services, tasks, nodes) =
+                (snapshot.services.len(), snapshot.tasks.len(), snapshot.nodes.len());
+            if current.is_none() {
+                info!(services, tasks, nodes, "first view of the Swarm");
+            } else {
+                debug!(services, tasks, nodes, "the Swarm changed");
+            }
+            *current = Some(Arc::new(snapshot));
+            true
+        })
+    }
+
+    fn complained(&mut self, complaints: BTreeSet<Complaint>) {
+        for complaint in complaints.difference(&self.complaints) {
+            warn!("Docker lists something that cannot be used: {complaint}");
+        }
+        if complaints != self.complaints {
+            self.board.set_skipped(complaints.iter().map(ToString::to_string).collect());
+            self.complaints = complaints;
+        }
+    }
+}
+
+/// A whole snapshot or none: one list that fails makes the others worthless.
+async fn list_all(docker: &Docker) -> Result<(Snapshot, BTreeSet<Complaint>), DockerError> {
+    let (services, tasks, nodes, networks) =
+        tokio::try_join!(docker.services(), docker.tasks(), docker.nodes(), docker.networks())?;
+    let convert = move || {
+        let services = understood("services", api::services(&services))?;
+        let tasks = understood("tasks", api::tasks(&tasks))?;
+        let nodes = understood("nodes", api::nodes(&nodes))?;
+        let networks = understood("networks", api::networks(&networks))?;
+        let mut complaints = services.complaints;
+        complaints.extend(tasks.complaints);
+        complaints.extend(nodes.complaints);
+        complaints.extend(networks.complaints);
+        let snapshot = Snapshot {
+            services: services.objects,
+            tasks: tasks.objects,
+            nodes: nodes.objects,
+            networks: networks.objects,
+        };
+        Ok((snapshot, complaints))
+    };
+    // A hundred thousand tasks take a while to parse.
+    match tokio::task::spawn_blocking(convert).await {
+        Ok(result) => result,
+        Err(error) => Err(DockerError::Malformed { what: "the Swarm", reason: error.to_string() }),
+    }
+}
+
+fn understood<T>(
+    what: &'static str,
+    listed: Result<Listed<T>, serde_json::Error>,
+) -> Result<Listed<T>, DockerError> {
+    listed.map_err(|error| DockerError::Malformed { what, reason: error.to_string() })
+}
+
+/// Health checks make `exec_…` events all the time; they change no task.
+fn is_of_interest(event: &EventMessage) -> bool {
+    event.typ != Some(EventMessageTypeEnum::CONTAINER)
+        || !event.action.as_deref().unwrap_or_default().starts_with("exec_")
+}
+
+/// When to list next. Pure: the clock is an argument.
+#[derive(Debug)]
+struct Schedule {
+    resync: Duration,
+    due: Instant,
+    /// Not even an event makes the next list earlier than this, so that Docker has time for others.
+    not_before: Instant,
+    lively_until: Instant,
+}
+
+/// A burst of events becomes one list.
+const COALESCE: Duration = Duration::from_millis(50);
+
+/// One change is followed by others of which no event tells (a task on another node starts): look more often for a while.
+const LIVELY: Duration = Duration::from_secs(10);
+const LIVELY_PAUSE: Duration = Duration::from_millis(250);
+
+impl Schedule {
+    fn new(now: Instant, resync: Duration) -> Self {
+        Self { resync, due: now, not_before: now, lively_until: now }
+    }
+
+    fn due(&self) -> Instant {
+        self.due
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.due = self.due.min((now + COALESCE).max(self.not_before));
+    }
+
+    fn listed(&mut self, started: Instant, now: Instant, is_news: bool) {
+        if is_news {
+            self.lively_until = now + LIVELY;
+        }
+        let pause = if now < self.lively_until { LIVELY_PAUSE.min(self.resync) } else { self.resync };
+        let effort = now - started;
+        self.not_before = now + effort;
+        self.due = now + pause.max(effort * 4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESYNC: Duration = Duration::from_secs(2);
+    const EFFORT: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn the_first_list_is_due_at_once_and_a_quiet_swarm_is_listed_once_per_resync() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, RESYNC);
+        assert_eq!(schedule.due(), now);
+        schedule.listed(now, now + EFFORT, false);
+        assert_eq!(schedule.due(), now + EFFORT + RESYNC);
+    }
+
+    #[test]
+    fn a_burst_of_events_makes_one_early_list() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, RESYNC);
+        schedule.listed(now, now + EFFORT, false);
+        let later = now + Duration::from_millis(500);
+        schedule.hurry(later);
+        schedule.hurry(later + Duration::from_millis(40));
+        assert_eq!(schedule.due(), later + COALESCE);
+    }
+
+    #[test]
+    fn after_a_change_the_next_lists_come_sooner_for_a_while() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, RESYNC);
+        schedule.listed(now, now, true);
+        assert_eq!(schedule.due(), now + LIVELY_PAUSE);
+        let calm = now + LIVELY;
+        schedule.listed(calm, calm, false);
+        assert_eq!(schedule.due(), calm + RESYNC);
+    }
+
+    #[test]
+    fn lists_that_take_long_leave_docker_time_to_breathe() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, RESYNC);
+        let done = now + Duration::from_secs(1);
+        schedule.listed(now, done, true);
+        assert_eq!(schedule.due(), done + Duration::from_secs(4));
+        schedule.hurry(done);
+        assert_eq!(schedule.due(), done + Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,25 @@
+//! In: everything the agent learns about the Swarm. The only folder that names bollard.
+//!
+//! ```text
+//!            manager: docker.sock ─ docker → api (pure) ──┐
+//!  source ─┬ worker:  peers::client ──────────────────────┼─► Snapshot ─┐
+//!          ├ file:    --source file:PATH ─────────────────┘             ├─► desired/
+//!          └ every node: docker.sock ─ docker → containers (pure) ─► LocalView
+//! ```
+//!
+//! [`source`] gives one channel of [`snapshot::Snapshot`]s whatever the role of this node is or becomes, and one of
+//! [`snapshot::LocalView`]s. What cannot be read freezes the last value; nothing here ever publishes half a view.
+
+mod api;
+pub mod backoff;
+mod containers;
+mod docker;
+pub mod file;
+mod local;
+mod manager;
+pub mod snapshot;
+pub mod source;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod wire;

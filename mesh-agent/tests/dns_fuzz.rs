@@ -1,0 +1,150 @@
+//! Whatever bytes come in, the resolver stays on its feet, and what it says can be understood.
+//!
+//! Runs for `MESH_FUZZ_SECONDS` (2 by default), and begins with the same seeds each time; `MESH_FUZZ_SEED` goes on from
+//! another. A failure names its seed.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+use mesh_agent::desired::Names;
+use mesh_agent::dns::respond::{Circumstances, Response, respond};
+use mesh_agent::dns::wire::Transport;
+use mesh_agent::swarm::snapshot::{LocalView, Snapshot};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Swarm {
+    snapshot: Snapshot,
+    local: LocalView,
+}
+
+#[test]
+fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
+    let swarm: Swarm = serde_json::from_str(include_str!("../src/dns/testdata/swarm.json")).unwrap();
+    let names = Names::from(&swarm.snapshot, &swarm.local);
+    let corpus = corpus();
+    let until = Instant::now() + Duration::from_secs(setting("MESH_FUZZ_SECONDS").unwrap_or(2));
+    let mut seed = setting("MESH_FUZZ_SEED").unwrap_or_default();
+    let mut out = Vec::new();
+    let (mut answered, mut elsewhere) = (0_u64, 0_u64);
+    while Instant::now() < until {
+        for _ in 0..1000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let message = mutated(&corpus, &mut random);
+            let about = Circumstances {
+                asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)),
+                transport: if random.bool() { Transport::Udp } else { Transport::Tcp },
+                names: &names,
+                searches_first: random.bool(),
+                rotation: random.usize(..),
+            };
+            match respond(&message, about, &mut out) {
+                Response::Answered { .. } => {
+                    answered += 1;
+                    check(&message, &out, about.transport, seed);
+                }
+                Response::Elsewhere(_) => elsewhere += 1,
+                Response::Ignored => assert!(out.is_empty(), "seed {seed}"),
+            }
+            seed += 1;
+        }
+    }
+    println!("{seed} messages, {answered} answered, {elsewhere} for other servers");
+    assert!(answered > 0 && elsewhere > 0, "the messages are too broken to tell anything");
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn check(message: &[u8], answer: &[u8], transport: Transport, seed: u64) {
+    let parsed = Message::from_vec(answer);
+    let parsed = parsed.unwrap_or_else(|error| panic!("seed {seed}: {error}: {message:?} gives {answer:?}"));
+    assert_eq!(answer[..2], message[..2], "seed {seed}: the id");
+    assert_eq!(parsed.metadata.message_type, MessageType::Response, "seed {seed}");
+    let limit = if transport == Transport::Udp { 1232 } else { 65_535 };
+    assert!(answer.len() <= limit, "seed {seed}: {} bytes", answer.len());
+    if let Some(query) = parsed.queries.first() {
+        assert_eq!(parsed.queries.len(), 1, "seed {seed}");
+        let owners = parsed.answers.iter().map(|record| &record.name);
+        assert!(owners.into_iter().all(|owner| *owner == query.name), "seed {seed}: {parsed:?}");
+    }
+}
+
+/// Questions of every kind that is answered in a way of its own.
+fn corpus() -> Vec<Vec<u8>> {
+    let names = [
+        "web.",
+        "App_Web.app_default.",
+        "tasks.rr.",
+        "db.back.end.",
+        "_http._tcp.web.",
+        "_peer._tcp.tasks.rr.app_default.",
+        "app_web.1.t1.",
+        "idle.",
+        "6.1.0.10.in-addr.arpa.",
+        "5.1.0.10.in-addr.arpa.",
+        "example.com.",
+        "nosuch.",
+        ".",
+    ];
+    let kinds = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::PTR,
+        RecordType::SRV,
+        RecordType::MX,
+        RecordType::HTTPS,
+        RecordType::ANY,
+        RecordType::AXFR,
+    ];
+    let mut corpus = Vec::new();
+    for name in names {
+        for kind in kinds {
+            let mut message =
+                Message::new(fastrand::Rng::with_seed(7).u16(..), MessageType::Query, OpCode::Query);
+            message.metadata.recursion_desired = true;
+            message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+            corpus.push(message.to_vec().expect("a message"));
+            let mut edns = Edns::new();
+            edns.set_max_payload(4096).set_dnssec_ok(true);
+            message.set_edns(edns);
+            corpus.push(message.to_vec().expect("a message"));
+        }
+    }
+    corpus
+}
+
+/// Lengths, pointers and types.
+const TELLING: [u8; 9] = [0, 1, 12, 41, 63, 64, 0xC0, 0xff, b'.'];
+
+fn mutated(corpus: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut message = random.choice(corpus).cloned().unwrap_or_default();
+    for _ in 0..random.usize(0..4) {
+        let length = message.len();
+        let at = random.usize(..=length);
+        match random.u8(..9) {
+            // One bit, or one byte, often one that means something.
+            0 if at < length => message[at] ^= 1 << random.u8(..8),
+            1 if at < length => message[at] = random.u8(..),
+            2 if at < length => message[at] = TELLING[random.usize(..TELLING.len())],
+            3 => message.truncate(at),
+            4 => message.insert(at, random.u8(..)),
+            5 if at < length => {
+                message.remove(at);
+            }
+            // A piece once more, a piece of another message, or plain noise.
+            6 => message.extend_from_within(at..),
+            7 => {
+                let other = random.choice(corpus).cloned().unwrap_or_default();
+                message.truncate(at);
+                message.extend_from_slice(&other[random.usize(..=other.len())..]);
+            }
+            8 => message.extend((0..random.usize(..600)).map(|_| random.u8(..))),
+            _ => {}
+        }
+    }
+    message
+}
