@@ -1,0 +1,137 @@
+//! The lab's client: it runs `mesh-workload` at a place in the lab and reads its report.
+
+use std::{collections::BTreeMap, process::Child};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    cmd::{Cmd, said},
+    lab::{Lab, Node},
+    paths::static_binary,
+};
+
+/// Where a client runs.
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
+    /// Outside of all nodes.
+    Client,
+    /// As a process of a node's host.
+    Node(&'a Node),
+}
+
+impl At<'_> {
+    /// Runs the client with these arguments and returns its report.
+    pub fn run<T: DeserializeOwned>(self, arguments: &[&str]) -> Result<T> {
+        self.start(arguments)?.report()
+    }
+
+    /// Starts the client and leaves it running.
+    pub fn start(self, arguments: &[&str]) -> Result<Running> {
+        let cmd = self.command("mesh-workload", &static_binary("mesh-workload")).args(arguments);
+        Running::begin(cmd)
+    }
+
+    /// `curl`, for the plainest proof there is.
+    pub fn curl(self, url: &str) -> Result<String> {
+        let curl = ["--silent", "--show-error", "--fail", "--max-time", "3", url];
+        self.command("curl", "curl".as_ref()).args(curl).quiet().read()
+    }
+
+    fn command(self, name: &str, program: &std::path::Path) -> Cmd {
+        let program = program.to_string_lossy();
+        let cmd = match self {
+            At::Client => Lab::client(&program),
+            // In the node's cgroup too: that is where the hooks for sockets are.
+            At::Node(node) => node.command(&program),
+        };
+        let place = match self {
+            At::Client => "client",
+            At::Node(node) => &node.name,
+        };
+        cmd.shown_as(format!("{place}: {name}"))
+    }
+}
+
+/// A client under way.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    line: String,
+}
+
+impl Running {
+    pub(crate) fn begin(cmd: Cmd) -> Result<Self> {
+        let line = cmd.line();
+        Ok(Self { child: cmd.quiet().spawn()?, line })
+    }
+
+    /// Waits for its end and returns its report.
+    pub fn report<T: DeserializeOwned>(self) -> Result<T> {
+        let output = self.child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("`{}` ended with {}\n{}", self.line, output.status, said(&output));
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("`{}` said {}", self.line, said(&output)))
+    }
+}
+
+/// What became of a number of requests or datagrams.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Report {
+    pub ok: u64,
+    pub failed: u64,
+    pub errors: BTreeMap<String, u64>,
+    /// Answers by task.
+    pub tasks: BTreeMap<String, u64>,
+    pub versions: BTreeMap<String, u64>,
+    /// The client's addresses as the servers saw them.
+    pub peers: BTreeMap<String, u64>,
+    /// The answering tasks in order, the first thousand.
+    pub sequence: Vec<String>,
+    /// The last address and port that a server saw.
+    pub last_peer: Option<String>,
+    pub slowest_ms: f64,
+    /// From which addresses datagrams came back.
+    pub sources: BTreeMap<String, u64>,
+    /// What `getpeername` says of a connected socket for datagrams.
+    pub connected_to: Option<String>,
+}
+
+impl Report {
+    /// The difference between the busiest and the idlest of `tasks` tasks.
+    pub fn imbalance(&self, tasks: usize) -> u64 {
+        let most = self.tasks.values().max().copied().unwrap_or(0);
+        let least =
+            if self.tasks.len() < tasks { 0 } else { self.tasks.values().min().copied().unwrap_or(0) };
+        most - least
+    }
+}
+
+/// One TCP echo conversation.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Conversation {
+    pub identity: Option<Identity>,
+    /// What `getpeername` says.
+    pub connected_to: Option<String>,
+    pub echoed: u64,
+    pub error: Option<String>,
+    pub seconds: f64,
+}
+
+/// What a task says of itself and of the client that asked.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Identity {
+    pub task: String,
+    pub node: String,
+    pub peer: String,
+}
+
+/// A checked transfer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Transfer {
+    pub bytes: u64,
+    pub intact: bool,
+    pub seconds: f64,
+}

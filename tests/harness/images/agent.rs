@@ -1,0 +1,28 @@
+//! The agent's image: one static binary.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{AGENT, Config, Image, Layer, build_static};
+use crate::paths::target;
+
+/// Builds the agent and writes `target/mesh-agent.tar`.
+pub fn agent() -> Result<PathBuf> {
+    let binary = build_static("mesh-agent", "mesh-agent")?;
+    let layer = Layer::pack(|files| {
+        files.directory("/usr/local/bin", 0o755)?;
+        files.copy(&binary, "/usr/local/bin/mesh-agent")?;
+        files.directory("/tmp", 0o1777)
+    })?;
+    let config = Config {
+        entrypoint: vec!["mesh-agent".into()],
+        cmd: vec!["run".into()],
+        env: vec!["PATH=/usr/local/bin".into()],
+        ..Config::default()
+    };
+    let tags = vec![AGENT.into(), format!("mesh-agent:{}", env!("CARGO_PKG_VERSION"))];
+    let archive = target().join("mesh-agent.tar");
+    Image::save(&[Image { tags, config, layer: &layer }], &archive)?;
+    Ok(archive)
+}

@@ -1,0 +1,100 @@
+//! The network between the nodes: a bridge in a namespace of its own, where Docker's netfilter rules cannot reach it.
+//! The client lives in that namespace too, at the bridge's address.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::cmd::Cmd;
+
+/// The namespace that holds the bridge and the client, as `ip netns` knows it.
+pub const FABRIC: &str = "fabric";
+/// The client's address, which is also the nodes' default gateway.
+pub const CLIENT: &str = "10.99.0.254";
+/// An address of the client that is not on the nodes' subnet: reached through the gateway, as most clients are.
+pub const FAR_CLIENT: &str = "10.98.0.1";
+
+const BRIDGE: &str = "mesh-lab";
+
+pub(super) fn create() -> Result<()> {
+    if Path::new("/run/netns").join(FABRIC).exists() {
+        bail!("a network namespace `{FABRIC}` exists already and is not the lab's");
+    }
+    Cmd::new("ip").args(["netns", "add", FABRIC]).quiet().read()?;
+    batch(
+        Some(FABRIC),
+        &format!(
+            "link set lo up
+             addr add {FAR_CLIENT}/32 dev lo
+             link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0
+             addr add {CLIENT}/24 dev {BRIDGE}
+             addr add fd99::fe/64 dev {BRIDGE} nodad
+             link set {BRIDGE} up
+             route add unreachable default"
+        ),
+    )?;
+    // So that what the nodes send to the rest of the world is refused at once, not lost.
+    sysctl("net.ipv4.ip_forward=1")
+}
+
+/// Gives the namespace of process `pid` an `eth0` with the address that belongs to node `index`.
+pub(super) fn connect(node: &str, index: usize, pid: i32) -> Result<()> {
+    batch(
+        Some(FABRIC),
+        &format!(
+            "link add {node} type veth peer name eth0 netns {pid}
+             link set {node} master {BRIDGE} up"
+        ),
+    )?;
+    // Frames that XDP sends back from eth0 are received here only with NAPI on.
+    let gro = ["netns", "exec", FABRIC, "ethtool", "-K", node, "gro", "on"];
+    Cmd::new("ip").args(gro).succeeds();
+    let script = format!(
+        "addr add {address}/24 dev eth0
+         addr add fd99::{index:x}/64 dev eth0 nodad
+         link set eth0 up
+         route add default via {CLIENT}
+         route add default via fd99::fe",
+        address = address(index)
+    );
+    let net = format!("--net=/proc/{pid}/ns/net");
+    feed(Cmd::new("nsenter").arg(net).args(["ip", "-batch", "-"]), &script)
+}
+
+/// The address of node `index`, counted from 1.
+pub(super) fn address(index: usize) -> String {
+    format!("10.99.0.{index}")
+}
+
+pub(super) fn remove() -> Result<()> {
+    if !Path::new("/run/netns").join(FABRIC).exists() {
+        return Ok(());
+    }
+    if !is_ours() {
+        bail!("the network namespace `{FABRIC}` is not the lab's; it is left alone");
+    }
+    Cmd::new("ip").args(["netns", "del", FABRIC]).quiet().read()?;
+    Ok(())
+}
+
+/// Somebody else's namespace of this name has no such bridge.
+fn is_ours() -> bool {
+    let links = Cmd::new("ip").args(["-n", FABRIC, "-br", "link"]).quiet().read().unwrap_or_default();
+    links.lines().all(|line| line.starts_with("lo ")) || links.contains(BRIDGE)
+}
+
+fn sysctl(setting: &str) -> Result<()> {
+    Cmd::new("ip").args(["netns", "exec", FABRIC, "sysctl", "-qw", setting]).quiet().read().map(drop)
+}
+
+fn batch(namespace: Option<&str>, script: &str) -> Result<()> {
+    let mut ip = Cmd::new("ip");
+    if let Some(namespace) = namespace {
+        ip = ip.args(["-n", namespace]);
+    }
+    feed(ip.args(["-batch", "-"]), script)
+}
+
+fn feed(cmd: Cmd, script: &str) -> Result<()> {
+    cmd.quiet().read_fed(script).map(drop)
+}

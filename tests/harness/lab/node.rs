@@ -1,0 +1,183 @@
+//! One node of the lab: its namespaces, its dockerd, and running things in it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{BASE, cgroups, fabric};
+use crate::{cmd::Cmd, wait};
+
+const NODE_SCRIPT: &str = include_str!("node.sh");
+
+/// A machine of the lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its host name: `node1`…
+    pub name: String,
+    /// Its address on the fabric.
+    pub address: String,
+    pub manager: bool,
+    /// Process 1 of the node, by the host's count.
+    pid: i32,
+}
+
+impl Node {
+    /// Makes the namespaces of node `index` and starts its dockerd, without waiting for that.
+    pub(super) fn boot(index: usize, manager: bool) -> Result<Self> {
+        let name = format!("node{index}");
+        cgroups::create(&name)?;
+        let dir = Path::new(BASE).join(&name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let script = dir.join("node.sh");
+        fs::write(&script, NODE_SCRIPT)?;
+        detach(Cmd::new("bash").arg(script).args(["enter", &name]), &dir.join("boot.log"))?;
+        let pid = wait::until(
+            &format!("namespaces of {name}"),
+            Duration::from_secs(15),
+            Duration::from_millis(10),
+            || {
+                let pid = fs::read_to_string(dir.join("pid")).with_context(|| tail(&dir.join("boot.log")))?;
+                Ok(pid.trim().parse()?)
+            },
+        )?;
+        fabric::connect(&name, index, pid)?;
+        let node = Self { name, address: fabric::address(index), manager, pid };
+        node.start_docker()?;
+        Ok(node)
+    }
+
+    /// The dockerd's socket, on the host.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.dir().join("docker.sock")
+    }
+
+    /// A command on this node: in its namespaces, its cgroup, and with the host's files.
+    pub fn command(&self, program: &str) -> Cmd {
+        // The cgroup is joined before its namespace is entered: from inside, a stranger cannot be moved in.
+        const ENTER: &str =
+            r#"while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@""#;
+        let files = cgroups::membership(&self.name).unwrap_or_default();
+        Cmd::new("sh")
+            .args(["-c", ENTER, "sh"])
+            .args(files)
+            .args(["--", "nsenter", "--target", &self.pid.to_string()])
+            .args(["--mount", "--uts", "--net", "--pid", "--ipc", "--cgroup", "--", program])
+            .shown_as(format!("{}: {program}", self.name))
+    }
+
+    /// A command in the node's network namespace only: quick to start, and a signal reaches it.
+    pub fn network_command(&self, program: &str) -> Cmd {
+        Cmd::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.pid))
+            .args(["--", program])
+            .shown_as(format!("{}: {program}", self.name))
+    }
+
+    /// The docker client of the host, speaking to this node's dockerd.
+    pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
+        Cmd::new("docker")
+            .env_remove("DOCKER_CONTEXT")
+            .env("DOCKER_HOST", format!("unix://{}", self.docker_socket().display()))
+            .shown_as(format!("{}: docker", self.name))
+            .args(args)
+    }
+
+    /// Starts dockerd; [`Node::wait_for_docker`] says when it answers.
+    pub fn start_docker(&self) -> Result<()> {
+        let socket = format!("unix://{}", self.docker_socket().display());
+        let dockerd = self
+            .command("dockerd")
+            .args(["--config-file", "/run/docker.json", "--data-root", "/var/lib/docker"])
+            .args(["--exec-root", "/run/docker", "--pidfile", "/run/docker.pid"])
+            .args(["--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .args(["--host", "unix:///run/docker.sock", "--host", &socket]);
+        detach(dockerd, &self.dir().join("dockerd.log"))
+    }
+
+    /// Ends dockerd; its containers end with it if it is asked, and live on if it is killed.
+    pub fn stop_docker(&self, signal: &str) -> Result<()> {
+        self.command("sh").args(["-c", &format!("kill -{signal} $(cat /run/docker.pid)")]).quiet().read()?;
+        wait::for_up_to(Duration::from_secs(30), "dockerd ends", || {
+            ensure!(!self.docker_answers(), "it still answers");
+            Ok(())
+        })
+    }
+
+    pub fn wait_for_docker(&self) -> Result<()> {
+        let what = format!("dockerd of {}", self.name);
+        wait::until(&what, Duration::from_secs(30), Duration::from_millis(20), || {
+            ensure!(self.docker_answers(), "{}", tail(&self.dir().join("dockerd.log")));
+            Ok(())
+        })
+    }
+
+    /// Whether its dockerd answers on its socket.
+    pub fn docker_answers(&self) -> bool {
+        let ask = || -> std::io::Result<bool> {
+            let mut socket = UnixStream::connect(self.docker_socket())?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+            let mut status = [0; 12];
+            socket.read_exact(&mut status)?;
+            Ok(status.ends_with(b"200"))
+        };
+        ask().unwrap_or(false)
+    }
+
+    /// Whether the node's process 1 is there.
+    pub fn is_alive(&self) -> bool {
+        let proc = format!("/proc/{}/cmdline", self.pid);
+        fs::read_to_string(proc).is_ok_and(|line| line.contains(BASE) && line.contains(&self.name))
+    }
+
+    /// The last words of the node's dockerd.
+    pub fn docker_log(&self) -> String {
+        tail(&self.dir().join("dockerd.log"))
+    }
+
+    fn dir(&self) -> PathBuf {
+        Path::new(BASE).join(&self.name)
+    }
+}
+
+/// Starts a program that outlives this process, in a session of its own.
+fn detach(cmd: Cmd, log: &Path) -> Result<()> {
+    let output: File = OpenOptions::new().create(true).append(true).open(log)?;
+    let line = cmd.line();
+    let mut command = cmd.into_inner();
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).current_dir("/");
+    command.process_group(0);
+    let child = command.spawn().with_context(|| format!("cannot start `{line}`"))?;
+    // Reaps it if it ends while this process lives.
+    std::thread::spawn(move || child.wait_with_output());
+    Ok(())
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(15)..].join("\n");
+    format!("the end of {}:\n{last}", log.display())
+}
+
+/// Fails early where the lab cannot work, with what to do about it.
+pub(super) fn check_machine() -> Result<()> {
+    // SAFETY: `geteuid` has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("the lab makes network namespaces and runs dockerd: run this as root");
+    }
+    let missing: Vec<&str> = ["dockerd", "docker", "ip", "nsenter", "unshare"]
+        .into_iter()
+        .filter(|program| !crate::cmd::on_path(program))
+        .collect();
+    ensure!(missing.is_empty(), "{} missing: run `cargo xtask setup`", missing.join(", "));
+    Ok(())
+}

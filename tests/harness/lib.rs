@@ -1,0 +1,15 @@
+//! What the suites and the developer commands share: the lab, the images that run on it, the services made of them,
+//! and clients to dial them.
+
+pub mod capture;
+pub mod client;
+pub mod cmd;
+pub mod dig;
+pub mod images;
+pub mod inside;
+pub mod interrupt;
+pub mod lab;
+pub mod mesh;
+pub mod paths;
+pub mod service;
+pub mod wait;

@@ -1,0 +1,35 @@
+//! Waiting for something to become true, with a deadline and the last reason why it was not.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::interrupt;
+
+/// Asks every `every` until the answer is `Ok`, and passes on the last error when `limit` is over.
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    every: Duration,
+    mut ask: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if begin.elapsed() >= limit => {
+                return Err(error).with_context(|| format!("{what}: not within {limit:?}"));
+            }
+            Err(_) if interrupt::happened() => bail!("{what}: interrupted"),
+            Err(_) => thread::sleep(every),
+        }
+    }
+}
+
+/// [`until`] with the step that suits a Swarm.
+pub fn for_up_to<T>(limit: Duration, what: &str, ask: impl FnMut() -> Result<T>) -> Result<T> {
+    until(what, limit, Duration::from_millis(100), ask)
+}

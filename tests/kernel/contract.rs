@@ -1,0 +1,155 @@
+//! The compiled object and mesh-common agree, and the kernel is content with it.
+
+use std::collections::BTreeMap;
+use std::mem::size_of;
+
+use aya::maps::{Map, MapType};
+use aya::programs::{Program, ProgramInfo};
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts};
+use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
+use mesh_common::maps;
+use mesh_common::net::{Address, Port};
+use mesh_common::outcome::Outcome;
+use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::reply::{Reply, ReplyKey, TranslationKey};
+use mesh_common::settings::Settings;
+use mesh_common::socket::{SocketFlow, SocketKey};
+
+use crate::support::world::object;
+
+/// The kernel gives up at a million.
+const MOST_INSTRUCTIONS: u32 = 800_000;
+
+/// Kind, sizes of key and value, and capacity.
+type Shape = (MapType, u32, u32, u32);
+
+#[test]
+fn the_maps_are_what_the_contract_says() {
+    let ebpf = load();
+    let actual: BTreeMap<&str, Shape> = shared_maps(&ebpf).map(|(name, map)| (name, shape(map))).collect();
+    let expected = BTreeMap::from([
+        ("SETTINGS", array::<Settings>(1)),
+        ("PORTS", array::<u64>(PortBit::WORDS)),
+        ("LOCAL_ADDRESSES", hash::<Address, u32>(maps::LOCAL_ADDRESSES)),
+        ("FRONTENDS", hash::<FrontendKey, Frontend>(maps::FRONTENDS)),
+        ("SLOTS", hash::<SlotKey, u32>(maps::SLOTS)),
+        ("BACKENDS", array::<Backend>(maps::BACKENDS)),
+        ("BACKEND_STATS", per_cpu_array::<BackendCounters>(maps::BACKENDS)),
+        ("TURNS", array::<u64>(maps::FRONTENDS)),
+        ("FLOWS", lru_hash::<FlowKey, Flow>(maps::FLOWS)),
+        ("REPLIES", lru_hash::<ReplyKey, Reply>(maps::FLOWS)),
+        ("TRANSLATIONS", lru_hash::<TranslationKey, Port>(maps::TRANSLATIONS)),
+        ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
+        ("PEERS", hash::<Address, u32>(maps::PEERS)),
+        ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),
+        ("SOCKETS", lru_hash::<SocketKey, SocketFlow>(maps::SOCKETS)),
+        ("VIPS", hash::<VipKey, Frontend>(maps::VIPS)),
+        ("VIP_FLOWS", lru_hash::<VipFlowKey, Flow>(maps::FLOWS)),
+        ("VIP_REPLIES", lru_hash::<VipReplyKey, VipReply>(maps::FLOWS)),
+        ("ASKERS", hash::<u64, u32>(maps::ASKERS)),
+        ("HEARTBEAT", array::<u64>(1)),
+        ("OUTCOMES", per_cpu_array::<u64>(Outcome::CAPACITY)),
+    ]);
+    assert_eq!(actual, expected);
+}
+
+#[test]
+fn the_contract_names_every_map_and_no_other() {
+    let ebpf = load();
+    let mut actual: Vec<&str> = shared_maps(&ebpf).map(|(name, _)| name).collect();
+    let mut expected = maps::NAMES.to_vec();
+    actual.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(actual, expected);
+}
+
+#[test]
+fn the_object_holds_the_programs_that_the_agent_attaches() {
+    let ebpf = load();
+    let mut kinds = BTreeMap::new();
+    for (name, program) in ebpf.programs() {
+        let kind = if matches!(program, Program::SchedClassifier(_)) {
+            "TC"
+        } else if matches!(program, Program::CgroupSockAddr(_)) {
+            "cgroup"
+        } else {
+            panic!("{name} is a {:?}", program.prog_type());
+        };
+        kinds.entry(kind).or_insert_with(Vec::new).push(name);
+    }
+    for names in kinds.values_mut() {
+        names.sort_unstable();
+    }
+    assert_eq!(kinds["TC"], ["bridge_in", "overlay_in", "overlay_out", "uplink_in", "uplink_out"]);
+    assert_eq!(
+        kinds["cgroup"],
+        ["connect4", "connect6", "getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4"]
+    );
+}
+
+#[test]
+fn the_verifier_accepts_every_program_with_room_to_spare() {
+    let mut ebpf = load();
+    for (name, program) in ebpf.programs_mut() {
+        let info = load_program(name, program);
+        let instructions = info.verified_instruction_count().expect("this kernel counts them");
+        assert!(instructions < MOST_INSTRUCTIONS, "{name}: {instructions} instructions verified");
+    }
+}
+
+#[test]
+fn the_license_lets_the_programs_call_every_helper() {
+    const LICENSE: &[u8] = b"Dual MIT/GPL\0";
+    assert!(object().windows(LICENSE.len()).any(|bytes| bytes == LICENSE));
+    let mut ebpf = load();
+    for (name, program) in ebpf.programs_mut() {
+        assert_eq!(load_program(name, program).gpl_compatible(), Some(true), "{name}");
+    }
+}
+
+fn load() -> Ebpf {
+    EbpfLoader::new().load(object()).unwrap_or_else(|error| panic!("the object is not accepted: {error}"))
+}
+
+/// All but the constants that the compiler keeps in memory.
+fn shared_maps(ebpf: &Ebpf) -> impl Iterator<Item = (&str, &Map)> {
+    ebpf.maps().filter(|(name, _)| !name.starts_with(".rodata"))
+}
+
+fn load_program(name: &str, program: &mut Program) -> ProgramInfo {
+    let loaded = if let Program::SchedClassifier(program) = program {
+        program.load()
+    } else if let Program::CgroupSockAddr(program) = program {
+        program.load()
+    } else {
+        panic!("{name} is a {:?}", program.prog_type());
+    };
+    loaded.unwrap_or_else(|error| panic!("{name}: {error}"));
+    program.info().unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn shape(map: &Map) -> Shape {
+    let (Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data)) = map else {
+        panic!("a kind of map that the contract does not know: {map:?}");
+    };
+    let info = data.info().expect("the kernel describes its maps");
+    (info.map_type().expect("the kind is known"), info.key_size(), info.value_size(), info.max_entries())
+}
+
+fn array<V>(capacity: u32) -> Shape {
+    (MapType::Array, 4, size_of::<V>() as u32, capacity)
+}
+
+fn per_cpu_array<V>(capacity: u32) -> Shape {
+    (MapType::PerCpuArray, 4, size_of::<V>() as u32, capacity)
+}
+
+fn hash<K, V>(capacity: u32) -> Shape {
+    (MapType::Hash, size_of::<K>() as u32, size_of::<V>() as u32, capacity)
+}
+
+fn lru_hash<K, V>(capacity: u32) -> Shape {
+    (MapType::LruHash, size_of::<K>() as u32, size_of::<V>() as u32, capacity)
+}

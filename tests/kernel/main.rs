@@ -1,0 +1,23 @@
+//! One packet in, one verdict and its bytes out (`BPF_PROG_TEST_RUN`): the real programs in the real kernel, in a network
+//! namespace of their own. Needs root.
+
+mod checksums;
+mod contract;
+mod egress;
+mod flows;
+mod fragments;
+mod icmp;
+mod malformed;
+mod overlay;
+mod overlay_errors;
+mod overlay_flows;
+mod overlay_malformed;
+mod overlay_self;
+mod overlay_wire;
+mod refuse;
+mod reply;
+mod request;
+mod split;
+mod support;
+mod tunnel;
+mod wire;

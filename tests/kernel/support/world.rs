@@ -1,0 +1,465 @@
+//! A node with the real programs, and its tables as the agent would fill them.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader, Pod};
+use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
+use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
+use mesh_common::maps;
+use mesh_common::net::{Address, Mac, Port, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::settings::Settings;
+
+use super::bpffs::BpfFs;
+use super::cast::{self, Ip};
+use super::namespace::Namespace;
+use super::overlay;
+use super::packet::Packet;
+use super::run::{self, Hook, Run};
+use super::wire::Wire;
+
+/// Tables that the tests need not be large: the kernel allocates their elements when they are made.
+const SMALL: [&str; 7] =
+    ["FLOWS", "REPLIES", "TRANSLATIONS", "FRAGMENTS", "SOCKETS", "VIP_FLOWS", "VIP_REPLIES"];
+const SMALL_SIZE: u32 = 4096;
+
+pub(crate) struct World {
+    ebpf: Ebpf,
+    /// Backend ids and set numbers that have been given out.
+    backends: u32,
+    sets: u32,
+    frontends: BTreeMap<(u16, u8), u32>,
+    vips: BTreeMap<(u32, Ip), u32>,
+    /// The overlay programs for the other network.
+    other_network: Option<Ebpf>,
+    namespace: Namespace,
+}
+
+/// The compiled programs.
+pub(crate) fn object() -> &'static [u8] {
+    mesh_agent::dataplane::object::OBJECT
+}
+
+/// Task `number` on this node.
+pub(crate) fn local(number: u8) -> Backend {
+    Backend {
+        generation: 1,
+        identity: Address::new(cast::identity(number)),
+        bridge: Address::new(cast::task(number)),
+        port: Port::new(cast::TARGET),
+        state: state::ACTIVE,
+        mac: cast::task_mac(number),
+        ..Backend::default()
+    }
+}
+
+/// Task `number` on the other node.
+pub(crate) fn remote(number: u8) -> Backend {
+    Backend {
+        node: Address::new(cast::OTHER),
+        bridge: Address::UNSPECIFIED,
+        uplink: cast::UPLINK,
+        mac: [0; 6],
+        ..local(number)
+    }
+}
+
+impl World {
+    /// A node with an uplink, a bridge, a neighbour on every address, and no frontends.
+    pub(crate) fn new() -> Self {
+        let namespace = Namespace::new();
+        namespace.ip(&interfaces());
+        namespace.forward();
+        let mut loader = EbpfLoader::new();
+        for name in SMALL {
+            loader.map_max_entries(name, SMALL_SIZE);
+        }
+        loader.override_global("NETWORK", &overlay::NETWORK, true);
+        let mut ebpf = loader.load(object()).expect("the object is accepted");
+        load(&mut ebpf, &Hook::ALL);
+        let mut world = Self {
+            ebpf,
+            backends: 0,
+            sets: 0,
+            frontends: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            other_network: None,
+            namespace,
+        };
+        world.settings(|_| {});
+        world.insert("LOCAL_ADDRESSES", Address::new(cast::NODE), 1_u32);
+        world.insert("PEERS", Address::new(cast::OTHER), 1_u32);
+        world.publish(cast::TUNNEL_PORT, protocol::UDP, true);
+        world
+    }
+
+    /// A new world in which the usual port is published for TCP and UDP with these backends; their ids count from 1.
+    pub(crate) fn serving(backends: &[Backend]) -> Self {
+        let mut world = Self::new();
+        let ids = world.backends(backends);
+        world.frontend(cast::PUBLISHED, protocol::TCP, &ids);
+        world.frontend(cast::PUBLISHED, protocol::UDP, &ids);
+        world
+    }
+
+    /// As [`World::serving`], and the local tasks can be reached through the tunnel, too: by both protocols.
+    pub(crate) fn home_of(numbers: &[u8]) -> Self {
+        let mut world = Self::new();
+        for number in numbers {
+            world.task(*number, 0);
+        }
+        world
+    }
+
+    /// A new world in which these tasks serve the virtual address; their ids count from 1.
+    pub(crate) fn calling(numbers: &[u8]) -> Self {
+        let mut world = Self::new();
+        let members: Vec<Backend> = numbers.iter().map(|number| overlay::member(*number)).collect();
+        let ids = world.backends(&members);
+        world.vip(overlay::NETWORK, overlay::VIP, &ids);
+        world
+    }
+
+    /// Loads the overlay programs once more, for the other network, as the agent does it: all tables are shared.
+    pub(crate) fn join_other_network(&mut self) {
+        let files = BpfFs::new();
+        let mut loader = EbpfLoader::new();
+        for name in maps::NAMES {
+            let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
+            map.pin(files.path(name)).unwrap_or_else(|error| panic!("{name} can be pinned: {error}"));
+            loader.map_pin_path(name, files.path(name));
+        }
+        loader.override_global("NETWORK", &overlay::OTHER_NETWORK, true);
+        let mut ebpf = loader.load(object()).expect("the object is accepted");
+        load(&mut ebpf, &[Hook::OverlayIn, Hook::OverlayOut]);
+        self.other_network = Some(ebpf);
+    }
+
+    pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings {
+            node: Address::new(cast::NODE),
+            bridge: cast::BRIDGE,
+            vni: cast::VNI,
+            inner_mtu: cast::INNER_MTU,
+            tunnel_port: Port::new(cast::TUNNEL_PORT),
+            bridge_mac: cast::BRIDGE_MAC,
+            ..Settings::default()
+        };
+        change(&mut settings);
+        self.set("SETTINGS", 0, settings);
+    }
+
+    /// Gives the backends ids.
+    pub(crate) fn backends(&mut self, backends: &[Backend]) -> Vec<u32> {
+        backends
+            .iter()
+            .map(|backend| {
+                self.backends += 1;
+                self.set_backend(self.backends, *backend);
+                self.backends
+            })
+            .collect()
+    }
+
+    pub(crate) fn set_backend(&mut self, id: u32, backend: Backend) {
+        self.set("BACKENDS", id, backend);
+    }
+
+    pub(crate) fn change_backend(&mut self, id: u32, change: impl FnOnce(&mut Backend)) {
+        let mut backend = self.array::<Backend>("BACKENDS").get(&id, 0).expect("the id is in range");
+        change(&mut backend);
+        self.set_backend(id, backend);
+    }
+
+    /// Publishes a port with these backends, or replaces the ones that it has.
+    pub(crate) fn frontend(&mut self, port: u16, protocol: u8, ids: &[u32]) {
+        let next = self.next_turn();
+        let turn = *self.frontends.entry((port, protocol)).or_insert(next);
+        let frontend = self.set_of(turn, ids);
+        self.insert("FRONTENDS", FrontendKey::published(Port::new(port), protocol), frontend);
+        self.publish(port, protocol, true);
+    }
+
+    /// Lets these backends serve a virtual address, or replaces the ones that it has.
+    pub(crate) fn vip(&mut self, network: u32, address: Ip, ids: &[u32]) {
+        let next = self.next_turn();
+        let turn = *self.vips.entry((network, address)).or_insert(next);
+        let frontend = self.set_of(turn, ids);
+        self.insert("VIPS", VipKey { network, address: Address::new(address) }, frontend);
+    }
+
+    /// Publishes the usual port of task `number` on this node to other nodes, for TCP and UDP.
+    pub(crate) fn task(&mut self, number: u8, flags: u8) {
+        for protocol in [protocol::TCP, protocol::UDP] {
+            let value = LocalTask {
+                bridge: Address::new(cast::task(number)),
+                mac: cast::task_mac(number),
+                flags,
+                padding: 0,
+            };
+            self.insert("TASKS", task_key(number, protocol), value);
+        }
+    }
+
+    pub(crate) fn publish(&mut self, port: u16, protocol: u8, published: bool) {
+        let bit = PortBit::of(protocol, Port::new(port));
+        let word = self.array::<u64>("PORTS").get(&bit.word, 0).expect("the word is in range");
+        self.set("PORTS", bit.word, if published { word | bit.mask } else { word & !bit.mask });
+    }
+
+    pub(crate) fn local_address(&mut self, address: Ip) {
+        self.insert("LOCAL_ADDRESSES", Address::new(address), 1_u32);
+    }
+
+    /// Puts the programs where the agent puts them, and returns the far ends of the uplink and of the bridge.
+    pub(crate) fn attach(&mut self) -> [Wire; 2] {
+        self.namespace.enter();
+        for (hook, interface, place) in [
+            (Hook::UplinkIn, "uplink", TcAttachType::Ingress),
+            (Hook::UplinkOut, "uplink", TcAttachType::Egress),
+            (Hook::BridgeIn, "bridge", TcAttachType::Ingress),
+        ] {
+            let program = self.ebpf.program_mut(hook.program()).expect("it is loaded");
+            let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
+            program.attach(interface, place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
+        }
+        ["uplink", "bridge"].map(Wire::at_far_end_of)
+    }
+
+    /// Puts the overlay's programs on the caller's port of a bridge, which takes no aggregates, and returns the caller's end and that of the rest of
+    /// the network.
+    pub(crate) fn attach_overlay(&mut self) -> [Wire; 2] {
+        self.namespace.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n\
+             link add rest type veth peer name rest-far\nlink set rest-far up\nlink set rest up\n\
+             link set port gso_max_size 1500 master br0\nlink set rest gso_max_size 1500 master br0\n");
+        let forwards = |text: &str| text.matches("state forwarding").count() == 2;
+        while !forwards(&self.namespace.ask(&["-details", "link", "show", "master", "br0"])) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        for (hook, place) in
+            [(Hook::OverlayIn, TcAttachType::Ingress), (Hook::OverlayOut, TcAttachType::Egress)]
+        {
+            let program = self.ebpf.program_mut(hook.program()).expect("it is loaded");
+            let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
+            program.attach("port", place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
+        }
+        ["port", "rest"].map(Wire::at_far_end_of)
+    }
+
+    /// From now on the interfaces take no aggregates, so that the kernel cuts them before it sends them.
+    pub(crate) fn cut_aggregates(&self) {
+        self.namespace.ip("link set uplink gso_max_size 1500\nlink set bridge gso_max_size 1500\n");
+    }
+
+    /// From now on the bridge takes packets as large as netfilter puts them together.
+    pub(crate) fn widen_bridge(&self) {
+        self.namespace.ip("link set bridge-far mtu 9000\nlink set bridge mtu 9000\n");
+    }
+
+    /// How often `outcome` has been counted.
+    pub(crate) fn count(&self, outcome: Outcome) -> u64 {
+        self.outcomes().into_iter().find(|(counted, _)| *counted == outcome).map_or(0, |(_, count)| count)
+    }
+
+    /// The packet through the hook's program.
+    pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
+        self.run_program(self.program(hook), hook, packet)
+    }
+
+    /// As [`World::run`], on the other network.
+    pub(crate) fn run_on_other_network(&self, hook: Hook, packet: &[u8]) -> Run {
+        let ebpf = self.other_network.as_ref().expect("the other network has been joined");
+        let program = ebpf.program(hook.program()).expect("it is loaded");
+        self.run_program(program.try_into().expect("it is a TC program"), hook, packet)
+    }
+
+    fn run_program(&self, program: &SchedClassifier, hook: Hook, packet: &[u8]) -> Run {
+        self.namespace.enter();
+        let counted = self.outcomes();
+        let (verdict, after) = run::run(program, hook, packet);
+        let outcomes = self
+            .outcomes()
+            .into_iter()
+            .zip(counted)
+            .filter(|((_, now), (_, then))| now != then)
+            .map(|((outcome, now), (_, then))| (outcome, now - then))
+            .collect();
+        Run { verdict, before: packet.to_vec(), after, outcomes }
+    }
+
+    pub(crate) fn uplink_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::UplinkIn, &packet.bytes())
+    }
+
+    pub(crate) fn bridge_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::BridgeIn, &packet.bytes())
+    }
+
+    pub(crate) fn overlay_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::OverlayIn, &packet.bytes())
+    }
+
+    pub(crate) fn overlay_out(&self, packet: &Packet) -> Run {
+        self.run(Hook::OverlayOut, &packet.bytes())
+    }
+
+    pub(crate) fn program(&self, hook: Hook) -> &SchedClassifier {
+        self.ebpf.program(hook.program()).expect("it is loaded").try_into().expect("it is a TC program")
+    }
+
+    /// What backend `id` has been given, on all CPUs.
+    pub(crate) fn counters(&self, id: u32) -> BackendCounters {
+        let map: PerCpuArray<_, BackendCounters> = self.map("BACKEND_STATS");
+        let values = map.get(&id, 0).expect("the id is in range");
+        values.iter().fold(BackendCounters::default(), |sum, value| BackendCounters {
+            flows: sum.flows + value.flows,
+            packets: sum.packets + value.packets,
+            bytes: sum.bytes + value.bytes,
+        })
+    }
+
+    pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.hash::<FlowKey, Flow>("FLOWS").get(key, 0).ok()
+    }
+
+    pub(crate) fn set_flow(&mut self, key: FlowKey, flow: Flow) {
+        self.insert("FLOWS", key, flow);
+    }
+
+    pub(crate) fn reply(&self, key: &ReplyKey) -> Option<Reply> {
+        self.hash::<ReplyKey, Reply>("REPLIES").get(key, 0).ok()
+    }
+
+    pub(crate) fn vip_flow(&self, key: &VipFlowKey) -> Option<Flow> {
+        self.hash::<VipFlowKey, Flow>("VIP_FLOWS").get(key, 0).ok()
+    }
+
+    /// Lets the flow have been silent for as long as UDP's idle time.
+    pub(crate) fn silence_vip_flow(&mut self, key: VipFlowKey) {
+        let mut flow = self.vip_flow(&key).expect("the flow is known");
+        // As long ago as the machine has not been up, or in the future: both are more than the idle time.
+        flow.last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
+        self.insert("VIP_FLOWS", key, flow);
+    }
+
+    pub(crate) fn vip_reply(&self, key: &VipReplyKey) -> Option<VipReply> {
+        self.hash::<VipReplyKey, VipReply>("VIP_REPLIES").get(key, 0).ok()
+    }
+
+    pub(crate) fn insert<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
+        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("there is a map {name}"));
+        let mut map: HashMap<_, K, V> = map.try_into().expect("it is a hash map with this key and value");
+        map.insert(key, value, 0).expect("there is room");
+    }
+
+    pub(crate) fn remove<K: Pod, V: Pod>(&mut self, name: &str, key: &K) {
+        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("there is a map {name}"));
+        let mut map: HashMap<_, K, V> = map.try_into().expect("it is a hash map with this key and value");
+        map.remove(key).expect("the key is there");
+    }
+
+    fn next_turn(&self) -> u32 {
+        (self.frontends.len() + self.vips.len()) as u32
+    }
+
+    /// A new set of these backends.
+    fn set_of(&mut self, turn: u32, ids: &[u32]) -> Frontend {
+        self.sets += 1;
+        let set = self.sets;
+        for (slot, id) in ids.iter().enumerate() {
+            self.insert("SLOTS", SlotKey { set, slot: slot as u32 }, *id);
+        }
+        Frontend { turn, set, count: ids.len() as u32, padding: 0 }
+    }
+
+    fn outcomes(&self) -> Vec<(Outcome, u64)> {
+        let map: PerCpuArray<_, u64> = self.map("OUTCOMES");
+        let count = |outcome: Outcome| map.get(&(outcome as u32), 0).expect("it is in range").iter().sum();
+        Outcome::ALL.iter().map(|outcome| (*outcome, count(*outcome))).collect()
+    }
+
+    fn set<V: Pod>(&mut self, name: &str, index: u32, value: V) {
+        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("there is a map {name}"));
+        let mut map: Array<_, V> = map.try_into().expect("it is an array of this value");
+        map.set(index, value, 0).expect("the index is in range");
+    }
+
+    fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
+        self.map(name)
+    }
+
+    fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
+        self.map(name)
+    }
+
+    fn map<'a, M: TryFrom<&'a aya::maps::Map, Error = aya::maps::MapError>>(&'a self, name: &str) -> M {
+        let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
+        M::try_from(map).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+}
+
+fn load(ebpf: &mut Ebpf, hooks: &[Hook]) {
+    for hook in hooks {
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(hook.program())
+            .unwrap_or_else(|| panic!("there is a program {}", hook.program()))
+            .try_into()
+            .expect("it is a TC program");
+        program.load().expect("the verifier accepts it");
+    }
+}
+
+pub(crate) fn task_key(number: u8, protocol: u8) -> TaskKey {
+    TaskKey {
+        identity: Address::new(cast::identity(number)),
+        port: Port::new(cast::TARGET),
+        protocol,
+        padding: 0,
+    }
+}
+
+/// The key of the client's flow to the usual port.
+pub(crate) fn flow_key(protocol: u8) -> FlowKey {
+    FlowKey {
+        client: Address::new(cast::CLIENT),
+        frontend: Address::new(cast::NODE),
+        client_port: Port::new(cast::CLIENT_PORT),
+        frontend_port: Port::new(cast::PUBLISHED),
+        protocol,
+        padding: [0; 3],
+    }
+}
+
+/// The lines for `ip` that make the node's interfaces, and its neighbours known for good.
+fn interfaces() -> String {
+    let mac = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let address = |ip: Ip| ip.map(|byte| byte.to_string()).join(".");
+    let link = |name: &str, index: u32, hardware: Mac, prefix: &str| {
+        [
+            format!(
+                "link add name {name} index {index} address {} type veth peer name {name}-far",
+                mac(hardware)
+            ),
+            format!("addr add {prefix} dev {name}"),
+            format!("link set {name} up"),
+            format!("link set {name}-far up"),
+        ]
+    };
+    let neighbour = |ip: Ip, hardware: Mac| {
+        format!("neigh replace {} lladdr {} nud permanent dev uplink", address(ip), mac(hardware))
+    };
+    let mut lines = Vec::new();
+    lines.extend(link("uplink", cast::UPLINK, cast::NODE_MAC, &format!("{}/24", address(cast::NODE))));
+    lines.extend(link("bridge", cast::BRIDGE, cast::BRIDGE_MAC, "172.18.0.1/16"));
+    lines.extend(link("port", overlay::PORT, [0x02, 0, 0, 0, 0, 0x0c], "192.0.2.1/32"));
+    lines.push(neighbour(cast::CLIENT, cast::CLIENT_MAC));
+    lines.push(neighbour(cast::OTHER, cast::OTHER_MAC));
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,94 @@
+//! The agent itself: it can go away without anybody noticing, and keeps to its memory.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    client::{At, Conversation, Report},
+    lab::Lab,
+    mesh,
+    service::Spec,
+    wait,
+};
+use serde_json::Value;
+
+use crate::{
+    Scenario,
+    support::{PATIENCE, all_ok, exact_through_every_node, live, live_on, target},
+};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("agents that are killed interrupt no connection and no request", killed_agents),
+    ("an agent keeps to its memory limit", memory),
+];
+
+fn killed_agents(lab: &Lab) -> Result<()> {
+    let spec = Spec::workload("steady").replicas(4).publish("8701:8080").publish("8702:9000");
+    let service = spec.create(lab)?;
+    live(lab, "steady", 4)?;
+    let mut talks = Vec::new();
+    let mut loads = Vec::new();
+    for node in &lab.nodes {
+        let (web, echo) = (target(node, 8701), target(node, 8702));
+        for place in [At::Client, At::Node(node)] {
+            let load = ["get", &web, "--duration", "8000", "--interval", "10", "--concurrency", "2"];
+            loads.push((place, &node.name, place.start(&load)?));
+            talks.push((
+                place,
+                &node.name,
+                place.start(&["tcp", &echo, "--lines", "80", "--interval", "100"])?,
+            ));
+        }
+    }
+    let before = lab.on_every_node(mesh::agent_container)?;
+    lab.on_every_node(|node| {
+        let agent = mesh::agent_container(node)?;
+        node.docker(["kill", &agent]).quiet().read()
+    })?;
+    wait::for_up_to(PATIENCE, "new agents answer", || {
+        let now = lab.on_every_node(|node| mesh::status(node).and_then(|_| mesh::agent_container(node)))?;
+        ensure!(now.iter().all(|agent| !before.contains(agent)), "the old ones still run");
+        Ok(())
+    })?;
+    for (place, through, running) in loads {
+        let report: Report = running.report()?;
+        all_ok(report).with_context(|| format!("from {place:?} through {through}"))?;
+    }
+    for (place, through, running) in talks {
+        let talk: Conversation = running.report()?;
+        let whole = talk.error.is_none() && talk.echoed == 80;
+        ensure!(whole, "from {place:?} through {through}: {talk:?}");
+    }
+    // The new ones hold the reins.
+    let nodes: Vec<_> = lab.nodes.iter().collect();
+    service.scale(2)?;
+    live_on(&nodes, "steady", 2, Duration::from_secs(5))?;
+    exact_through_every_node(lab, 8701, 2, 3)
+}
+
+fn memory(lab: &Lab) -> Result<()> {
+    const MEBIBYTE: u64 = 1 << 20;
+    for node in &lab.nodes {
+        let agent = mesh::agent_container(node)?;
+        let inspect = ["inspect", "--format", "{{.HostConfig.Memory}}", &agent];
+        let limit: u64 = node.docker(inspect).quiet().read()?.parse()?;
+        ensure!(limit == 256 * MEBIBYTE, "the agent of {} may use {limit} bytes", node.name);
+        let (used, peak) = used_memory(lab, &node.name, &agent)?;
+        println!("      {}: {} MiB, at most {} MiB", node.name, used / MEBIBYTE, peak / MEBIBYTE);
+        ensure!(used < limit * 3 / 4, "the agent of {} uses {used} of {limit} bytes", node.name);
+    }
+    Ok(())
+}
+
+/// What the cgroup of a container uses, and the most it has used, from the Docker API.
+fn used_memory(lab: &Lab, node: &str, container: &str) -> Result<(u64, u64)> {
+    let socket = lab.node(node)?.docker_socket();
+    let url = format!("http://docker/containers/{container}/stats?stream=false&one-shot=true");
+    let curl = mesh_tests::cmd::Cmd::new("curl").args(["--silent", "--fail", "--unix-socket"]);
+    let text = curl.arg(socket).arg(url).quiet().read()?;
+    let stats: Value = serde_json::from_str(&text).with_context(|| format!("Docker said {text}"))?;
+    let memory = &stats["memory_stats"];
+    let used = memory["usage"].as_u64().with_context(|| format!("no use in {memory}"))?;
+    // cgroup2 keeps no maximum.
+    Ok((used, memory["max_usage"].as_u64().unwrap_or(used)))
+}

@@ -1,0 +1,344 @@
+//! Names: what tasks are told by the resolver they ask, in the order of the golden table (D1…) and beyond it.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    dig::Dig,
+    inside::{Inside, Network},
+    lab::{CLIENT, Lab, Node},
+    mesh, paths,
+    service::Spec,
+    wait,
+};
+
+use crate::{
+    Scenario,
+    support::{PATIENCE, PROMPT, Undo, agent_answers, live_on, only_on},
+};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("names are answered as the golden table says", golden),
+    ("names are found as musl and as glibc look them up", libraries),
+    ("names of networks that a task is not on are not told, and the first network has the say", views),
+    ("names of forty tasks are cut short over UDP and complete over TCP", forty_tasks),
+    ("names in two stacks with the same alias on one network are both meant", one_alias_twice),
+    ("names are answered by Docker within a second after the agent stopped", without_agent),
+    ("check finds an entry that somebody deleted", check_finds_a_hole),
+];
+
+/// Waits until the mesh answers a question with exactly these addresses, in whatever order.
+fn told(place: &Inside<'_>, name: &str, addresses: &[String]) -> Result<Dig> {
+    let mut wanted: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    wait::for_up_to(PROMPT, &format!("a task on {} is told of {name}", place.node.name), || {
+        let dig = Dig::ask(place, &[name])?;
+        ensure!(dig.status == "NOERROR" && dig.sorted() == wanted, "not {wanted:?}: {dig:?}");
+        // Docker says 600.
+        ensure!(
+            dig.answers.iter().all(|record| record.ttl < 600),
+            "it is not the mesh that answers: {dig:?}"
+        );
+        Ok(dig)
+    })
+}
+
+/// Waits until the mesh says with this code that there is nothing.
+fn empty(place: &Inside<'_>, question: &[&str], code: &str) -> Result<Dig> {
+    let dig = Dig::ask(place, question)?;
+    ensure!(dig.status == code && dig.answers.is_empty(), "{question:?}, not {code}: {dig:?}");
+    Ok(dig)
+}
+
+fn addresses(places: &[Inside<'_>], network: &str) -> Result<Vec<String>> {
+    places.iter().map(|place| place.address(network)).collect()
+}
+
+/// The virtual address of a service on a network.
+fn vip(lab: &Lab, service: &str, network: &str) -> Result<String> {
+    let id = lab.docker(["network", "inspect", "--format", "{{.Id}}", network]).quiet().read()?;
+    let format = "{{range .Endpoint.VirtualIPs}}{{.NetworkID}} {{.Addr}}\n{{end}}";
+    let text = lab.docker(["service", "inspect", "--format", format, service]).quiet().read()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{id} ")));
+    let address = line.and_then(|line| line.split('/').next());
+    Ok(address.with_context(|| format!("{service} has no address on {network}: {text}"))?.to_owned())
+}
+
+fn reversed(address: &str) -> String {
+    let parts: Vec<&str> = address.rsplit('.').collect();
+    format!("{}.in-addr.arpa", parts.join("."))
+}
+
+/// A DNS server at the client: `www.example.` exists and nothing else, and it says so with a SOA.
+struct Upstream(Child);
+
+impl Upstream {
+    fn start() -> Result<Self> {
+        let file = paths::target().join("upstream.conf");
+        fs::write(
+            &file,
+            format!(
+                "server:\n interface: {CLIENT}\n access-control: 0.0.0.0/0 allow\n do-daemonize: no\n \
+                 username: \"\"\n chroot: \"\"\n pidfile: \"\"\n use-syslog: no\n module-config: \"iterator\"\n \
+                 local-zone: \".\" static\n local-data: \". 60 IN SOA ns. host. 1 2 3 4 60\"\n \
+                 local-zone: \"example.\" static\n \
+                 local-data: \"example. 60 IN SOA ns.example. host.example. 1 2 3 4 60\"\n \
+                 local-data: \"www.example. 77 IN A 192.0.2.1\"\n\
+                 remote-control:\n control-enable: no\n"
+            ),
+        )?;
+        let mut unbound = Lab::client("unbound").arg("-d").arg("-c").arg(file).into_inner();
+        let child = unbound.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("unbound")?;
+        let upstream = Self(child);
+        wait::for_up_to(Duration::from_secs(5), "a DNS server at the client", || {
+            let server = format!("@{CLIENT}");
+            let dig = Lab::client("dig").args([&server, "+short", "+tries=1", "+time=1", "www.example"]);
+            ensure!(dig.quiet().read()? == "192.0.2.1", "another answer");
+            Ok(())
+        })?;
+        Ok(upstream)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn golden(lab: &Lab) -> Result<()> {
+    let _upstream = Upstream::start()?;
+    let net = Network::create(lab, "app_net", &[])?;
+    let web = Spec::workload("app_web")
+        .replicas(2)
+        .option(&format!("--network=name={},alias=web", net.name))
+        .option("--label=mesh.dns.srv=_http._tcp:8080")
+        .create(lab)?;
+    let asker = Spec::workload("app_asker")
+        .replicas(2)
+        .option("--replicas-max-per-node=1")
+        .option(&net.option())
+        .option(&format!("--dns={CLIENT}"))
+        .create(lab)?;
+    let tasks = web.tasks()?;
+    let places = Inside::tasks(lab, &web)?;
+    let own = addresses(&places, &net.name)?;
+    let vip = vip(lab, "app_web", &net.name)?;
+    for place in Inside::tasks(lab, &asker)? {
+        for name in ["web", "app_web", "web.", "WEB", "web.app_net"] {
+            let dig = told(&place, name, std::slice::from_ref(&vip)).context("D1")?;
+            ensure!(dig.has("ra") && !dig.has("aa"), "D1: {dig:?}");
+        }
+        for name in ["tasks.web", "tasks.app_web", "tasks.web.app_net"] {
+            told(&place, name, &own).context("D2")?;
+        }
+        let dig = empty(&place, &["web", "AAAA"], "NOERROR").context("D3")?;
+        ensure!(dig.authorities.iter().any(|record| record.kind == "SOA"), "D3: {dig:?}");
+        for kind in ["MX", "TXT", "HTTPS", "SVCB", "SOA", "NS", "ANY"] {
+            empty(&place, &["+notcp", "web", kind], "NOERROR").context("D4, D5")?;
+        }
+        empty(&place, &["nosuch", "MX"], "NXDOMAIN").context("D4: what the other server says")?;
+
+        let dig = Dig::ask(&place, &["_http._tcp.web", "SRV"])?;
+        ensure!(dig.data() == ["0 1 8080 app_web.app_net."], "D6: {dig:?}");
+        ensure!(dig.additionals.iter().any(|glue| glue.data == vip), "D6: {dig:?}");
+        let dig = Dig::ask(&place, &[&reversed(&vip), "PTR"])?;
+        ensure!(dig.data() == ["app_web.app_net."], "D8: {dig:?}");
+        for ((task, inside), address) in tasks.iter().zip(&places).zip(&own) {
+            let dig = Dig::ask(&place, &[&reversed(address), "PTR"])?;
+            let name = format!("{}.{}", task.name, task.id);
+            ensure!(dig.data() == [format!("{name}.app_net.")], "D7: {dig:?}");
+            let hostname = &task.name;
+            for name in [&name, hostname, &inside.container_id()?[..12]] {
+                told(&place, name, std::slice::from_ref(address)).context("D9")?;
+            }
+        }
+        let dig = Dig::ask(&place, &["www.example"])?;
+        ensure!(dig.data() == ["192.0.2.1"], "a name of the world: {dig:?}");
+        let dig = empty(&place, &["nosuch.example"], "NXDOMAIN").context("D16")?;
+        let soa = dig.authorities.iter().any(|record| record.kind == "SOA" && record.name == "example.");
+        ensure!(soa, "D16: {dig:?}");
+        manners(&place, &vip)?;
+    }
+    Ok(())
+}
+
+/// D19 and D20, and what they leave open.
+fn manners(place: &Inside<'_>, vip: &str) -> Result<()> {
+    empty(place, &["+opcode=STATUS", "web"], "NOTIMP").context("D19")?;
+    empty(place, &["+opcode=NOTIFY", "web"], "NOTIMP").context("D19")?;
+    empty(place, &["-c", "CH", "web"], "REFUSED").context("D19")?;
+    let dig = empty(place, &["+edns=1", "+noednsneg", "web"], "BADVERS").context("D20")?;
+    ensure!(dig.edns.is_some(), "D20: {dig:?}");
+    let dig = Dig::ask(place, &["+edns=0", "+dnssec", "+ednsopt=65001:0102", "web"])?;
+    ensure!(dig.data() == [vip], "D20: {dig:?}");
+    let edns = dig.edns.as_deref().context("D20: no EDNS")?;
+    ensure!(edns.starts_with("version: 0") && edns.contains("do"), "D20: {dig:?}");
+    let dig = Dig::ask(place, &["+tcp", "web"])?;
+    ensure!(dig.data() == [vip], "over TCP: {dig:?}");
+    Ok(())
+}
+
+fn libraries(lab: &Lab) -> Result<()> {
+    let net = Network::create(lab, "lib-net", &[])?;
+    // The service's own name is in /etc/hosts of its tasks, as a part of their host names.
+    let join = format!("--network=name={},alias=library", net.name);
+    let web = Spec::workload("libweb").replicas(3).option(&join).create(lab)?;
+    let vip = vip(lab, "libweb", &net.name)?;
+    let places = Inside::tasks(lab, &web)?;
+    let mut own = addresses(&places, &net.name)?;
+    own.sort_unstable();
+    for place in &places {
+        for (name, wanted) in [("library", vec![vip.clone()]), ("tasks.library", own.clone())] {
+            told(place, name, &wanted)?;
+            // Both ask for A and AAAA at once; musl from a socket that is not connected, glibc from one that is.
+            let mut musl: Vec<String> = place.exec(&["resolve", name])?;
+            musl.sort_unstable();
+            ensure!(musl == wanted, "musl finds {musl:?} for {name}, not {wanted:?}");
+            let text = place.getent(&["ahosts", name])?;
+            let streams = text.lines().filter(|line| line.contains("STREAM"));
+            let mut glibc: Vec<&str> = streams.filter_map(|line| line.split_whitespace().next()).collect();
+            glibc.sort_unstable();
+            ensure!(glibc == wanted, "glibc finds {glibc:?} for {name}, not {wanted:?}:\n{text}");
+        }
+    }
+    Ok(())
+}
+
+fn views(lab: &Lab) -> Result<()> {
+    let _upstream = Upstream::start()?;
+    let nets = [Network::create(lab, "view-a", &[])?, Network::create(lab, "view-b", &[])?];
+    let mut servers = Vec::new();
+    for (net, name) in nets.iter().zip(["va", "vb"]) {
+        let join = format!("--network=name={},alias=db", net.name);
+        servers.push(Spec::workload(name).option(&join).create(lab)?);
+    }
+    let (va, vb) = (vip(lab, "va", "view-a")?, vip(lab, "vb", "view-b")?);
+    let dns = format!("--dns={CLIENT}");
+    let one = Spec::workload("one").option(&nets[0].option()).option(&dns).create(lab)?;
+    let both = Spec::workload("both").option(&nets[0].option()).option(&nets[1].option()).option(&dns);
+    let both = both.option("--dns-option=ndots:5").create(lab)?;
+
+    let place = &Inside::tasks(lab, &one)?[0];
+    told(place, "db", std::slice::from_ref(&va)).context("D11")?;
+    for name in ["vb", "db.view-b", "vb.view-b"] {
+        empty(place, &[name], "NXDOMAIN").context("D11: another network's name goes to the other server")?;
+    }
+    let place = &Inside::tasks(lab, &both)?[0];
+    told(place, "va", std::slice::from_ref(&va)).context("D17")?;
+    told(place, "vb", std::slice::from_ref(&vb)).context("D17")?;
+    told(place, "db.view-a", std::slice::from_ref(&va)).context("D17")?;
+    told(place, "db.view-b", std::slice::from_ref(&vb)).context("D17")?;
+    let first = Dig::ask(place, &["db"])?;
+    ensure!(first.answers.len() == 1, "D17: {first:?}");
+    for _ in 0..5 {
+        let again = Dig::ask(place, &["db"])?;
+        ensure!(again.data() == first.data(), "D17: {again:?} after {first:?}");
+    }
+    let dig = empty(place, &["nosuch"], "NXDOMAIN").context("D13")?;
+    println!("      D13 is answered with {:?}", dig.authorities);
+    Ok(())
+}
+
+fn forty_tasks(lab: &Lab) -> Result<()> {
+    const TASKS: usize = 33;
+    let net = Network::create(lab, "many-net", &[])?;
+    let spec = Spec::workload("many").replicas(TASKS).option("--endpoint-mode=dnsrr");
+    let many = spec.option(&net.option()).create(lab)?;
+    let place = &Inside::task(lab, &many, &many.tasks()?[0])?;
+    let full = wait::for_up_to(PROMPT, "all tasks are told over TCP", || {
+        let dig = Dig::ask(place, &["+tcp", "many"])?;
+        ensure!(dig.answers.len() == TASKS && dig.answers[0].ttl < 600, "{} answers", dig.answers.len());
+        Ok(dig)
+    })?;
+    ensure!(!full.has("tc"), "{full:?}");
+    let mut distinct = full.sorted();
+    distinct.dedup();
+    ensure!(distinct.len() == TASKS, "{full:?}");
+    let cut = Dig::ask(place, &["+ignore", "many"])?;
+    ensure!(cut.has("tc") && cut.answers.len() < TASKS && cut.answers.len() > 20, "D10: {cut:?}");
+    let wide = Dig::ask(place, &["+edns=0", "+bufsize=4096", "+ignore", "many"])?;
+    ensure!(!wide.has("tc") && wide.answers.len() == TASKS && wide.edns.is_some(), "D10: {wide:?}");
+    let mut firsts: Vec<String> = Vec::new();
+    for _ in 0..6 {
+        let cut = Dig::ask(place, &["+ignore", "many"])?;
+        firsts.push(cut.data().first().context("no answer")?.to_string());
+    }
+    firsts.sort_unstable();
+    firsts.dedup();
+    ensure!(firsts.len() > 1, "the order is always the same: {firsts:?}");
+    Ok(())
+}
+
+fn one_alias_twice(lab: &Lab) -> Result<()> {
+    let net = Network::create(lab, "shared-net", &[])?;
+    let join = format!("--network=name={},alias=db", net.name);
+    let stack = |name: &str| format!("--label=com.docker.stack.namespace={name}");
+    let _a = Spec::workload("a_db").option(&join).option(&stack("a")).create(lab)?;
+    let b = Spec::workload("b_db").option(&join).option(&stack("b")).create(lab)?;
+    let both = [vip(lab, "a_db", &net.name)?, vip(lab, "b_db", &net.name)?];
+    let place = &Inside::tasks(lab, &b)?[0];
+    told(place, "db", &both).context("D18")?;
+    told(place, "a_db", &both[..1])?;
+    told(place, "b_db", &both[1..])?;
+    Ok(())
+}
+
+/// Sends a signal to the agent's process on a node.
+fn signal(node: &Node, signal: &str) -> Result<()> {
+    let container = mesh::agent_container(node)?;
+    node.docker(["kill", "--signal", signal, &container]).quiet().read().map(drop)
+}
+
+fn without_agent(lab: &Lab) -> Result<()> {
+    let net = Network::create(lab, "alone-net", &[])?;
+    let node = &lab.nodes[1];
+    let spec = Spec::workload("alone").option(&net.option()).option(&only_on(node));
+    let service = spec.create(lab)?;
+    let vip = vip(lab, "alone", &net.name)?;
+    let place = &Inside::tasks(lab, &service)?[0];
+    told(place, "alone", std::slice::from_ref(&vip))?;
+    signal(node, "STOP")?;
+    let resume = Undo::at_the_end(|| {
+        let _ = signal(node, "CONT");
+    });
+    wait::until("Docker answers", Duration::from_millis(1500), Duration::from_millis(50), || {
+        let dig = Dig::ask(place, &["+time=1", "alone"])?;
+        ensure!(dig.data() == [&vip] && dig.answers[0].ttl == 600, "{dig:?}");
+        Ok(())
+    })?;
+    for _ in 0..5 {
+        let dig = Dig::ask(place, &["+time=1", "alone"]).context("while the agent is stopped")?;
+        ensure!(dig.data() == [&vip], "{dig:?}");
+    }
+    drop(resume);
+    agent_answers(node)?;
+    told(place, "alone", &[vip]).context("after the agent goes on")?;
+    Ok(())
+}
+
+fn check_finds_a_hole(lab: &Lab) -> Result<()> {
+    let net = Network::create(lab, "check-net", &[])?;
+    let node = &lab.nodes[1];
+    let service = Spec::workload("checked").option(&net.option()).option(&only_on(node)).create(lab)?;
+    live_on(&[node], service.name(), 1, PROMPT)?;
+    wait::for_up_to(PATIENCE, "the check is content", || mesh::agent(node, &["check"])?.quiet().read())?;
+    let (map, bpftool) = ("/sys/fs/bpf/mesh/maps/VIPS", || node.command("bpftool").arg("--json"));
+    let dump = bpftool().args(["map", "dump", "pinned", map]).quiet().read()?;
+    let entries: serde_json::Value = serde_json::from_str(&dump)?;
+    let key = entries[0]["key"].as_array().with_context(|| format!("no entry in {dump}"))?;
+    let key: Vec<&str> = key.iter().filter_map(serde_json::Value::as_str).collect();
+    bpftool().args(["map", "delete", "pinned", map, "key", "hex"]).args(&key).quiet().read()?;
+    let output = mesh::agent(node, &["check"])?.quiet().output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.code() == Some(1), "it ended with {}: {said}", output.status);
+    ensure!(said.contains("VIPS") || said.contains("checked") || said.contains("10."), "it said {said}");
+    println!("      it said: {}", said.trim());
+    wait::for_up_to(PATIENCE, "the agent repairs it", || mesh::agent(node, &["check"])?.quiet().read())?;
+    Ok(())
+}
