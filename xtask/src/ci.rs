@@ -1,0 +1,70 @@
+//! `cargo xtask ci`: everything that must hold before a change is taken.
+
+use anyhow::{Result, bail};
+use mesh_tests::{cmd::Cmd, paths};
+
+use crate::{
+    setup::{self, Set},
+    test,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leaves the tests out
+    #[arg(long)]
+    no_tests: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(&[Set::Build, Set::Lint])?;
+    // All are run, so that one look shows everything that is wrong.
+    let failed: Vec<String> = checks()
+        .into_iter()
+        .filter_map(|check| check.run().err())
+        .map(|error| format!("{error:#}"))
+        .collect();
+    if !failed.is_empty() {
+        bail!("{} checks failed:\n  {}", failed.len(), failed.join("\n  "));
+    }
+    if args.no_tests { Ok(()) } else { test::run(&test::Args::default()) }
+}
+
+fn checks() -> Vec<Cmd> {
+    let cargo = |args: &[&str]| Cmd::new("cargo").dir(paths::root()).args(args);
+    // As mesh-agent's build script compiles it, and in the folder that it keeps for this target.
+    let mut bpf = Cmd::new("cargo").dir(paths::root()).env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3");
+    if setup::has_nightly() {
+        bpf = bpf.arg("+nightly");
+    } else {
+        bpf = bpf.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc");
+    }
+    vec![
+        cargo(&["fmt", "--all", "--check"]),
+        cargo(&["clippy", "--workspace", "--exclude", "mesh-ebpf", "--all-targets", "--", "-D", "warnings"]),
+        bpf.args([
+            "clippy",
+            "--package",
+            "mesh-ebpf",
+            "--target",
+            "bpfel-unknown-none",
+            "-Z",
+            "build-std=core",
+        ])
+        .arg("--target-dir")
+        .arg(paths::target().join("ebpf"))
+        .args(["--", "-D", "warnings"]),
+        cargo(&["doc", "--workspace", "--exclude", "mesh-ebpf", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+        cargo(&[
+            "deny",
+            "--config",
+            ".deny.toml",
+            "--log-level",
+            "error",
+            "check",
+            "licenses",
+            "bans",
+            "sources",
+        ]),
+    ]
+}

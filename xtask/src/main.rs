@@ -1,0 +1,57 @@
+//! Developer commands of the mesh: `cargo xtask <command>`, from the repository's root.
+
+mod bench;
+mod ci;
+mod demo;
+mod image;
+mod lab;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of the mesh")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole thing from a bare machine: a three-node Swarm, the mesh on it, and a published nginx
+    Demo(demo::Args),
+    /// All tests, the same that CI runs, or one part of them
+    Test(test::Args),
+    /// A real Swarm on this machine, with or without the mesh on it
+    Lab(lab::Args),
+    /// Measurements on the lab that is up
+    Bench(bench::Args),
+    /// The agent's image: target/mesh-agent.tar, for `docker load`
+    Image,
+    /// Formatting, lints for host and BPF, docs, dependencies, tests
+    Ci(ci::Args),
+    /// Installs what is missing to build, test and run the lab
+    Setup(setup::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lab(args) => lab::run(args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Image => image::run(),
+        Command::Ci(args) => ci::run(&args),
+        Command::Setup(args) => setup::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
