@@ -71,7 +71,7 @@ outcomes! {
     UnknownTask = 13, "unknown_task";
     /// Dropped: no hop left (TTL).
     HopLimit = 14, "hop_limit";
-    /// Dropped: the way to the client or the other node is not known to the kernel.
+    /// Retired: where the kernel knows no way, the packet leaves by the interface its flow came in by.
     NoRoute = 15, "no_route";
     /// Dropped: the kernel would not let us change the packet.
     NotChangeable = 16, "not_changeable";
