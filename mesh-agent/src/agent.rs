@@ -21,7 +21,7 @@ use crate::node::{self, namespaces};
 use crate::single::Single;
 use crate::status::collect::Collector;
 use crate::swarm::source::{self, SourceHandles};
-use crate::{dns, status};
+use crate::{dns, reach, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -50,7 +50,13 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let pins = Pins::under(&arguments.bpffs);
     let (names_sender, names) = watch::channel(Arc::default());
     let (resolver_sender, resolver_address) = watch::channel(None);
-    let outputs = Outputs { published: Arc::default(), names: names_sender, resolver: resolver_sender };
+    let (wanted_sender, wanted) = watch::channel(None);
+    let outputs = Outputs {
+        published: Arc::default(),
+        names: names_sender,
+        resolver: resolver_sender,
+        wanted: wanted_sender,
+    };
     let mut core = Core::start(&arguments, &pins, outputs.clone())?;
 
     let SourceHandles { snapshot, local, status: board } = source::spawn(arguments.source_settings());
@@ -59,6 +65,9 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let (namespaces_sender, namespaces) = watch::channel(Arc::default());
     let docker_run = arguments.docker_run.clone();
     tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });
+
+    let (pulses_sender, pulses) = watch::channel(Arc::default());
+    tokio::spawn(reach::watch(wanted, pulses_sender));
 
     let resolver = Resolver::new(ResolverSettings::default(), names);
     if arguments.dns == Switch::On {
@@ -80,7 +89,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, inquiries }).await
 }
 
 /// Answers names wherever the bridge's address is.

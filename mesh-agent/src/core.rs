@@ -1,16 +1,16 @@
 //! The heart of the agent: whenever something it follows has changed, it computes what must be true and makes it so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::warn;
 
 use crate::args::{RunArguments, Switch};
@@ -19,12 +19,14 @@ use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
-use crate::desired::Desired;
+use crate::desired::drains::Drains;
 use crate::desired::names::Names;
+use crate::desired::{Desired, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::Sandboxes;
 use crate::node::{self, Interface, NodeView, Told};
+use crate::reach::{self, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
 use crate::status::collect::{Inquiry, Published};
@@ -43,6 +45,7 @@ pub struct Inputs {
     pub local: watch::Receiver<Option<Arc<LocalView>>>,
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     pub namespaces: watch::Receiver<Arc<Namespaces>>,
+    pub pulses: watch::Receiver<Arc<Pulses>>,
     pub inquiries: mpsc::Receiver<Inquiry>,
 }
 
@@ -54,6 +57,8 @@ pub struct Outputs {
     pub names: watch::Sender<Arc<Names>>,
     /// Where the resolver is to listen; `None` while there is no bridge.
     pub resolver: watch::Sender<Option<SocketAddrV4>>,
+    /// Which nodes are to be asked for signs of life.
+    pub wanted: watch::Sender<Option<Wanted>>,
 }
 
 /// What the tables were last made from.
@@ -75,6 +80,9 @@ pub struct Core {
     outputs: Outputs,
     /// What the tables were last made from.
     last: Option<Last>,
+    drains: Drains,
+    /// When the next draining task will have had its time.
+    drain_over: Option<Instant>,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
 }
@@ -101,6 +109,8 @@ impl Core {
             reconciler,
             outputs,
             last: None,
+            drains: Drains::default(),
+            drain_over: None,
             warnings: Vec::new(),
         })
     }
@@ -125,7 +135,9 @@ impl Core {
                 changed = inputs.local.changed() => changed.context("the source of this node's containers ended")?,
                 changed = inputs.node.changed() => changed.context("the source of this node's interfaces ended")?,
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
+                changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
+                () = sleep_until(self.drain_over.unwrap_or_else(Instant::now).into()), if self.drain_over.is_some() => {}
                 () = sleep(RETRY), if failed => {}
             }
             failed = self.round(&inputs).await;
@@ -152,7 +164,14 @@ impl Core {
 
         let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
         self.overlays.sync(&overlays);
-        let desired = Desired::from(&snapshot, &local, &overlays.into_keys().collect::<BTreeSet<_>>());
+        let now = Instant::now();
+        let surroundings = Surroundings {
+            overlays: overlays.into_keys().collect(),
+            reach: reach::reach(&inputs.pulses.borrow()),
+            drained: self.drains.over(now),
+        };
+        let desired = Desired::from(&snapshot, &local, &surroundings);
+        self.drain_over = self.drains.note(&desired, &snapshot, now);
         let names = self.names(&snapshot, &local, bridge);
         let mut failed = !errors.is_empty();
         if let Some(address) = local.node.address {
@@ -169,7 +188,8 @@ impl Core {
             let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, askers.cookies);
             failed |= !askers.complete;
             let rest = self.reconciler.begin(&desired, &facts);
-            self.publish(&snapshot, &local, &desired, &warnings);
+            self.ask_for_signs_of_life(address, &desired);
+            self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
             if !rest.is_empty() {
                 sleep(PACKETS_PASS).await;
                 self.reconciler.finish(&rest);
@@ -180,7 +200,7 @@ impl Core {
         } else {
             warnings.push("Docker does not say which address this node has in the Swarm".into());
         }
-        self.publish(&snapshot, &local, &desired, &warnings);
+        self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
         self.tell(warnings);
         failed
     }
@@ -272,15 +292,26 @@ impl Core {
         overlays
     }
 
+    fn ask_for_signs_of_life(&self, from: Ipv4Addr, desired: &Desired) {
+        let way = Way { from, tunnel_port: self.arguments.tunnel_port, vni: self.arguments.tunnel_vni };
+        let wanted = Some(Wanted { way, nodes: desired.peers.clone() });
+        self.outputs.wanted.send_if_modified(|known| {
+            let differs = *known != wanted;
+            *known = wanted;
+            differs
+        });
+    }
+
     fn publish(
         &self,
         snapshot: &Arc<Snapshot>,
         local: &Arc<LocalView>,
         desired: &Desired,
         warnings: &[String],
+        pulses: &Arc<Pulses>,
     ) {
         let attached = self.attachments.interfaces().values().cloned().collect();
-        let published = Published::new(
+        let mut published = Published::new(
             snapshot,
             local,
             desired,
@@ -289,6 +320,7 @@ impl Core {
             self.overlays.states(),
             warnings,
         );
+        published.pulses = pulses.clone();
         *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
     }
 

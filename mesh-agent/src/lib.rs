@@ -3,7 +3,7 @@
 //! ```text
 //! swarm/ (in) ──► desired/ (pure) ──► reconcile/ (pure plan, small loop) ──► dataplane/ (out)
 //!   ▲ peers/                              ▲ node/ (interfaces, addresses)
-//!   workers' agents                       │
+//!   all agents                            │ reach/ (do other nodes answer?)
 //!                     status/ reads what the others publish
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod logging;
 pub mod node;
 pub mod peers;
 pub mod preflight;
+pub mod reach;
 pub mod reconcile;
 pub mod single;
 pub mod status;

@@ -26,6 +26,8 @@ pub struct TunnelAddress {
 pub mod flags {
     /// An answer on its way to the entry node.
     pub const REPLY: u16 = 1;
+    /// A question whether this node's dataplane is there; it is sent back as it came.
+    pub const PROBE: u16 = 2;
 }
 
 impl TunnelAddress {

@@ -1,11 +1,10 @@
 //! Which tasks may serve, and how they are reached.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Backend, Home, Index, Labels, Return, State};
-use crate::swarm::snapshot::{LocalContainer, NodeState, Service, Task, TaskState};
+use crate::swarm::snapshot::{Condition, LocalContainer, NodeState, Service, Task, TaskState};
 
 /// The backends of a service for one of its ports, by task id.
 pub(super) fn of(
@@ -17,7 +16,7 @@ pub(super) fn of(
     let mut backends = BTreeMap::new();
     for task in index.tasks(service) {
         let container = index.containers_by_task.get(task.id.as_str()).copied();
-        let Some(state) = state(task, container) else { continue };
+        let Some(state) = state(index, task, container) else { continue };
         let Some(home) = home(index, task, container) else { continue };
         let Some(identity) = identity(index, Some(task), container) else { continue };
         let backend = Backend {
@@ -28,10 +27,16 @@ pub(super) fn of(
             port,
             state,
             return_by: labels.return_by,
+            drain: labels.drain,
             since: task.since,
         };
         backends.insert(task.id.clone(), backend);
     }
+    let reach = &index.surroundings.reach;
+    leave_out(&mut backends, |backend| match backend.home {
+        Home::There(node) => reach.silent.contains(&node) || reach.without_mesh.contains(&node),
+        Home::Here(_) | Home::Overlay(_) => false,
+    });
     backends
 }
 
@@ -40,11 +45,12 @@ pub(super) fn on_overlay(
     index: &Index<'_>,
     service: &Service,
     network_id: &str,
+    labels: Labels,
 ) -> BTreeMap<String, Backend> {
     let mut backends = BTreeMap::new();
     for task in index.tasks(service) {
         let container = index.containers_by_task.get(task.id.as_str()).copied();
-        let Some(state) = state(task, container) else { continue };
+        let Some(state) = state(index, task, container) else { continue };
         let is_here = task.node_id == index.local.node.id;
         if is_here && container.is_none() || !is_here && !is_reachable(index, task) {
             continue;
@@ -61,11 +67,29 @@ pub(super) fn on_overlay(
             port: 0,
             state,
             return_by: Return::default(),
+            drain: labels.drain,
             since: task.since,
         };
         backends.insert(task.id.clone(), backend);
     }
+    let nodes = &index.snapshot.nodes;
+    leave_out(&mut backends, |backend| match nodes.get(&backend.node_id).and_then(|node| node.address) {
+        Some(IpAddr::V4(node)) => index.surroundings.reach.silent.contains(&node),
+        _ => false,
+    });
     backends
+}
+
+/// Backends that cannot be reached from here get nothing new; unless there are no others: then it may as well be this node
+/// that cannot hear.
+fn leave_out(backends: &mut BTreeMap<String, Backend>, is_out_of_reach: impl Fn(&Backend) -> bool) {
+    let serves = |backend: &Backend| backend.state == State::Active && !is_out_of_reach(backend);
+    if !backends.values().any(serves) {
+        return;
+    }
+    for backend in backends.values_mut().filter(|backend| is_out_of_reach(backend)) {
+        backend.state = State::Draining;
+    }
 }
 
 /// How many tasks the Swarm wants a service to have at the moment.
@@ -91,18 +115,23 @@ pub(super) fn identity(
 
 /// Docker's own rule for a backend is `Status.State == DesiredState == running` (moby,
 /// daemon/cluster/executor/container/controller.go); a task that still runs but shall not keeps its connections.
-fn state(task: &Task, container: Option<&LocalContainer>) -> Option<State> {
-    if task.state != TaskState::Running {
+fn state(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> Option<State> {
+    if task.state != TaskState::Running || task.desired_state < TaskState::Running {
         return None;
     }
-    if container.is_some_and(|container| container.draining) {
-        return Some(State::Draining);
+    // Of its own tasks this node knows more than it has told the managers.
+    let is_here = task.node_id == index.local.node.id;
+    let condition = index.snapshot.conditions.get(&task.id).filter(|_| !is_here);
+    if condition == Some(&Condition::Ended) {
+        return None;
     }
-    match task.desired_state.cmp(&TaskState::Running) {
-        Ordering::Less => None,
-        Ordering::Equal => Some(State::Active),
-        Ordering::Greater => Some(State::Draining),
+    let drains = task.desired_state > TaskState::Running
+        || condition == Some(&Condition::Draining)
+        || container.is_some_and(|container| container.draining);
+    if !drains {
+        return Some(State::Active);
     }
+    (!index.surroundings.drained.contains(&task.id)).then_some(State::Draining)
 }
 
 /// Where a task runs; `None` if it cannot be reached there.

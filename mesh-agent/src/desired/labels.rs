@@ -1,6 +1,7 @@
 //! Service labels (`deploy.labels`) that begin with `mesh.`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mesh_common::backend::flags;
 
@@ -11,6 +12,10 @@ pub struct Labels {
     pub enable: bool,
     pub policy: Policy,
     pub return_by: Return,
+    /// `mesh.drain`: how long connections to a task that shall stop may last; `None` for as long as it lives.
+    pub drain: Option<Duration>,
+    /// `mesh.idle-timeout`: how long a TCP connection may be silent.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// How a backend is chosen for a new flow.
@@ -51,7 +56,13 @@ impl Return {
 
 impl Default for Labels {
     fn default() -> Self {
-        Self { enable: true, policy: Policy::default(), return_by: Return::default() }
+        Self {
+            enable: true,
+            policy: Policy::default(),
+            return_by: Return::default(),
+            drain: None,
+            idle_timeout: None,
+        }
     }
 }
 
@@ -69,6 +80,10 @@ impl Labels {
                     value,
                     &[("tunnel", Return::Tunnel), ("direct", Return::Direct)],
                 ),
+                "mesh.drain" => duration(value, Duration::ZERO).map(|limit| parsed.drain = Some(limit)),
+                "mesh.idle-timeout" => {
+                    duration(value, SHORTEST_IDLE).map(|limit| parsed.idle_timeout = Some(limit))
+                }
                 name if name.starts_with("mesh.dns.") => NameLabels::default().set(name, value),
                 _ => Err(UNKNOWN.to_owned()),
             };
@@ -78,6 +93,28 @@ impl Labels {
         }
         (parsed, warnings)
     }
+}
+
+/// Shorter ones would end conversations that are merely slow.
+const SHORTEST_IDLE: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
+/// As Docker writes them: a number with a unit, like 90s, 5m or 24h; a bare number counts seconds.
+fn duration(text: &str, shortest: Duration) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let seconds_each = match &text[digits.len()..] {
+        "s" | "" => Some(1),
+        "m" => Some(60),
+        "h" => Some(60 * 60),
+        "d" => Some(24 * 60 * 60),
+        _ => None,
+    };
+    let seconds =
+        digits.parse::<u64>().ok().zip(seconds_each).and_then(|(number, each)| number.checked_mul(each));
+    let duration = seconds.map(Duration::from_secs).filter(|time| (shortest..=LONGEST).contains(time));
+    duration.ok_or_else(|| {
+        format!("the value must be a time like 90s, 5m or 24h, from {} s to a year", shortest.as_secs())
+    })
 }
 
 const UNKNOWN: &str = "this version does not know the label";
@@ -172,6 +209,28 @@ mod tests {
             parse(&[("mesh.return", "direct"), ("mesh.enable", "false"), ("traefik.enable", "x")]);
         assert_eq!(labels, Labels { enable: false, return_by: Return::Direct, ..Labels::default() });
         assert_eq!(warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn times_are_read_as_docker_writes_them() {
+        let (labels, warnings) = parse(&[("mesh.drain", "90s"), ("mesh.idle-timeout", "2h")]);
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(labels.drain, Some(Duration::from_secs(90)));
+        assert_eq!(labels.idle_timeout, Some(Duration::from_hours(2)));
+        assert_eq!(parse(&[("mesh.drain", "0")]).0.drain, Some(Duration::ZERO));
+        for (label, value) in [
+            ("mesh.drain", "soon"),
+            ("mesh.drain", "-1s"),
+            ("mesh.drain", "1w"),
+            ("mesh.drain", "é"),
+            ("mesh.drain", "99999999999999999999d"),
+            ("mesh.idle-timeout", "5s"),
+            ("mesh.idle-timeout", ""),
+        ] {
+            let (labels, warnings) = parse(&[(label, value)]);
+            assert_eq!((labels, warnings.len()), (Labels::default(), 1), "{label}={value}");
+            assert!(warnings[0].contains("a time like 90s"), "{warnings:?}");
+        }
     }
 
     #[test]

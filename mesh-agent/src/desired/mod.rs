@@ -1,8 +1,9 @@
 //! Pure: what must be true on this node, given what the Swarm says and what the node knows first-hand.
 //!
 //! ```text
-//! Snapshot ─┐
-//! LocalView ┴─► Desired ─┬─► frontends: what clients dial, and which tasks serve it      → FRONTENDS, SLOTS, BACKENDS
+//! Snapshot ─────┐
+//! LocalView ────┤
+//! Surroundings ─┴─► Desired ─┬─► frontends: what clients dial, and which tasks serve it      → FRONTENDS, SLOTS, BACKENDS
 //!                        ├─► deliveries: published ports of tasks on this node           → TASKS
 //!                        └─► peers: the other nodes, who may send through the tunnel     → PEERS
 //! ```
@@ -11,12 +12,15 @@
 //! has heard that it runs, and until its container is gone.
 
 mod backends;
+pub mod drains;
 mod labels;
 pub mod names;
+mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use mesh_common::backend::{LocalTask, TaskKey};
 use mesh_common::net::{Port, protocol};
@@ -26,6 +30,7 @@ use crate::swarm::snapshot::{
 };
 pub use labels::{Labels, NameLabels, NamedPort, Policy, Return};
 pub use names::Names;
+pub use surroundings::{Reach, Surroundings};
 
 /// What must be true on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +66,8 @@ impl fmt::Display for FrontendId {
 pub struct Frontend {
     pub service_id: String,
     pub policy: Policy,
+    /// For how long its TCP connections may be silent; `None` for the mesh's own choice.
+    pub idle_timeout: Option<Duration>,
     /// By task id.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -78,6 +85,8 @@ pub struct Backend {
     pub port: u16,
     pub state: State,
     pub return_by: Return,
+    /// How long its connections may last once it drains; `None` for as long as it lives.
+    pub drain: Option<Duration>,
     /// When the task began to run, seconds since the Unix epoch; 0 if unknown.
     pub since: u64,
 }
@@ -114,11 +123,10 @@ pub struct ServiceView {
 }
 
 impl Desired {
-    /// What `snapshot` means for the node that `local` describes. `overlays` are the ids of the networks whose namespaces
-    /// are on this node.
-    pub fn from(snapshot: &Snapshot, local: &LocalView, overlays: &BTreeSet<String>) -> Self {
+    /// What `snapshot` means for the node that `local` describes.
+    pub fn from(snapshot: &Snapshot, local: &LocalView, surroundings: &Surroundings) -> Self {
         let mut desired = Self { peers: peers(snapshot, local), ..Self::default() };
-        let index = Index::of(snapshot, local);
+        let index = Index::of(snapshot, local, surroundings);
         for service in snapshot.services.values() {
             let (labels, warnings) = Labels::parse(&service.labels);
             let mut view = ServiceView {
@@ -131,7 +139,7 @@ impl Desired {
             };
             if labels.enable {
                 desired.add_ports(&index, service, labels, &mut view);
-                desired.add_vips(&index, service, labels, overlays, &mut view);
+                desired.add_vips(&index, service, labels, &mut view);
             }
             if !view.frontends.is_empty() || !view.warnings.is_empty() {
                 desired.services.insert(service.id.clone(), view);
@@ -155,6 +163,7 @@ impl Desired {
             let frontend = Frontend {
                 service_id: service.id.clone(),
                 policy: labels.policy,
+                idle_timeout: labels.idle_timeout,
                 backends: backends::of(index, service, port.target, labels),
             };
             view.frontends.insert(id);
@@ -166,14 +175,8 @@ impl Desired {
 impl Desired {
     /// The virtual addresses of a service on the overlays that are here. The one on the ingress network is Docker's own
     /// way to published ports.
-    fn add_vips(
-        &mut self,
-        index: &Index<'_>,
-        service: &Service,
-        labels: Labels,
-        overlays: &BTreeSet<String>,
-        view: &mut ServiceView,
-    ) {
+    fn add_vips(&mut self, index: &Index<'_>, service: &Service, labels: Labels, view: &mut ServiceView) {
+        let overlays = &index.surroundings.overlays;
         for vip in service.virtual_ips.iter().filter(|vip| overlays.contains(&vip.network_id)) {
             let Some(network) = index.snapshot.networks.get(&vip.network_id) else { continue };
             if network.ingress || network.vni == 0 {
@@ -183,7 +186,8 @@ impl Desired {
             let frontend = Frontend {
                 service_id: service.id.clone(),
                 policy: labels.policy,
-                backends: backends::on_overlay(index, service, &vip.network_id),
+                idle_timeout: labels.idle_timeout,
+                backends: backends::on_overlay(index, service, &vip.network_id, labels),
             };
             view.frontends.insert(id);
             self.frontends.insert(id, frontend);
@@ -195,6 +199,7 @@ impl Desired {
 struct Index<'a> {
     snapshot: &'a Snapshot,
     local: &'a LocalView,
+    surroundings: &'a Surroundings,
     /// The id of the ingress network; there may be none.
     ingress: Option<&'a str>,
     tasks_by_service: BTreeMap<&'a str, Vec<&'a Task>>,
@@ -202,7 +207,7 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    fn of(snapshot: &'a Snapshot, local: &'a LocalView) -> Self {
+    fn of(snapshot: &'a Snapshot, local: &'a LocalView, surroundings: &'a Surroundings) -> Self {
         let ingress = snapshot.networks.values().find(|network| network.ingress);
         let mut tasks_by_service = BTreeMap::<_, Vec<_>>::new();
         for task in snapshot.tasks.values() {
@@ -212,6 +217,7 @@ impl<'a> Index<'a> {
         Self {
             snapshot,
             local,
+            surroundings,
             ingress: ingress.map(|network| network.id.as_str()),
             tasks_by_service,
             containers_by_task: containers.map(|container| (container.task_id.as_str(), container)).collect(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use network::{Found, NetworkNames, Reverse, ServicePort};
 
 use super::labels::{NameLabels, NamedPort};
-use super::{Index, backends};
+use super::{Index, Surroundings, backends};
 use crate::swarm::snapshot::{
     Attachment, ContainerDetails, EndpointMode, LocalContainer, LocalView, NodeState, Protocol, Service,
     ServiceNetwork, Snapshot, Task, TaskState,
@@ -82,7 +82,7 @@ impl Names {
             names.askers.insert(address, Asker { container_id: id.clone(), networks, upstream });
         }
         let mut builder = Builder { names: &mut names, places };
-        let index = Index::of(snapshot, local);
+        let index = Index::of(snapshot, local, Surroundings::NONE);
         for service in snapshot.services.values() {
             builder.service(&index, service);
         }
@@ -394,6 +394,9 @@ fn answers(index: &Index<'_>, task: &Task, starting: bool) -> bool {
         // Its container's end shows here before the managers hear of it.
         let container = index.containers_by_task.get(task.id.as_str());
         return container.is_some_and(|container| !container.draining || task.state != TaskState::Running);
+    }
+    if index.snapshot.conditions.contains_key(&task.id) {
+        return false;
     }
     let node = index.snapshot.nodes.get(&task.node_id);
     // A manager that has just become the leader knows no node's state yet.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::swarm::snapshot::{
-    Attachment, LocalContainer, Network, Node, NodeState, Port as ServicePort, Task, TaskState, ThisNode,
-    VirtualIp,
+    Attachment, Condition, LocalContainer, Network, Node, NodeState, Port as ServicePort, Task, TaskState,
+    ThisNode, VirtualIp,
 };
 
 fn node(id: &str, last: u8, state: NodeState) -> (String, Node) {
@@ -51,6 +51,7 @@ fn swarm() -> (Snapshot, LocalView) {
         tasks: BTreeMap::from([task("t1", 1, "n1", 6), task("t2", 2, "n2", 7)]),
         nodes: BTreeMap::from([node("n1", 1, NodeState::Ready), node("n2", 2, NodeState::Ready)]),
         networks: BTreeMap::from([("ingress".into(), ingress)]),
+        ..Snapshot::default()
     };
     let container = LocalContainer {
         task_id: "t1".into(),
@@ -72,7 +73,7 @@ const WEB: FrontendId = FrontendId::Published { port: 80, protocol: Protocol::Tc
 #[test]
 fn a_published_port_is_a_frontend_with_a_backend_for_each_task() {
     let (snapshot, local) = swarm();
-    let desired = Desired::from(&snapshot, &local, &BTreeSet::new());
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
 
     assert_eq!(desired.frontends.keys().copied().collect::<Vec<_>>(), [WEB], "mode=host is not ours");
     let backends = &desired.frontends[&WEB].backends;
@@ -90,23 +91,33 @@ fn a_task_serves_only_while_it_runs_and_shall_run_on_a_ready_node() {
     let (mut snapshot, local) = swarm();
     let task = snapshot.tasks.get_mut("t2").expect("t2");
     task.state = TaskState::Starting;
-    assert!(!Desired::from(&snapshot, &local, &BTreeSet::new()).frontends[&WEB].backends.contains_key("t2"));
+    assert!(
+        !Desired::from(&snapshot, &local, &Surroundings::default()).frontends[&WEB]
+            .backends
+            .contains_key("t2")
+    );
 
     let task = snapshot.tasks.get_mut("t2").expect("t2");
     task.state = TaskState::Running;
     task.desired_state = TaskState::Shutdown;
     assert_eq!(
-        Desired::from(&snapshot, &local, &BTreeSet::new()).frontends[&WEB].backends["t2"].state,
+        Desired::from(&snapshot, &local, &Surroundings::default()).frontends[&WEB].backends["t2"].state,
         State::Draining
     );
 
     snapshot.tasks.get_mut("t2").expect("t2").desired_state = TaskState::Running;
     snapshot.nodes.get_mut("n2").expect("n2").state = NodeState::Down;
-    assert!(!Desired::from(&snapshot, &local, &BTreeSet::new()).frontends[&WEB].backends.contains_key("t2"));
+    assert!(
+        !Desired::from(&snapshot, &local, &Surroundings::default()).frontends[&WEB]
+            .backends
+            .contains_key("t2")
+    );
 
     snapshot.nodes.get_mut("n2").expect("n2").state = NodeState::Unknown;
     assert!(
-        Desired::from(&snapshot, &local, &BTreeSet::new()).frontends[&WEB].backends.contains_key("t2"),
+        Desired::from(&snapshot, &local, &Surroundings::default()).frontends[&WEB]
+            .backends
+            .contains_key("t2"),
         "a new leader's view"
     );
 }
@@ -115,7 +126,7 @@ fn a_task_serves_only_while_it_runs_and_shall_run_on_a_ready_node() {
 fn a_container_that_is_gone_takes_its_backend_along_before_the_managers_know() {
     let (snapshot, mut local) = swarm();
     local.containers.clear();
-    let desired = Desired::from(&snapshot, &local, &BTreeSet::new());
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
     assert_eq!(desired.frontends[&WEB].backends.keys().collect::<Vec<_>>(), ["t2"]);
     assert!(desired.deliveries.is_empty());
 }
@@ -124,7 +135,7 @@ fn a_container_that_is_gone_takes_its_backend_along_before_the_managers_know() {
 fn a_container_can_be_delivered_to_before_its_task_runs() {
     let (mut snapshot, local) = swarm();
     snapshot.tasks.remove("t1");
-    let desired = Desired::from(&snapshot, &local, &BTreeSet::new());
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
     let key = TaskKey {
         identity: Ipv4Addr::new(10, 0, 0, 6).into(),
         port: Port::new(8080),
@@ -140,7 +151,7 @@ fn a_disabled_service_is_left_to_docker() {
     let (mut snapshot, local) = swarm();
     let labels = BTreeMap::from([("mesh.enable".into(), "false".into())]);
     snapshot.services.get_mut("web-id").expect("web").labels = labels;
-    let desired = Desired::from(&snapshot, &local, &BTreeSet::new());
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
     assert!(desired.frontends.is_empty() && desired.deliveries.is_empty());
 }
 
@@ -148,7 +159,7 @@ fn a_disabled_service_is_left_to_docker() {
 fn a_service_without_tasks_still_has_its_frontend() {
     let (mut snapshot, local) = swarm();
     snapshot.tasks.clear();
-    let desired = Desired::from(&snapshot, &local, &BTreeSet::new());
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
     assert!(desired.frontends[&WEB].backends.is_empty(), "so that clients are refused at once");
 }
 
@@ -158,7 +169,7 @@ fn warnings_reach_the_operator() {
     let web = snapshot.services.get_mut("web-id").expect("web");
     web.labels = BTreeMap::from([("mesh.unheard-of".into(), "1".into())]);
     web.ports.push(port(9000, 9000, Protocol::Sctp, PublishMode::Ingress));
-    let warnings = &Desired::from(&snapshot, &local, &BTreeSet::new()).services["web-id"].warnings;
+    let warnings = &Desired::from(&snapshot, &local, &Surroundings::default()).services["web-id"].warnings;
     assert_eq!(warnings.len(), 2, "{warnings:?}");
 }
 
@@ -184,7 +195,8 @@ fn a_virtual_address_is_a_frontend_on_the_overlays_that_are_here() {
         };
         snapshot.tasks.get_mut(task).expect("a task").attachments.push(attachment);
     }
-    let here = BTreeSet::from(["ingress".to_owned(), "shop".to_owned()]);
+    let overlays = BTreeSet::from(["ingress".to_owned(), "shop".to_owned()]);
+    let mut here = Surroundings { overlays, ..Surroundings::default() };
     let desired = Desired::from(&snapshot, &local, &here);
     let id = FrontendId::Vip { network: 4097, address };
     assert_eq!(desired.frontends.keys().copied().collect::<Vec<_>>(), [id]);
@@ -192,4 +204,47 @@ fn a_virtual_address_is_a_frontend_on_the_overlays_that_are_here() {
     assert_eq!(backends["t2"].identity, Ipv4Addr::new(10, 0, 1, 7));
     assert_eq!(backends["t2"].home, Home::Overlay([2, 0x42, 10, 0, 1, 7]));
     assert_eq!(backends.len(), 2);
+
+    let node = Ipv4Addr::new(10, 99, 0, 2);
+    here.reach.without_mesh.insert(node);
+    let desired = Desired::from(&snapshot, &local, &here);
+    assert_eq!(desired.frontends[&id].backends["t2"].state, State::Active, "the overlay is Docker's");
+    here.reach.silent.insert(node);
+    let desired = Desired::from(&snapshot, &local, &here);
+    assert_eq!(desired.frontends[&id].backends["t2"].state, State::Draining);
+}
+
+#[test]
+fn a_node_out_of_reach_gets_nothing_new_unless_there_is_no_other() {
+    let (mut snapshot, local) = swarm();
+    let node = Ipv4Addr::new(10, 99, 0, 2);
+    let silent = Reach { silent: BTreeSet::from([node]), ..Reach::default() };
+    let without = Reach { without_mesh: BTreeSet::from([node]), ..Reach::default() };
+    for reach in [silent, without] {
+        let here = Surroundings { reach, ..Surroundings::default() };
+        let backends = &Desired::from(&snapshot, &local, &here).frontends[&WEB].backends;
+        assert_eq!((backends["t1"].state, backends["t2"].state), (State::Active, State::Draining));
+
+        let first = snapshot.tasks.remove("t1").expect("t1");
+        let backends = &Desired::from(&snapshot, &local, &here).frontends[&WEB].backends;
+        assert_eq!(backends["t2"].state, State::Active, "it may be us who cannot hear");
+        snapshot.tasks.insert("t1".into(), first);
+    }
+}
+
+#[test]
+fn what_a_tasks_own_node_says_comes_before_what_the_swarm_says() {
+    let (mut snapshot, local) = swarm();
+    snapshot.conditions.insert("t2".into(), Condition::Draining);
+    let surroundings = Surroundings::default();
+    let backends = |snapshot: &Snapshot, surroundings: &Surroundings| {
+        Desired::from(snapshot, &local, surroundings).frontends[&WEB].backends.clone()
+    };
+    assert_eq!(backends(&snapshot, &surroundings)["t2"].state, State::Draining);
+    let drained = Surroundings { drained: BTreeSet::from(["t2".to_owned()]), ..Surroundings::default() };
+    assert!(!backends(&snapshot, &drained).contains_key("t2"), "its connections had their time");
+    snapshot.conditions.insert("t2".into(), Condition::Ended);
+    assert!(!backends(&snapshot, &surroundings).contains_key("t2"));
+    snapshot.conditions.insert("t1".into(), Condition::Ended);
+    assert!(backends(&snapshot, &surroundings).contains_key("t1"), "what runs here is known here");
 }

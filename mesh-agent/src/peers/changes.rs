@@ -22,6 +22,7 @@ pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Changes {
     changes.collect(Kind::Node, &old.nodes, &new.nodes);
     changes.collect(Kind::Service, &old.services, &new.services);
     changes.collect(Kind::Task, &old.tasks, &new.tasks);
+    changes.collect(Kind::Condition, &old.conditions, &new.conditions);
     changes
 }
 
@@ -34,6 +35,7 @@ pub(super) fn apply(changes: Changes, snapshot: &mut Snapshot) -> Vec<String> {
             Kind::Node => upsert(&mut snapshot.nodes, &object),
             Kind::Service => upsert(&mut snapshot.services, &object),
             Kind::Task => upsert(&mut snapshot.tasks, &object),
+            Kind::Condition => upsert(&mut snapshot.conditions, &object),
             Kind::Unknown => Err("an object of a kind that this agent does not know".to_owned()),
         };
         if let Err(reason) = outcome {
@@ -83,6 +85,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, id: &str) {
         Kind::Node => drop(snapshot.nodes.remove(id)),
         Kind::Service => drop(snapshot.services.remove(id)),
         Kind::Task => drop(snapshot.tasks.remove(id)),
+        Kind::Condition => drop(snapshot.conditions.remove(id)),
         Kind::Unknown => {}
     }
 }

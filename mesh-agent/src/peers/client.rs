@@ -41,14 +41,14 @@ pub struct Client<'a> {
 }
 
 /// A manager that is silent for this long is dead, whatever TCP thinks: three heartbeats.
-const SILENCE: Duration = Duration::from_secs(6);
+pub(super) const SILENCE: Duration = Duration::from_secs(6);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Windows that let a large snapshot flow without waiting for the other end.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
 #[derive(Debug, Error)]
-enum ClientError {
+pub(super) enum ClientError {
     #[error(transparent)]
     Certificates(#[from] CertificatesError),
     #[error(
@@ -140,7 +140,7 @@ impl Client<'_> {
     }
 }
 
-async fn connect(
+pub(super) async fn connect(
     manager: SocketAddr,
     identity: &Identity,
     witness: &Witness,
@@ -167,10 +167,7 @@ async fn subscribe(
     stream: TlsStream<TcpStream>,
     identity: &Identity,
 ) -> Result<Streaming<Update>, ClientError> {
-    let broken = |reason: String| ClientError::Broken { manager, reason };
-    let channel = channel_over(stream).await.map_err(|error| broken(tls::in_words(&error)))?;
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|error| broken(tls::in_words(&error)))?;
+    let mut client = grpc_over(manager, stream).await?;
     let request = SubscribeRequest {
         node_id: identity.node_id.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -183,6 +180,19 @@ async fn subscribe(
         Ok(Err(status)) => Err(trouble(manager, &status)),
         Ok(Ok(response)) => Ok(response.into_inner()),
     }
+}
+
+/// Ready for one call.
+pub(super) async fn grpc_over(
+    manager: SocketAddr,
+    stream: TlsStream<TcpStream>,
+) -> Result<tonic::client::Grpc<Channel>, ClientError> {
+    let broken =
+        |error: tonic::transport::Error| ClientError::Broken { manager, reason: tls::in_words(&error) };
+    let channel = channel_over(stream).await.map_err(broken)?;
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.map_err(broken)?;
+    Ok(client)
 }
 
 /// A channel that lives and dies with one connection: choosing and re-trying managers is our own business.
@@ -202,7 +212,7 @@ async fn channel_over(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::tr
         .await
 }
 
-fn trouble(manager: SocketAddr, status: &Status) -> ClientError {
+pub(super) fn trouble(manager: SocketAddr, status: &Status) -> ClientError {
     let is_verdict =
         matches!(status.code(), Code::PermissionDenied | Code::Unavailable | Code::Unimplemented);
     let reason = tls::in_words(status);
@@ -216,7 +226,7 @@ fn trouble(manager: SocketAddr, status: &Status) -> ClientError {
     }
 }
 
-fn candidates(from_docker: &[IpAddr], snapshot: Option<&Snapshot>) -> Vec<IpAddr> {
+pub(super) fn candidates(from_docker: &[IpAddr], snapshot: Option<&Snapshot>) -> Vec<IpAddr> {
     let nodes = snapshot.into_iter().flat_map(|snapshot| snapshot.nodes.values());
     let remembered = nodes.filter(|node| node.role == Role::Manager).filter_map(|node| node.address);
     let all: BTreeSet<IpAddr> = from_docker.iter().copied().chain(remembered).collect();

@@ -135,7 +135,10 @@ impl Transfer {
                 Kind::Network => (following(Kind::Network, &self.snapshot.networks, after), Kind::Node),
                 Kind::Node => (following(Kind::Node, &self.snapshot.nodes, after), Kind::Service),
                 Kind::Service => (following(Kind::Service, &self.snapshot.services, after), Kind::Task),
-                Kind::Task => (following(Kind::Task, &self.snapshot.tasks, after), Kind::Unknown),
+                Kind::Task => (following(Kind::Task, &self.snapshot.tasks, after), Kind::Condition),
+                Kind::Condition => {
+                    (following(Kind::Condition, &self.snapshot.conditions, after), Kind::Unknown)
+                }
                 Kind::Unknown => return None,
             };
             if let Some(object) = object {

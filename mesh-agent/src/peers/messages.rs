@@ -1,7 +1,10 @@
 //! What goes over the wire between agents: the service `mesh.v1.Swarm`, in protocol buffers.
 //!
 //! ```proto
-//! service Swarm { rpc Subscribe(SubscribeRequest) returns (stream Update); }
+//! service Swarm {
+//!   rpc Subscribe(SubscribeRequest) returns (stream Update);
+//!   rpc Report(stream Conditions) returns (ReportEnd);
+//! }
 //! ```
 //!
 //! Field numbers are never given another meaning. Objects travel as JSON of the types in `swarm::snapshot`, whose
@@ -10,6 +13,7 @@
 use hyper::body::Bytes;
 
 pub(super) const SUBSCRIBE: &str = "/mesh.v1.Swarm/Subscribe";
+pub(super) const REPORT: &str = "/mesh.v1.Swarm/Report";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SubscribeRequest {
@@ -19,6 +23,24 @@ pub(super) struct SubscribeRequest {
     #[prost(string, tag = "2")]
     pub(super) agent_version: String,
 }
+
+/// What a node knows first-hand of its own tasks: all of it, replacing what it told before. Repeated now and then, so that
+/// the manager knows that the node is still there.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Conditions {
+    /// Must be the node of the certificate.
+    #[prost(string, tag = "1")]
+    pub(super) node_id: String,
+    /// Ids of tasks whose containers are dead.
+    #[prost(string, repeated, tag = "2")]
+    pub(super) ended: Vec<String>,
+    /// Ids of tasks that shall get nothing new.
+    #[prost(string, repeated, tag = "3")]
+    pub(super) draining: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(super) struct ReportEnd {}
 
 /// A part of a change. The change takes effect with the part that is `complete`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,4 +85,6 @@ pub(super) enum Kind {
     Node = 2,
     Service = 3,
     Task = 4,
+    /// Of a task, by its id.
+    Condition = 5,
 }

@@ -25,25 +25,31 @@ use tracing::{debug, info};
 
 use super::certificates::{Certificates, CertificatesError, Subject};
 use super::history::{History, Lacking};
-use super::messages::{SUBSCRIBE, SubscribeRequest, Update};
+use super::messages::{Conditions, REPORT, ReportEnd, SUBSCRIBE, SubscribeRequest, Update};
 use super::refusals::Refusals;
+use super::reports::{self, Reports};
 use super::tls::{self, Witness};
 use crate::swarm::backoff::Backoff;
 use crate::swarm::snapshot::Snapshot;
 use crate::swarm::status::{Part, StatusBoard, Subscriber};
 
-/// Serves whatever `snapshots` holds. Runs until dropped, and takes its connections with it; what goes wrong is
-/// reported on the board and tried again.
+/// Serves the Swarm as Docker has it in `swarm`, with what the nodes report of their own tasks, and publishes that for
+/// this node too. Runs until dropped, and takes its connections with it; what goes wrong is reported on the board and
+/// tried again.
 pub async fn serve(
     address: SocketAddr,
     certificates: Arc<Certificates>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    swarm: watch::Receiver<Option<Arc<Snapshot>>>,
+    publish: &watch::Sender<Option<Arc<Snapshot>>>,
     board: StatusBoard,
 ) -> Infallible {
     let (history_sender, history) = watch::channel(Arc::new(History::default()));
-    let server = Arc::new(Server { certificates, history, board, refusals: Mutex::default() });
+    let reports = Arc::new(Reports::default());
+    let told = reports.subscribe();
+    let server = Arc::new(Server { certificates, history, reports, board, refusals: Mutex::default() });
     tokio::select! {
-        never = keep_history(snapshots, history_sender) => never,
+        never = reports::add(told, swarm, publish) => never,
+        never = keep_history(publish.subscribe(), history_sender) => never,
         never = server.listen(address) => never,
     }
 }
@@ -92,6 +98,7 @@ async fn keep_history(
 struct Server {
     certificates: Arc<Certificates>,
     history: watch::Receiver<Arc<History>>,
+    reports: Arc<Reports>,
     board: StatusBoard,
     refusals: Mutex<Refusals>,
 }
@@ -175,9 +182,28 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Incoming>, caller: Caller) -> hyper::Response<tonic::body::Body> {
-        if request.uri().path() != SUBSCRIBE {
-            return Status::unimplemented("only mesh.v1.Swarm/Subscribe is served").into_http();
+        match request.uri().path() {
+            SUBSCRIBE => self.subscription(request, caller).await,
+            REPORT => self.report(request, caller).await,
+            _ => Status::unimplemented("only the methods of mesh.v1.Swarm are served").into_http(),
         }
+    }
+
+    async fn report(&self, request: Request<Incoming>, caller: Caller) -> hyper::Response<tonic::body::Body> {
+        let reports = self.reports.clone();
+        let receive = tower::service_fn(move |request: tonic::Request<tonic::Streaming<Conditions>>| {
+            let (reports, node_id) = (reports.clone(), caller.subject.common_name.clone());
+            async move { reports.receive(&node_id, request.into_inner()).await.map(tonic::Response::new) }
+        });
+        let codec = ProstCodec::<ReportEnd, Conditions>::default();
+        tonic::server::Grpc::new(codec).client_streaming(receive, request).await
+    }
+
+    async fn subscription(
+        &self,
+        request: Request<Incoming>,
+        caller: Caller,
+    ) -> hyper::Response<tonic::body::Body> {
         let history = self.history.clone();
         let board = self.board.clone();
         let subscribe = tower::service_fn(move |request: tonic::Request<SubscribeRequest>| {

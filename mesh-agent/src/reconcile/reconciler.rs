@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::dataplane::memory::Memory;
-    use crate::desired::{Backend, Frontend, Home, Policy, Return, State};
+    use crate::desired::{Backend, Frontend, Home, Return, State};
     use crate::swarm::snapshot::Protocol;
 
     const WEB: FrontendId = FrontendId::Published { port: 80, protocol: Protocol::Tcp };
@@ -199,12 +199,13 @@ mod tests {
                 port: 80,
                 state: State::Active,
                 return_by: Return::Tunnel,
+                drain: None,
                 since: 0,
             };
             (format!("t{last}"), backend)
         });
         let frontend =
-            Frontend { service_id: "s".into(), policy: Policy::default(), backends: backends.collect() };
+            Frontend { service_id: "s".into(), backends: backends.collect(), ..Frontend::default() };
         Desired { frontends: BTreeMap::from([(WEB, frontend)]), ..Desired::default() }
     }
 

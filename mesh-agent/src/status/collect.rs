@@ -21,6 +21,7 @@ use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
 use crate::desired::{Backend, Desired, FrontendId, State};
 use crate::dns::resolver::Resolver;
+use crate::reach::Pulses;
 use crate::reconcile::reconciler::{Problems, Reconciler};
 use crate::swarm::snapshot::{Availability, EndpointMode, LocalView, NodeState, Role, Snapshot};
 use crate::swarm::status::{SourceRole, StatusBoard};
@@ -37,6 +38,7 @@ pub struct Published {
     attached: Vec<Attached>,
     warnings: Vec<String>,
     overlays: BTreeMap<String, OverlayState>,
+    pub pulses: Arc<Pulses>,
     /// How long the last change of the kernel's tables took.
     pub update: Duration,
 }
@@ -68,6 +70,7 @@ impl Published {
             attached,
             warnings: warnings.to_vec(),
             overlays,
+            pulses: Arc::default(),
             update: reconciler.last_update(),
         }
     }
@@ -201,6 +204,12 @@ impl Collector {
             SourceRole::Manager => Some(source.subscribers.contains_key(id)),
             SourceRole::Worker | SourceRole::File | SourceRole::Starting | SourceRole::NotInSwarm => None,
         };
+        let dataplane = |address: Option<IpAddr>| match address {
+            Some(IpAddr::V4(address)) => {
+                published.pulses.get(&address).map(|pulse| pulse.as_str().to_owned())
+            }
+            _ => None,
+        };
         let row = |node: &crate::swarm::snapshot::Node| NodeRow {
             node: node.hostname.clone(),
             id: node.id.clone(),
@@ -210,6 +219,7 @@ impl Collector {
             address: node.address.as_ref().map(IpAddr::to_string).unwrap_or_default(),
             backends: backends_on(published, &node.id),
             agent: agent(&node.id),
+            dataplane: dataplane(node.address),
         };
         let mut rows: Vec<_> = published.snapshot.nodes.values().map(row).collect();
         rows.sort_by(|a, b| a.node.cmp(&b.node));

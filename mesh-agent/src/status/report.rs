@@ -154,6 +154,9 @@ pub struct NodeRow {
     pub backends: u64,
     /// Whether an agent runs there; none if this node cannot tell.
     pub agent: Option<bool>,
+    /// What its dataplane says to probes through the tunnel: answers, silent, no mesh; none for this node itself and for
+    /// nodes that have never given a sign.
+    pub dataplane: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

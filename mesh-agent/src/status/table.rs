@@ -59,7 +59,7 @@ pub fn backends(rows: &[BackendRow]) -> String {
 }
 
 pub fn nodes(rows: &[NodeRow]) -> String {
-    let header = ["NODE", "ROLE", "STATE", "AVAILABILITY", "ADDRESS", "BACKENDS", "AGENT"];
+    let header = ["NODE", "ROLE", "STATE", "AVAILABILITY", "ADDRESS", "BACKENDS", "AGENT", "DATAPLANE"];
     let cells = |row: &NodeRow| {
         let agent = match row.agent {
             Some(true) => "yes",
@@ -74,6 +74,7 @@ pub fn nodes(rows: &[NodeRow]) -> String {
             or_dash(&row.address),
             row.backends.to_string(),
             agent.to_owned(),
+            row.dataplane.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     };
     table(header, rows.iter().map(cells))
@@ -254,9 +255,9 @@ worker     -                  dnsrr   round-robin   0/0        error: no room in
     #[test]
     fn nodes_look_like_this() {
         let expected = "\
-NODE   ROLE      STATE   AVAILABILITY   ADDRESS     BACKENDS   AGENT
-one    manager   ready   active         10.99.0.1   1          yes
-two    worker    down    drain          -           1          no
+NODE   ROLE      STATE   AVAILABILITY   ADDRESS     BACKENDS   AGENT   DATAPLANE
+one    manager   ready   active         10.99.0.1   1          yes     -
+two    worker    down    drain          -           1          no      silent
 ";
         assert_eq!(nodes(&example().nodes), expected);
     }
@@ -277,7 +278,10 @@ Warning:   look here
 
     #[test]
     fn a_table_without_rows_shows_its_header() {
-        assert_eq!(nodes(&[]), "NODE   ROLE   STATE   AVAILABILITY   ADDRESS   BACKENDS   AGENT\n");
+        assert_eq!(
+            nodes(&[]),
+            "NODE   ROLE   STATE   AVAILABILITY   ADDRESS   BACKENDS   AGENT   DATAPLANE\n"
+        );
     }
 
     #[test]

@@ -145,6 +145,7 @@ pub(super) fn example() -> Report {
         address: address.into(),
         backends: 1,
         agent: Some(agent),
+        dataplane: (!agent).then(|| "silent".to_owned()),
     };
     let attachment = |interface: &str, hook: &str| AttachmentRow {
         interface: interface.into(),

@@ -121,6 +121,7 @@ async fn list_all(docker: &Docker) -> Result<(Snapshot, BTreeSet<Complaint>), Do
             tasks: tasks.objects,
             nodes: nodes.objects,
             networks: networks.objects,
+            ..Snapshot::default()
         };
         Ok((snapshot, complaints))
     };

@@ -18,6 +18,19 @@ pub struct Snapshot {
     pub tasks: BTreeMap<String, Task>,
     pub nodes: BTreeMap<String, Node>,
     pub networks: BTreeMap<String, Network>,
+    /// What tasks' own nodes tell of them, by task id: earlier than Docker tells the managers, who do not even hear of
+    /// everything.
+    pub conditions: BTreeMap<String, Condition>,
+}
+
+/// What a task's node knows first-hand and the Swarm does not know yet, or never will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// Told to stop, paused or unhealthy: see [`LocalContainer::draining`].
+    Draining,
+    /// Its container is dead. Tasks are never started twice, so this is final.
+    Ended,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use super::snapshot::{LocalView, Snapshot};
 use super::status::{SourceRole, StatusBoard};
 use super::{file, manager};
 use crate::peers::certificates::Certificates;
+use crate::peers::reporter::Reporter;
 use crate::peers::{client, server};
 
 #[derive(Clone, Debug)]
@@ -89,9 +90,17 @@ pub(super) async fn follow(
         standing: &standing_sender,
         managers: &managers_sender,
     };
+    let reporter = Reporter {
+        peer_port: settings.peer_port,
+        certificates: certificates.clone(),
+        managers: managers.clone(),
+        snapshot: snapshot.subscribe(),
+        local: view.subscribe(),
+    };
     let supervisor = Supervisor { settings, certificates: &certificates, managers, snapshot, board };
     tokio::select! {
         never = local.run() => never,
+        never = reporter.run() => never,
         never = supervisor.run(standing) => never,
     }
 }
@@ -131,10 +140,12 @@ impl Supervisor<'_> {
                 self.board.set_role(SourceRole::Manager);
                 let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.settings.peer_port));
                 let socket = &self.settings.docker_socket;
-                let receiver = self.snapshot.subscribe();
+                // What Docker knows; what the nodes report is added before anybody gets to see it.
+                let (sender, swarm) = watch::channel(None);
+                let (certificates, board) = (self.certificates.clone(), self.board.clone());
                 tokio::select! {
-                    never = manager::run(socket, self.settings.resync, self.snapshot, self.board) => never,
-                    never = server::serve(address, self.certificates.clone(), receiver, self.board.clone()) => never,
+                    never = manager::run(socket, self.settings.resync, &sender, self.board) => never,
+                    never = server::serve(address, certificates, swarm, self.snapshot, board) => never,
                 }
             }
             Some(Standing::Worker { node_id }) => {

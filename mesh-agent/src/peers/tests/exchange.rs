@@ -14,8 +14,9 @@ use super::authority::{Authority, Issue};
 use super::snapshots::{numbered, with_many_tasks};
 use crate::peers::certificates::Certificates;
 use crate::peers::client::Client;
+use crate::peers::reporter::Reporter;
 use crate::peers::server;
-use crate::swarm::snapshot::Snapshot;
+use crate::swarm::snapshot::{Condition, LocalContainer, LocalView, Snapshot};
 use crate::swarm::status::StatusBoard;
 
 type Snapshots = watch::Sender<Option<Arc<Snapshot>>>;
@@ -148,10 +149,66 @@ async fn a_port_that_is_taken_is_reported_and_tried_again() {
     worker.expect(&numbered(1)).await;
 }
 
+#[tokio::test]
+async fn what_a_node_sees_of_its_own_tasks_reaches_every_other_node() {
+    let cluster = Authority::new("a");
+    let manager = Manager::start(ONE, 0, cluster.issue(&Issue::manager("manager-1")));
+    let mut swarm = Arc::unwrap_or_clone(with_many_tasks(3));
+    for task in ["task000000", "task000001"] {
+        swarm.tasks.get_mut(task).unwrap().node_id = "worker-1".into();
+    }
+    let swarm = Arc::new(swarm);
+    manager.publish(swarm.clone());
+    let mut other = Worker::start(manager.port, &[ONE], cluster.issue(&Issue::manager("manager-2")));
+
+    let mut local = LocalView::default();
+    for (task, draining) in [("task000000", false), ("task000001", true), ("task000002", true)] {
+        let container = LocalContainer { task_id: task.into(), draining, ..LocalContainer::default() };
+        local.containers.insert(task.into(), container);
+    }
+    let node = Node::start(manager.port, cluster.issue(&Issue::worker("worker-1")), local.clone());
+    let mut expected = Arc::unwrap_or_clone(swarm);
+    expected.conditions.insert("task000001".into(), Condition::Draining);
+    // The third task is another node's.
+    other.expect(&Arc::new(expected.clone())).await;
+
+    local.containers.remove("task000000");
+    node.local.send_replace(Some(Arc::new(local)));
+    expected.conditions.insert("task000000".into(), Condition::Ended);
+    other.expect(&Arc::new(expected.clone())).await;
+    assert_eq!(*manager.published.borrow(), Some(Arc::new(expected)), "the manager's own tables follow too");
+}
+
+/// A node that reports.
+struct Node {
+    local: watch::Sender<Option<Arc<LocalView>>>,
+    _managers: watch::Sender<Vec<IpAddr>>,
+    _snapshot: Snapshots,
+    _state: TempDir,
+}
+
+impl Node {
+    fn start(peer_port: u16, state: TempDir, local: LocalView) -> Self {
+        let (local, view) = watch::channel(Some(Arc::new(local)));
+        let (managers, told_managers) = watch::channel(vec![IpAddr::V4(ONE)]);
+        let (sender, snapshot) = watch::channel(None);
+        let reporter = Reporter {
+            peer_port,
+            certificates: Arc::new(Certificates::in_swarm_state(state.path())),
+            managers: told_managers,
+            snapshot,
+            local: view,
+        };
+        tokio::spawn(async { match reporter.run().await {} });
+        Self { local, _managers: managers, _snapshot: sender, _state: state }
+    }
+}
+
 struct Manager {
     port: u16,
     board: StatusBoard,
     snapshots: Snapshots,
+    published: watch::Receiver<Option<Arc<Snapshot>>>,
     server: JoinHandle<()>,
     _state: TempDir,
 }
@@ -163,9 +220,13 @@ impl Manager {
         let (snapshots, receiver) = watch::channel(None);
         let board = StatusBoard::default();
         let certificates = Arc::new(Certificates::in_swarm_state(state.path()));
-        let serving = server::serve(SocketAddr::from((address, port)), certificates, receiver, board.clone());
-        let server = tokio::spawn(async { match serving.await {} });
-        Self { port, board, snapshots, server, _state: state }
+        let (publish, published) = watch::channel(None);
+        let on_board = board.clone();
+        let server = tokio::spawn(async move {
+            let address = SocketAddr::from((address, port));
+            match server::serve(address, certificates, receiver, &publish, on_board).await {}
+        });
+        Self { port, board, snapshots, published, server, _state: state }
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) {

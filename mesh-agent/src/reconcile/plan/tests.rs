@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{Policy, Return};
+use crate::desired::Return;
 use crate::swarm::snapshot::Protocol;
 
 fn backend(last: u8, state: State) -> Backend {
@@ -17,6 +17,7 @@ fn backend(last: u8, state: State) -> Backend {
         port: 80,
         state,
         return_by: Return::Tunnel,
+        drain: None,
         since: 0,
     }
 }
@@ -28,7 +29,7 @@ fn desired(ports: &BTreeMap<u16, BTreeMap<u8, bool>>) -> Desired {
         let backends =
             tasks.iter().map(|(last, active)| (format!("t{last}"), backend(*last, state(*active))));
         let frontend =
-            Frontend { service_id: "s".into(), policy: Policy::default(), backends: backends.collect() };
+            Frontend { service_id: "s".into(), backends: backends.collect(), ..Frontend::default() };
         (FrontendId::Published { port: *port, protocol: Protocol::Tcp }, frontend)
     });
     Desired { frontends: frontends.collect(), ..Desired::default() }

@@ -1,0 +1,32 @@
+//! What a node has found out by itself about what is around it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// Beside what the Swarm says and which containers run here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The ids of the networks whose namespaces are on this node.
+    pub overlays: BTreeSet<String>,
+    pub reach: Reach,
+    /// Ids of draining tasks whose connections had their time (`mesh.drain`).
+    pub drained: BTreeSet<String>,
+}
+
+impl Surroundings {
+    /// For what does not depend on them.
+    pub(super) const NONE: &Self = &Self {
+        overlays: BTreeSet::new(),
+        reach: Reach { silent: BTreeSet::new(), without_mesh: BTreeSet::new() },
+        drained: BTreeSet::new(),
+    };
+}
+
+/// Which of the other nodes cannot be reached from here, whatever the managers say of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Their dataplanes answered, and then fell silent: crashed, cut off or frozen.
+    pub silent: BTreeSet<Ipv4Addr>,
+    /// Up, but nothing of the mesh is on them: the tunnel leads nowhere, the overlays are Docker's and work.
+    pub without_mesh: BTreeSet<Ipv4Addr>,
+}

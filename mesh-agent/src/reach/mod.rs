@@ -1,0 +1,108 @@
+//! Whether the other nodes can be reached, found out by asking their dataplanes: a probe through the tunnel is answered by
+//! the programs in a node's kernel, with or without an agent. So a node that crashed or was cut off is left out seconds
+//! before the managers miss it, and one whose agent or control path is down is not.
+
+mod probe;
+mod pulse;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, warn};
+
+pub use probe::Way;
+pub use pulse::Pulse;
+
+use crate::desired::Reach;
+
+/// Which nodes to ask, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub way: Way,
+    pub nodes: BTreeSet<Ipv4Addr>,
+}
+
+/// What is known of each node.
+pub type Pulses = BTreeMap<Ipv4Addr, Pulse>;
+
+/// The nodes that get nothing new.
+pub fn reach(pulses: &Pulses) -> Reach {
+    let with = |pulse| pulses.iter().filter(move |(_, known)| **known == pulse).map(|(node, _)| *node);
+    Reach { silent: with(Pulse::Silent).collect(), without_mesh: with(Pulse::WithoutMesh).collect() }
+}
+
+/// Keeps `pulses` up to date until `wanted` ends.
+pub async fn watch(mut wanted: watch::Receiver<Option<Wanted>>, pulses: watch::Sender<Arc<Pulses>>) {
+    let mut probes = Probes::default();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let nodes = now.as_ref().map(|wanted| wanted.nodes.clone()).unwrap_or_default();
+        if probes.way != now.as_ref().map(|wanted| wanted.way) {
+            probes = Probes { way: now.map(|wanted| wanted.way), ..Probes::default() };
+        }
+        probes.keep(&nodes, &pulses);
+        pulses.send_if_modified(|known| {
+            let before = known.len();
+            Arc::make_mut(known).retain(|node, _| nodes.contains(node));
+            known.len() != before
+        });
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One task for each node.
+#[derive(Default)]
+struct Probes {
+    way: Option<Way>,
+    tasks: JoinSet<()>,
+    by_node: BTreeMap<Ipv4Addr, AbortHandle>,
+}
+
+impl Probes {
+    fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>, pulses: &watch::Sender<Arc<Pulses>>) {
+        let Some(way) = self.way else { return };
+        self.by_node.retain(|node, task| {
+            let is_wanted = nodes.contains(node);
+            if !is_wanted {
+                task.abort();
+            }
+            is_wanted
+        });
+        for node in nodes.iter().copied() {
+            let tasks = &mut self.tasks;
+            let pulses = pulses.clone();
+            self.by_node.entry(node).or_insert_with(|| tasks.spawn(feel(way, node, pulses)));
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+}
+
+async fn feel(way: Way, node: Ipv4Addr, pulses: watch::Sender<Arc<Pulses>>) {
+    let mut signs = pulse::Signs::default();
+    let mut probe = probe::Probe::new(way, node);
+    loop {
+        let before = signs.pulse();
+        let now = signs.after(probe.ask().await);
+        if before == now {
+            continue;
+        }
+        match now {
+            Pulse::Alive => info!(%node, "the node's dataplane answers"),
+            Pulse::Silent => {
+                warn!(%node, "the node's dataplane has fallen silent: nothing new is sent there");
+            }
+            Pulse::WithoutMesh => {
+                info!(%node, "the node is up without the mesh: the tunnel does not lead there");
+            }
+            Pulse::Unknown => {}
+        }
+        pulses.send_modify(|known| {
+            Arc::make_mut(known).insert(node, now);
+        });
+    }
+}
