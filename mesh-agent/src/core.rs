@@ -17,6 +17,7 @@ use crate::args::{RunArguments, Switch};
 use crate::cgroup;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
+use crate::dataplane::migration::Migration;
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::desired::drains::Drains;
@@ -36,6 +37,9 @@ use crate::swarm::snapshot::{LocalView, Snapshot};
 const PACKETS_PASS: Duration = Duration::from_millis(20);
 /// How often the kernel's tables are compared with what was written.
 const FULL_ROUND: Duration = Duration::from_secs(30);
+/// How long after the first good round the programs of an earlier agent are surely replaced, also on overlays, where a
+/// thread in each namespace does it.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long after a change that failed it is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -80,6 +84,10 @@ pub struct Core {
     outputs: Outputs,
     /// What the tables were last made from.
     last: Option<Last>,
+    /// Tables of another shape that are still to be given up.
+    migration: Option<Migration>,
+    /// When the programs that may use them are surely gone.
+    migrated: Option<Instant>,
     drains: Drains,
     /// When the next draining task will have had its time.
     drain_over: Option<Instant>,
@@ -92,7 +100,7 @@ impl Core {
     pub fn start(arguments: &RunArguments, pins: &Pins, outputs: Outputs) -> Result<Self> {
         let netns_cookie = node::netns_cookie()
             .context("ask the kernel for this network namespace's cookie (Linux 5.14)")?;
-        let (kernel, ebpf) = kernel::load(pins, arguments.flows)?;
+        let (kernel, ebpf, migration) = kernel::load(pins, arguments.flows)?;
         let reconciler = Reconciler::new(kernel)?;
         let mut attachments = Attachments::new(ebpf, pins.clone(), arguments.tc);
         let cgroup = match &arguments.cgroup {
@@ -109,6 +117,8 @@ impl Core {
             reconciler,
             outputs,
             last: None,
+            migration: Some(migration).filter(Migration::is_pending),
+            migrated: None,
             drains: Drains::default(),
             drain_over: None,
             warnings: Vec::new(),
@@ -137,7 +147,12 @@ impl Core {
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
-                () = sleep_until(self.drain_over.unwrap_or_else(Instant::now).into()), if self.drain_over.is_some() => {}
+                () = until(self.drain_over), if self.drain_over.is_some() => {}
+                () = until(self.migrated), if self.migrated.is_some() => {
+                    self.migrated = None;
+                    self.migration.take().into_iter().for_each(Migration::finish);
+                    continue;
+                }
                 () = sleep(RETRY), if failed => {}
             }
             failed = self.round(&inputs).await;
@@ -195,6 +210,9 @@ impl Core {
                 self.reconciler.finish(&rest);
             }
             failed |= !self.reconciler.problems().is_empty();
+            if !failed && self.migration.is_some() && self.migrated.is_none() {
+                self.migrated = Some(Instant::now() + SETTLED);
+            }
             let (snapshot, local) = (snapshot.clone(), local.clone());
             self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
         } else {
@@ -330,6 +348,14 @@ impl Core {
             warn!("{warning}");
         }
         self.warnings = warnings;
+    }
+}
+
+/// Waits for a moment; forever, if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

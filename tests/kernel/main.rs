@@ -8,6 +8,7 @@ mod flows;
 mod fragments;
 mod icmp;
 mod malformed;
+mod migration;
 mod overlay;
 mod overlay_errors;
 mod overlay_flows;

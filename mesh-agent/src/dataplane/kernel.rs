@@ -15,8 +15,9 @@ use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::overlay::VipKey;
 use mesh_common::settings::Settings;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::migration::Migration;
 use super::object::{OBJECT, program};
 use super::pins::{self, Pins};
 use super::{Dataplane, DataplaneError};
@@ -39,10 +40,12 @@ pub struct Kernel {
     askers: HashMap<MapData, u64, u32>,
 }
 
-/// Loads the programs and takes over the pinned maps, or makes them. Nothing is attached yet.
-pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf), DataplaneError> {
+/// Loads the programs and takes over the pinned maps, or makes them. Nothing is attached yet; once everything is, the
+/// migration is to be finished.
+pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), DataplaneError> {
     pins.create()?;
-    forget_other_layouts(pins, flows)?;
+    forget_other_layouts(pins)?;
+    let migration = Migration::begin(pins, flows)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
@@ -52,6 +55,7 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf), DataplaneError> {
     }
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
+    migration.copy();
     load_all(&mut ebpf)?;
     let kernel = Kernel {
         settings: take(&mut ebpf, "SETTINGS")?,
@@ -66,7 +70,7 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf), DataplaneError> {
         tasks: take(&mut ebpf, "TASKS")?,
         askers: take(&mut ebpf, "ASKERS")?,
     };
-    Ok((kernel, ebpf))
+    Ok((kernel, ebpf, migration))
 }
 
 /// Lets the kernel check the programs, and forgets them again. Returns how many there are.
@@ -184,7 +188,7 @@ impl Kernel {
 
 /// Maps that another version has pinned with another layout are given up: the programs that use them go on until they are
 /// replaced, but their flows are lost.
-fn forget_other_layouts(pins: &Pins, flows: u32) -> Result<(), DataplaneError> {
+fn forget_other_layouts(pins: &Pins) -> Result<(), DataplaneError> {
     let ours = pins.layout(maps::LAYOUT);
     let is_new = Pins::entries(&pins.maps()).is_empty();
     if !ours.is_dir() {
@@ -201,14 +205,6 @@ fn forget_other_layouts(pins: &Pins, flows: u32) -> Result<(), DataplaneError> {
         others.for_each(|other| drop(fs::remove_dir(other)));
         let path = ours.display().to_string();
         fs::create_dir(ours).map_err(|source| DataplaneError::Pin { what: "make", path, source })?;
-    }
-    for name in maps::SIZED_BY_FLOWS {
-        let path = pins.map(name);
-        let Ok(pinned) = MapData::from_pin(&path) else { continue };
-        if pinned.info().is_ok_and(|info| info.max_entries() != flows) {
-            info!(table = name, flows, "the size of the table has changed: starting with an empty one");
-            pins::unpin(&path)?;
-        }
     }
     Ok(())
 }

@@ -13,9 +13,11 @@ pub mod counters;
 pub mod heartbeat;
 pub mod kernel;
 pub mod memory;
+pub mod migration;
 pub mod object;
 pub mod overlays;
 pub mod pins;
+mod raw_map;
 pub mod remove;
 pub mod tc;
 

@@ -48,6 +48,11 @@ impl Pins {
         self.maps().join(name)
     }
 
+    /// For maps that have a successor but may still be in use.
+    pub fn aside(&self) -> PathBuf {
+        self.root.join("aside")
+    }
+
     /// A folder for each layout that the pinned maps may have; there is one at a time.
     pub fn layout(&self, number: u32) -> PathBuf {
         self.root.join(format!("layout-{number}"))

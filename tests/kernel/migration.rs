@@ -1,0 +1,142 @@
+//! Tables that another version has pinned, or that had another size, go over to their successors with all that is in them.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData};
+use mesh_agent::dataplane::kernel;
+use mesh_agent::dataplane::pins::Pins;
+use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::net::{Address, Port, protocol};
+
+use crate::support::bpffs::BpfFs;
+
+const TABLE: &str = "FLOWS";
+
+fn key(client_port: u16) -> FlowKey {
+    FlowKey {
+        client: Address::new([10, 99, 0, 254]),
+        frontend: Address::new([10, 99, 0, 1]),
+        client_port: Port::new(client_port),
+        frontend_port: Port::new(80),
+        protocol: protocol::TCP,
+        padding: [0; 3],
+    }
+}
+
+fn flow(backend: u32) -> Flow {
+    Flow { last_seen: 7, backend, generation: 3, ..Flow::default() }
+}
+
+fn table(pin: &Path) -> HashMap<MapData, FlowKey, Flow> {
+    let data = MapData::from_pin(pin).expect("the table is pinned");
+    // Hash or LRU: the calls are the same.
+    let map = aya::maps::Map::from_map_data(data).expect("a table");
+    HashMap::try_from(map).expect("a hash with these keys and values")
+}
+
+fn flows_in(pins: &Pins) -> Vec<(u16, u32)> {
+    let entries = table(&pins.map(TABLE));
+    let mut flows: Vec<_> =
+        entries.iter().flatten().map(|(key, flow)| (key.client_port.number(), flow.backend)).collect();
+    flows.sort_unstable();
+    flows
+}
+
+#[test]
+fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    let (_, _, migration) = kernel::load(&pins, 1024).expect("the first agent");
+    assert!(!migration.is_pending(), "there is nothing to take over");
+    table(&pins.map(TABLE)).insert(key(1), flow(1), 0).expect("room");
+
+    let (_, _, migration) = kernel::load(&pins, 4096).expect("an agent with other flags");
+    assert_eq!(flows_in(&pins), [(1, 1)]);
+    assert!(migration.is_pending());
+    // The first agent's programs are still attached and use the old table.
+    let mut old = table(&pins.aside().join(TABLE));
+    old.insert(key(1), flow(9), 0).expect("room");
+    old.insert(key(2), flow(2), 0).expect("room");
+    drop(old);
+    migration.finish();
+    assert_eq!(flows_in(&pins), [(1, 1), (2, 2)], "what is in use already stays as it is");
+    assert!(Pins::entries(&pins.aside()).is_empty());
+
+    let (_, _, migration) = kernel::load(&pins, 1024).expect("and back");
+    assert_eq!(flows_in(&pins), [(1, 1), (2, 2)]);
+    migration.finish();
+}
+
+#[test]
+fn an_agent_that_died_in_the_middle_is_finished_for() {
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    drop(kernel::load(&pins, 1024).expect("the first agent"));
+    drop(kernel::load(&pins, 4096).expect("an agent that is killed before it could finish"));
+    table(&pins.aside().join(TABLE)).insert(key(2), flow(2), 0).expect("room");
+    table(&pins.map(TABLE)).insert(key(3), flow(3), 0).expect("room");
+
+    let (_, _, migration) = kernel::load(&pins, 4096).expect("the next one");
+    assert!(migration.is_pending());
+    migration.finish();
+    assert_eq!(flows_in(&pins), [(2, 2), (3, 3)]);
+    assert!(Pins::entries(&pins.aside()).is_empty());
+}
+
+#[test]
+fn values_of_another_length_are_cut_or_filled_up_and_foreign_tables_go() {
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    drop(kernel::load(&pins, 1024).expect("an agent that makes the folders"));
+    for difference in [-8_i32, 8] {
+        let shape = MapData::from_pin(pins.map(TABLE)).expect("pinned").info().expect("information");
+        let value = shape.value_size().checked_add_signed(difference).expect("a size");
+        let kind = shape.map_type().expect("a known type") as u32;
+        let other = aya_obj::Map::new_from_params(kind, shape.key_size(), value, 1024, shape.map_flags());
+        let other = MapData::create(other, TABLE, None).expect("a table of another version");
+        std::fs::remove_file(pins.map(TABLE)).expect("unpin ours");
+        other.pin(pins.map(TABLE)).expect("pin the other");
+        put(&other, key(5), value as usize);
+        other.pin(pins.map("LATER")).expect("pin what this version does not know");
+
+        let (_, _, migration) = kernel::load(&pins, 1024).expect("this version");
+        let found = table(&pins.map(TABLE)).get(&key(5), 0).expect("the flow");
+        assert_eq!((found.last_seen, found.backend, found.generation), (7, 4, 3));
+        assert!(pins.map("LATER").exists(), "programs of the other version may use it");
+        migration.finish();
+        assert!(!pins.map("LATER").exists());
+    }
+}
+
+/// Writes a flow as the other version would: the fields that both know, then whatever else it has.
+fn put(map: &MapData, key: FlowKey, value_size: usize) {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    /// `struct bpf_attr` of `BPF_MAP_UPDATE_ELEM` (linux/bpf.h).
+    #[repr(C)]
+    struct Update {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+
+    let mut value = vec![0xff_u8; value_size];
+    value[..8].copy_from_slice(&7_u64.to_ne_bytes());
+    value[8..12].copy_from_slice(&4_u32.to_ne_bytes());
+    value[12..16].copy_from_slice(&3_u32.to_ne_bytes());
+    let update = Update {
+        map: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: (&raw const key).addr() as u64,
+        value: value.as_ptr().addr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes are those of the command, and key and value are as long as the map says.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const update, std::mem::size_of::<Update>())
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
