@@ -123,6 +123,8 @@ outcomes! {
     SocketToResolver = 39, "socket_to_resolver";
     /// A task's socket was left with Docker's resolver, because the agent's gives no sign of life.
     ResolverSilent = 40, "resolver_silent";
+    /// Another node's agent asked whether this dataplane is there: sent back to it.
+    Probed = 41, "probed";
 }
 
 impl Outcome {

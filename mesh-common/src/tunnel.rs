@@ -8,6 +8,8 @@ use crate::net::{Address, Mac, Port, ethertype, protocol};
 
 /// Bytes that the tunnel adds to an IP packet: outer IPv4, UDP, VXLAN and inner Ethernet headers.
 pub const OVERHEAD: usize = 50;
+/// The least that a probe carries behind the tunnel's headers, in place of an inner IP packet: a number to know it by.
+pub const PROBE_PAYLOAD: usize = 8;
 /// First word of a VXLAN header: the VNI is valid.
 pub const VXLAN_FLAG_VNI: u8 = 0x08;
 /// TTL of the outer header.

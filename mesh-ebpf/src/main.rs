@@ -51,7 +51,7 @@ use mesh_common::tunnel::flags::REPLY;
 use crate::frame::{Direction, Frame};
 use crate::packet::Packet;
 use crate::tunnel::Arrival;
-use crate::verdict::{PackedVerdict, Way};
+use crate::verdict::{PackedVerdict, Verdict, Way};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -131,8 +131,10 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         return request::from_client(frame, packet, settings);
     }
     let mut arrival = Arrival::default();
-    if let Err(outcome) = tunnel::open(frame, packet, settings, &mut arrival) {
-        return outcome.into();
+    match tunnel::open(frame, packet, settings, &mut arrival) {
+        Ok(()) => {}
+        Err(Outcome::Probed) => return Verdict::from((Outcome::Probed, frame.back())).into(),
+        Err(outcome) => return outcome.into(),
     }
     if arrival.address.flags & REPLY != 0 {
         tunnel::answer(frame, packet)
@@ -219,7 +221,8 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::ErrorToClient
         | Outcome::VipToSelf
         | Outcome::VipResolved
-        | Outcome::VipPinged => leave(way),
+        | Outcome::VipPinged
+        | Outcome::Probed => leave(way),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask

@@ -445,6 +445,14 @@ pub(crate) fn turn_frame(frame: &Frame) -> Result<(), Outcome> {
     swap_macs(frame)
 }
 
+/// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
+#[inline(always)]
+pub(crate) fn turn_datagram(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+    swap_macs(frame)?;
+    write(frame, NETWORK + ipv4::SOURCE, [packet.destination.wire(), packet.source.wire()])?;
+    write(frame, packet.transport, [packet.destination_port.wire(), packet.source_port.wire()])
+}
+
 #[inline(always)]
 fn swap_macs(frame: &Frame) -> Result<(), Outcome> {
     let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;

@@ -7,7 +7,10 @@ use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::{self, Sender};
-use mesh_common::tunnel::{OVERHEAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI};
+use mesh_common::tunnel::flags::PROBE;
+use mesh_common::tunnel::{
+    OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
+};
 
 use crate::delivery::{self, Target};
 use crate::frame::Frame;
@@ -82,7 +85,7 @@ pub(crate) struct Arrival {
 }
 
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
-/// what it was addressed to.
+/// what it was addressed to. A probe is turned around instead, and ends as [`Outcome::Probed`].
 #[inline(never)]
 pub(crate) fn open(
     frame: &Frame,
@@ -99,7 +102,7 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     if !node::is_local(packet.destination) {
         return Err(Outcome::NotOurs);
     }
-    if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
+    if usize::from(packet.length) < OVERHEAD + PROBE_PAYLOAD {
         return Err(Outcome::Malformed);
     }
     frame.make_linear((ETHERNET_HEADER + OVERHEAD + IPV4_HEADER) as u32);
@@ -115,6 +118,13 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     let sender = packet.source;
     if !node::is_peer(sender) {
         return Err(Outcome::UnknownPeer);
+    }
+    if address.flags & PROBE != 0 {
+        rewrite::turn_datagram(frame, packet)?;
+        return Err(Outcome::Probed);
+    }
+    if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
+        return Err(Outcome::Malformed);
     }
     frame.shrink_from_tunnel()?;
     // From here on the packet is not the node's any more: what cannot be used is dropped.

@@ -15,6 +15,7 @@ mod overlay_flows;
 mod overlay_malformed;
 mod overlay_self;
 mod overlay_wire;
+mod probe;
 mod refuse;
 mod reply;
 mod request;

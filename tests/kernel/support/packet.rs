@@ -398,6 +398,11 @@ impl Tunnel {
         Self { flags: 1, ..self }
     }
 
+    /// A question whether the dataplane is there, as another node's agent sends it.
+    pub(crate) fn probe(self, socket: u16) -> Self {
+        Self { identity: [0; 4], target: 0, flags: 2, source_port: socket, ..self }
+    }
+
     /// With the fields that come from the flow's hash as they are in `bytes`.
     pub(crate) fn hashed_as(self, bytes: &[u8]) -> Self {
         let word = |at: usize| bytes.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));
