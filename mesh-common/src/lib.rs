@@ -11,16 +11,23 @@
 //! | `SLOTS` | hash | [`frontend::SlotKey`] → backend id | agent | request, sockets | agent reports it |
 //! | `BACKENDS` | array | backend id → [`backend::Backend`] | agent | request, sockets | agent reports it |
 //! | `BACKEND_STATS` | per-CPU array | backend id → [`backend::BackendCounters`] | kernel | agent | – |
+//! | `SUSPECTS` | array | backend id → until when it gets no new flows, coarse monotonic nanoseconds | kernel | kernel | – |
 //! | `TURNS` | array | [`frontend::Frontend::turn`] → next turn | kernel | kernel | – |
-//! | `FLOWS` | LRU hash | [`flow::FlowKey`] → [`flow::Flow`] | kernel (entry node) | kernel, agent | oldest goes |
-//! | `REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`] | kernel (home node) | kernel | oldest goes |
+//! | `FLOWS` | hash | [`flow::FlowKey`] → [`flow::Flow`], established TCP | kernel (entry node); agent removes | kernel, agent | flow stays in `OPENING`; counted |
+//! | `OPENING` | LRU hash | [`flow::FlowKey`] → [`flow::Opening`], other TCP | kernel (entry node) | kernel, agent | oldest goes |
+//! | `UDP_FLOWS` | LRU hash | [`flow::FlowKey`] → [`flow::Flow`] | kernel (entry node) | kernel, agent | oldest goes |
+//! | `REPLIES` | hash | [`reply::ReplyKey`] → [`reply::Reply`], established TCP | kernel (home node); agent removes | kernel | stays in `OPENING_REPLIES`; counted |
+//! | `OPENING_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`], other TCP | kernel (home node) | kernel | oldest goes |
+//! | `UDP_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`] | kernel (home node) | kernel | oldest goes |
 //! | `TRANSLATIONS` | LRU hash | [`reply::TranslationKey`] → task-side source port | kernel (home node) | kernel | oldest goes |
 //! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
 //! | `PEERS` | hash | node [`net::Address`] → 1 | agent | tunnel | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
 //! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |
 //! | `VIPS` | hash | [`overlay::VipKey`] → [`frontend::Frontend`] | agent | overlay | agent reports it |
-//! | `VIP_FLOWS` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Flow`] | kernel (caller's node) | kernel | oldest goes |
+//! | `VIP_FLOWS` | hash | [`overlay::VipFlowKey`] → [`flow::Flow`], established TCP | kernel (caller's node); agent removes | kernel, agent | flow stays in `VIP_OPENING`; counted |
+//! | `VIP_OPENING` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Opening`], other TCP | kernel (caller's node) | kernel, agent | oldest goes |
+//! | `VIP_UDP_FLOWS` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Flow`], all but TCP | kernel (caller's node) | kernel, agent | oldest goes |
 //! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
 //! | `ASKERS` | hash | cookie of a task's network namespace → 1 | agent | sockets | agent reports it |
 //! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |

@@ -1,7 +1,14 @@
 //! Names and capacities of the maps. Names keep to the 15 characters that the kernel stores.
+//!
+//! What is pinned outlives the agent that made it, and is taken over by another version. So from layout 2 on:
+//!
+//! - A value may only grow at its end, and zeroes there mean what was true before. Entries can then be copied into a map
+//!   with larger values, and cut for an older version.
+//! - A key never changes. What needs another key gets a map of another name.
+//! - A map's kind changes only under another name.
 
-/// Goes up when a key, a value or a meaning changes: tables that an older agent has pinned are then not taken over.
-pub const LAYOUT: u32 = 1;
+/// Goes up when the rules above cannot be kept: tables that an older agent has pinned are then not taken over.
+pub const LAYOUT: u32 = 2;
 
 /// Frontends; with every one of them served by ten backends, [`SLOTS`] fits.
 pub const FRONTENDS: u32 = 16_384;
@@ -11,8 +18,10 @@ pub const SLOTS: u32 = 262_144;
 pub const BACKENDS: u32 = 16_384;
 /// Addresses of this node.
 pub const LOCAL_ADDRESSES: u32 = 4_096;
-/// Flows this node is the entry node of, by default; `--flows` changes it.
+/// Established TCP flows this node is the entry node of, by default; `--flows` changes it.
 pub const FLOWS: u32 = 131_072;
+/// Places in a table of flows that are not established, or are of UDP, for each that `--flows` gives to established ones.
+const OTHERS_SHARE: u32 = 2;
 /// Flows whose client port is another one towards the task.
 pub const TRANSLATIONS: u32 = 16_384;
 /// Datagrams whose later fragments are awaited.
@@ -29,7 +38,7 @@ pub const ASKERS: u32 = 4_096;
 pub const SOCKETS: u32 = 65_536;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 28] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -37,9 +46,14 @@ pub const NAMES: [&str; 21] = [
     "SLOTS",
     "BACKENDS",
     "BACKEND_STATS",
+    "SUSPECTS",
     "TURNS",
     "FLOWS",
+    "OPENING",
+    "UDP_FLOWS",
     "REPLIES",
+    "OPENING_REPLIES",
+    "UDP_REPLIES",
     "TRANSLATIONS",
     "FRAGMENTS",
     "PEERS",
@@ -47,14 +61,39 @@ pub const NAMES: [&str; 21] = [
     "SOCKETS",
     "VIPS",
     "VIP_FLOWS",
+    "VIP_OPENING",
+    "VIP_UDP_FLOWS",
     "VIP_REPLIES",
     "ASKERS",
     "HEARTBEAT",
     "OUTCOMES",
 ];
 
-/// Maps that `--flows` sizes.
-pub const SIZED_BY_FLOWS: [&str; 4] = ["FLOWS", "REPLIES", "VIP_FLOWS", "VIP_REPLIES"];
+/// Maps that `--flows` sizes; see [`flow_capacity`].
+pub const SIZED_BY_FLOWS: [&str; 10] = [
+    "FLOWS",
+    "OPENING",
+    "UDP_FLOWS",
+    "REPLIES",
+    "OPENING_REPLIES",
+    "UDP_REPLIES",
+    "VIP_FLOWS",
+    "VIP_OPENING",
+    "VIP_UDP_FLOWS",
+    "VIP_REPLIES",
+];
+
+/// Maps whose elements the kernel allocates one by one: they refuse when they are full. The others of [`SIZED_BY_FLOWS`]
+/// are allocated as a whole, and forget what was used longest ago.
+pub const ESTABLISHED: [&str; 3] = ["FLOWS", "REPLIES", "VIP_FLOWS"];
+
+/// The capacity of one of [`SIZED_BY_FLOWS`] for a number of established flows.
+pub fn flow_capacity(name: &str, flows: u32) -> u32 {
+    if ESTABLISHED.contains(&name) || name == "VIP_REPLIES" { flows } else { (flows / OTHERS_SHARE).max(1) }
+}
+
+/// [`flow_capacity`] by default, of all but the established ones.
+pub const OTHER_FLOWS: u32 = FLOWS / OTHERS_SHARE;
 
 #[cfg(test)]
 mod tests {
@@ -63,5 +102,14 @@ mod tests {
         for name in super::NAMES {
             assert!(name.len() <= 15, "{name}");
         }
+    }
+
+    #[test]
+    fn every_table_of_flows_is_a_map_and_has_a_place_at_least() {
+        for name in super::SIZED_BY_FLOWS {
+            assert!(super::NAMES.contains(&name), "{name}");
+            assert!(super::flow_capacity(name, 1) > 0, "{name}");
+        }
+        assert!(super::ESTABLISHED.iter().all(|name| super::SIZED_BY_FLOWS.contains(name)));
     }
 }

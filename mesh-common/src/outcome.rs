@@ -125,6 +125,13 @@ outcomes! {
     ResolverSilent = 40, "resolver_silent";
     /// Another node's agent asked whether this dataplane is there: sent back to it.
     Probed = 41, "probed";
+    /// Of a flow, beside the outcome of its packet: established, but there is no room for it among the established ones, so
+    /// it stays where a flood could make it be forgotten.
+    FlowUnprotected = 42, "flow_unprotected";
+    /// A task's refusal of a client's SYN became that SYN again, for another backend.
+    RefusalReplayed = 43, "refusal_replayed";
+    /// Dropped: a task's refusal of a client's SYN; when the client sends that again, another backend gets it.
+    RefusalSwallowed = 44, "refusal_swallowed";
 }
 
 impl Outcome {
@@ -149,6 +156,7 @@ impl Outcome {
                 | Self::UnknownFrontend
                 | Self::TooBigDropped
                 | Self::RefusedFragment
+                | Self::RefusalSwallowed
         )
     }
 }

@@ -13,7 +13,8 @@ pub struct VipKey {
     pub address: Address,
 }
 
-/// Key of `VIP_FLOWS`: the packet as the caller sends it. The value is a [`crate::flow::Flow`].
+/// Key of `VIP_FLOWS`, `VIP_OPENING` and `VIP_UDP_FLOWS`: the packet as the caller sends it. The values are those of
+/// `FLOWS`, `OPENING` and `UDP_FLOWS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct VipFlowKey {
@@ -48,5 +49,6 @@ pub struct VipReply {
     pub last_seen: u64,
     /// What the caller dialled.
     pub vip: Address,
-    pub padding: u32,
+    /// Whether the caller's flow is established, so that only the end of it is news.
+    pub settled: u32,
 }

@@ -3,7 +3,7 @@
 use aya::Pod;
 
 use crate::backend::{Backend, BackendCounters, LocalTask, TaskKey};
-use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts};
+use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use crate::frontend::{Frontend, FrontendKey, SlotKey};
 use crate::net::{Address, Port};
 use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
@@ -32,6 +32,7 @@ pod!(
     Frontend,
     FrontendKey,
     LocalTask,
+    Opening,
     Port,
     Reply,
     ReplyKey,

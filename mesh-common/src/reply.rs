@@ -2,7 +2,7 @@
 
 use crate::net::{Address, Port};
 
-/// Key of `REPLIES`: the packet as the task sends it.
+/// Key of `REPLIES`, `OPENING_REPLIES` and `UDP_REPLIES`: the packet as the task sends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ReplyKey {
@@ -16,7 +16,8 @@ pub struct ReplyKey {
     pub padding: [u8; 3],
 }
 
-/// Value of `REPLIES`.
+/// Value of `REPLIES`, where only TCP conversations are whose handshake is proven and that have not ended, of
+/// `OPENING_REPLIES`, where the others are, and of `UDP_REPLIES`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Reply {
@@ -38,16 +39,21 @@ pub struct Reply {
     /// For TCP, bits of [`crate::tcp::state`].
     pub state: u8,
     pub padding: [u8; 2],
+    /// In `OPENING_REPLIES`, with [`crate::tcp::state::ANSWERED`]: what the client acknowledges by completing the handshake;
+    /// host byte order.
+    pub expected: u32,
+    pub padding2: u32,
 }
 
 impl Reply {
-    /// Whether both describe the same conversation of a client. The entry node is not part of it: a floating address takes
+    /// Whether both describe the same conversation of a client with one task. The entry node is not part of it: a floating address takes
     /// its conversations along when it moves to another node.
     #[inline(always)]
     pub fn is_same_conversation(&self, other: &Self) -> bool {
         self.frontend == other.frontend
             && self.frontend_port == other.frontend_port
             && self.client_port == other.client_port
+            && self.identity == other.identity
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::flow::FlowKey;
 
-/// Round robin: the slot for the `turn`-th new flow.
+/// Round robin: the slot for the `turn`-th new flow. Without any slots it is the first, which then is not there.
 #[inline(always)]
 pub const fn slot_in_turn(turn: u64, count: u32) -> u32 {
-    (turn % count as u64) as u32
+    if count == 0 { 0 } else { (turn % count as u64) as u32 }
 }
 
 /// The slot for a packet whose flow is unknown though it does not start one: the same on every node that has the same

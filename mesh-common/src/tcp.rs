@@ -10,18 +10,70 @@ pub mod flag {
 
 /// What has been seen so far. A flow with none of these bits is opening: only its SYN has passed.
 pub mod state {
-    /// The client has acknowledged something: the handshake is complete.
+    /// The client has acknowledged something.
     pub const ESTABLISHED: u8 = 1;
     pub const CLIENT_FINISHED: u8 = 2;
     pub const TASK_FINISHED: u8 = 4;
     pub const RESET: u8 = 8;
+    /// The task has answered the SYN, so it is known what the client must acknowledge.
+    pub const ANSWERED: u8 = 16;
+    /// The SYN has not passed here: the entry was lost, or the client's packets took another way before.
+    pub const ADOPTED: u8 = 32;
+    /// Both ends have shown that they hear each other.
+    pub const PROVEN: u8 = 64;
+    /// The task has refused the SYN, and the client has not been told: another one shall have it.
+    pub const REFUSED: u8 = 128;
 }
+
+/// How much more than the SYN the client's first acknowledgement that is seen may cover: what a task can have sent in the
+/// meantime. An attacker who has to guess the number needs 2^32 / 2^16 attempts, and each one that misses is answered with a
+/// RST.
+const PROOF_WINDOW: u32 = 1 << 16;
 
 /// Who sent a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     Client,
     Task,
+}
+
+/// The state of a flow whose first segment, from its client, has `flags`.
+#[inline(always)]
+pub const fn first(flags: u8) -> u8 {
+    after(if is_opening(flags) { 0 } else { state::ADOPTED }, flags, Sender::Client)
+}
+
+/// Whether a client's segment completes a handshake in which the task has been seen to await `expected`.
+#[inline(always)]
+pub const fn client_proves(state: u8, expected: u32, flags: u8, acknowledgement: u32) -> bool {
+    state & (state::ANSWERED | state::ADOPTED) == state::ANSWERED
+        && is_acknowledgement(flags)
+        && acknowledgement.wrapping_sub(expected) < PROOF_WINDOW
+}
+
+/// Whether a task's segment shows that it knows a conversation whose SYN has not been seen: one that it does not know, it
+/// resets.
+#[inline(always)]
+pub const fn task_proves(state: u8, flags: u8) -> bool {
+    state & state::ADOPTED != 0 && is_acknowledgement(flags)
+}
+
+/// Whether a task's segment is a RST that answers nothing but a SYN.
+#[inline(always)]
+pub const fn may_refuse(state: u8, flags: u8) -> bool {
+    flags & flag::RST != 0 && state & (state::ANSWERED | state::ADOPTED | state::PROVEN) == 0
+}
+
+/// An acknowledgement that neither opens nor resets.
+#[inline(always)]
+pub const fn is_acknowledgement(flags: u8) -> bool {
+    flags & (flag::SYN | flag::RST | flag::ACK) == flag::ACK
+}
+
+/// A SYN-ACK.
+#[inline(always)]
+pub const fn is_answer(flags: u8) -> bool {
+    flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN | flag::ACK
 }
 
 /// A SYN that is not a SYN-ACK.
@@ -87,6 +139,37 @@ mod tests {
         assert!(!is_closed(after(open, FIN | ACK, Client)));
         assert!(is_closed(after(after(open, FIN | ACK, Client), FIN | ACK, Task)));
         assert!(is_closed(after(open, RST, Task)));
+    }
+
+    #[test]
+    fn the_right_number_proves_and_no_other() {
+        let answered = state::ANSWERED;
+        for (acknowledgement, proves) in
+            [(1000, true), (1001, true), (66_535, true), (66_536, false), (999, false), (0, false)]
+        {
+            assert_eq!(client_proves(answered, 1000, ACK, acknowledgement), proves, "{acknowledgement}");
+        }
+        assert!(client_proves(answered, u32::MAX, ACK, 5), "numbers wrap");
+        assert!(!client_proves(0, 1000, ACK, 1000), "the task has not answered");
+        assert!(!client_proves(answered, 1000, ACK | RST, 1000));
+        assert!(!client_proves(answered, 1000, ACK | SYN, 1000));
+        assert!(!client_proves(answered | state::ADOPTED, 1000, ACK, 1000));
+    }
+
+    #[test]
+    fn a_task_proves_what_was_adopted_by_anything_but_a_reset() {
+        let adopted = first(ACK);
+        assert!(task_proves(adopted, ACK) && task_proves(adopted, ACK | FIN));
+        assert!(!task_proves(adopted, RST) && !task_proves(adopted, RST | ACK) && !task_proves(adopted, SYN | ACK));
+        assert!(!task_proves(first(SYN), ACK));
+    }
+
+    #[test]
+    fn only_an_unanswered_syn_can_be_refused() {
+        assert!(may_refuse(first(SYN), RST | ACK));
+        assert!(!may_refuse(first(SYN), ACK));
+        assert!(!may_refuse(first(SYN) | state::ANSWERED, RST | ACK));
+        assert!(!may_refuse(first(ACK), RST));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) fn deliver(
         protocol: packet.protocol,
         padding: [0; 3],
     };
-    let client_port = replies::remember(&key, reply, packet.tcp_flags)?;
+    let client_port = replies::remember(&key, reply, packet)?;
     let ends = Ends {
         source: packet.source,
         destination: target.address,

@@ -1,20 +1,129 @@
-//! Maps `FLOWS` and `FRAGMENTS`: conversations that this node is the entry node of.
+//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS` and `FRAGMENTS`: conversations that this node is the entry node of.
+//!
+//! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
+//! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LruHashMap;
-use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts};
+use aya_ebpf::maps::{HashMap, LruHashMap};
+use mesh_common::backend::{Backend, flags};
+use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::maps;
+use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
+use mesh_common::tcp::{self, Sender, state};
 
+use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
+use crate::refusals::Offer;
+use crate::rewrite::Ends;
+use crate::verdict::PackedVerdict;
+use crate::{counters, frontends, refusals, rewrite, suspects};
 
 #[map]
-static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
+
+#[map]
+static OPENING: LruHashMap<FlowKey, Opening> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
+
+#[map]
+static UDP_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
 
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(maps::FRAGMENTS, 0);
+
+/// The tables of one kind of frontend.
+pub(crate) trait Tables {
+    type Key: Protocol + 'static;
+
+    fn established() -> &'static HashMap<Self::Key, Flow>;
+    fn opening() -> &'static LruHashMap<Self::Key, Opening>;
+    fn others() -> &'static LruHashMap<Self::Key, Flow>;
+}
+
+/// A key that tells its protocol.
+pub(crate) trait Protocol {
+    fn is_tcp(&self) -> bool;
+}
+
+impl Protocol for FlowKey {
+    #[inline(always)]
+    fn is_tcp(&self) -> bool {
+        self.protocol == mesh_common::net::protocol::TCP
+    }
+}
+
+/// Published ports.
+pub(crate) struct Published;
+
+impl Tables for Published {
+    type Key = FlowKey;
+
+    #[inline(always)]
+    fn established() -> &'static HashMap<FlowKey, Flow> {
+        &FLOWS
+    }
+
+    #[inline(always)]
+    fn opening() -> &'static LruHashMap<FlowKey, Opening> {
+        &OPENING
+    }
+
+    #[inline(always)]
+    fn others() -> &'static LruHashMap<FlowKey, Flow> {
+        &UDP_FLOWS
+    }
+}
+
+/// A flow as the tables have it. Elements of the maps stay allocated. Two packets of a flow on two CPUs may write its time and
+/// state at once; either value will do. So it will for an element that becomes another flow's at that moment.
+pub(crate) enum Known {
+    Established(&'static mut Flow),
+    Opening(&'static mut Opening),
+    /// Of any other protocol.
+    Other(&'static mut Flow),
+}
+
+impl Known {
+    #[inline(always)]
+    pub(crate) fn flow(&self) -> &Flow {
+        match self {
+            Self::Established(flow) | Self::Other(flow) => flow,
+            Self::Opening(opening) => &opening.flow,
+        }
+    }
+}
+
+/// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
+/// names the task. [`Outcome::NotOurs`] if the packet goes on to the client.
+#[inline(never)]
+pub(crate) fn hear_opening(
+    frame: &Frame,
+    packet: &Packet,
+    key: &FlowKey,
+    identity: Address,
+    port: Port,
+) -> PackedVerdict {
+    let Some(opening) = recall_opening::<Published>(key) else { return Outcome::NotOurs.into() };
+    refusals::note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
+}
+
+/// Who could be offered the SYN of the flow with this key, and which task speaks now.
+#[inline(always)]
+pub(crate) fn offer(key: &FlowKey, identity: Address, port: Port) -> Offer {
+    Offer {
+        ends: Ends {
+            source: key.client,
+            destination: key.frontend,
+            source_port: key.client_port,
+            destination_port: key.frontend_port,
+        },
+        count: frontends::find(key.protocol, key.frontend_port).map_or(0, |frontend| frontend.count),
+        identity,
+        port,
+    }
+}
 
 /// The kernel's coarse monotonic clock, nanoseconds: as good as a timer tick, and nearly free.
 #[inline(always)]
@@ -23,18 +132,160 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// The flow as the table has it.
+/// The flow as the tables have it.
 #[inline(always)]
-pub(crate) fn recall(key: &FlowKey) -> Option<&'static mut Flow> {
-    // SAFETY: elements of the map stay allocated. Two packets of a flow on two CPUs may write the time and state of one
-    // flow at once; either value will do.
-    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+pub(crate) fn recall<T: Tables>(key: &T::Key) -> Option<Known> {
+    if !key.is_tcp() {
+        // SAFETY: see `Known`, here and below.
+        return T::others().get_ptr_mut(key).map(|flow| Known::Other(unsafe { &mut *flow }));
+    }
+    if let Some(flow) = T::established().get_ptr_mut(key) {
+        return Some(Known::Established(unsafe { &mut *flow }));
+    }
+    recall_opening::<T>(key).map(Known::Opening)
 }
 
-/// Puts a flow into the table, over one with the same key.
+/// A TCP flow that is known not to be established.
 #[inline(always)]
-pub(crate) fn remember(key: &FlowKey, flow: &Flow) -> Result<(), Outcome> {
-    FLOWS.insert(key, flow, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+pub(crate) fn recall_opening<T: Tables>(key: &T::Key) -> Option<&'static mut Opening> {
+    // SAFETY: see `Known`.
+    T::opening().get_ptr_mut(key).map(|opening| unsafe { &mut *opening })
+}
+
+/// Puts a flow of another protocol than TCP into its table, over one with the same key.
+#[inline(always)]
+pub(crate) fn remember_other<T: Tables>(key: &T::Key, flow: &Flow) -> Result<(), Outcome> {
+    T::others().insert(key, flow, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+}
+
+/// Puts a TCP flow that starts with this packet into its table, over one with the same key. A SYN is kept with it if it
+/// `may_move` to another backend.
+#[inline(never)]
+pub(crate) fn remember_opening<T: Tables>(
+    frame: &Frame,
+    packet: &Packet,
+    key: &T::Key,
+    flow: &Flow,
+    may_move: bool,
+) -> Result<(), Outcome> {
+    let mut opening = Opening { flow: *flow, ..Opening::default() };
+    opening.flow.state = tcp::first(packet.tcp_flags);
+    if may_move && packet.opens() {
+        rewrite::keep_syn(frame, packet, &mut opening.syn);
+    }
+    T::opening().insert(key, &opening, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+}
+
+/// Forgets an established flow whose backend is gone or whose client starts another.
+#[inline(always)]
+pub(crate) fn forget_established<T: Tables>(key: &T::Key) {
+    // Another CPU may have been faster.
+    let _ = T::established().remove(key);
+}
+
+/// Takes note of a client's packet in the flow that it belongs to, which `backend` serves.
+#[inline(always)]
+pub(crate) fn note_client<T: Tables>(
+    key: &T::Key,
+    known: Known,
+    packet: &Packet,
+    backend: &Backend,
+    now: u64,
+) {
+    match known {
+        Known::Established(flow) => {
+            flow.last_seen = now;
+            flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
+            if tcp::is_closed(flow.state) {
+                retire::<T>(key, flow);
+            }
+        }
+        Known::Opening(opening) => note_client_opening::<T>(key, opening, packet, backend, now),
+        Known::Other(flow) => flow.last_seen = now,
+    }
+}
+
+#[inline(always)]
+fn note_client_opening<T: Tables>(
+    key: &T::Key,
+    opening: &'static mut Opening,
+    packet: &Packet,
+    backend: &Backend,
+    now: u64,
+) {
+    let before = opening.flow.state;
+    opening.flow.last_seen = now;
+    opening.flow.state = tcp::after(before, packet.tcp_flags, Sender::Client);
+    // What the task answers goes past this node: that the client has gone on after its SYN is all there is to see.
+    let unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
+    let proves = if unseen {
+        before & state::ADOPTED == 0
+            && tcp::is_acknowledgement(packet.tcp_flags)
+            && packet.sequence == opening.syn.sequence.wrapping_add(1)
+    } else {
+        tcp::client_proves(before, opening.expected, packet.tcp_flags, packet.acknowledgement)
+    };
+    if proves || before & state::PROVEN != 0 {
+        establish::<T>(key, opening);
+    }
+}
+
+/// Takes note of what a task has sent in a flow that is established, or not TCP; in one that is opening with
+/// [`note_task_opening`].
+#[inline(always)]
+pub(crate) fn note_task<T: Tables>(key: &T::Key, flow: &'static mut Flow, packet: &Packet, now: u64) {
+    flow.last_seen = now;
+    flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+    if key.is_tcp() && tcp::is_closed(flow.state) {
+        retire::<T>(key, flow);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn note_task_opening<T: Tables>(
+    key: &T::Key,
+    opening: &'static mut Opening,
+    packet: &Packet,
+    now: u64,
+) {
+    let before = opening.flow.state;
+    opening.flow.last_seen = now;
+    opening.flow.state = tcp::after(before, packet.tcp_flags, Sender::Task);
+    if tcp::is_answer(packet.tcp_flags) {
+        opening.flow.state |= state::ANSWERED;
+        opening.expected = packet.sequence.wrapping_add(1);
+    }
+    if tcp::task_proves(before, packet.tcp_flags) {
+        establish::<T>(key, opening);
+    }
+}
+
+/// Moves a proven flow to the established ones. If there is no room it stays where it is, and each packet of its client tries
+/// again.
+#[inline(never)]
+fn establish<T: Tables>(key: &T::Key, opening: &'static mut Opening) {
+    if tcp::is_closed(opening.flow.state) {
+        return;
+    }
+    let first_time = opening.flow.state & state::PROVEN == 0;
+    opening.flow.state |= state::PROVEN;
+    if first_time {
+        suspects::forgive(opening.flow.backend);
+    }
+    if T::established().insert(key, &opening.flow, u64::from(BPF_ANY)).is_ok() {
+        let _ = T::opening().remove(key);
+    } else if first_time {
+        counters::count(Outcome::FlowUnprotected);
+    }
+}
+
+/// Moves a flow that has ended out of the established ones.
+#[inline(never)]
+fn retire<T: Tables>(key: &T::Key, flow: &Flow) {
+    let opening = Opening { flow: *flow, ..Opening::default() };
+    if T::opening().insert(key, &opening, u64::from(BPF_ANY)).is_ok() {
+        let _ = T::established().remove(key);
+    }
 }
 
 /// Fills in the ports of a later fragment from those of the first one. False if that one has not passed.

@@ -12,7 +12,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum::Sum;
@@ -290,6 +290,30 @@ impl<'a> Frame<'a> {
             total = total.add(halves(sum));
         }
         total.folded()
+    }
+
+    /// Copies the `length` bytes at `offset`, at most 40, to the start of `words`.
+    #[inline(always)]
+    pub(crate) fn load(&self, offset: usize, words: &mut [u32; 10], length: u32) -> Result<(), Outcome> {
+        if !(1..=40).contains(&length) {
+            return Err(Outcome::Malformed);
+        }
+        // SAFETY: the words have room for 40 bytes.
+        let failed =
+            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, words.as_mut_ptr().cast(), length) } != 0;
+        if failed { Err(Outcome::Malformed) } else { Ok(()) }
+    }
+
+    /// Puts the first `length` bytes of `words`, at most 40, at `offset`. Invalidates pointers into the packet.
+    #[inline(always)]
+    pub(crate) fn store(&self, offset: usize, words: &[u32; 10], length: u32) -> Result<(), Outcome> {
+        if !(1..=40).contains(&length) {
+            return Err(Outcome::NotChangeable);
+        }
+        // SAFETY: the words hold 40 bytes; the helper checks the offset.
+        let failed =
+            unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, words.as_ptr().cast(), length, 0) } != 0;
+        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
     }
 
     /// The context as helpers take it.

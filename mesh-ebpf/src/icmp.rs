@@ -8,15 +8,18 @@ use mesh_common::net::{Address, ICMP_HEADER, Mac, Port, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
+use mesh_common::tcp;
 use mesh_common::tunnel::{self, TunnelAddress};
 
+use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
+use crate::refusals::Refusal;
 use crate::rewrite::{self, Ends, Hop, QuotedChange, QuotedChecksum};
 use crate::route::Route;
 use crate::tunnel::Arrival;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{frontends, replies, reply};
+use crate::{flows, frontends, refusals, replies, reply};
 
 /// The packet that an ICMP error quotes: its first 8 bytes of transport header are all that can be counted on (RFC 792).
 pub(crate) struct Quoted {
@@ -25,6 +28,10 @@ pub(crate) struct Quoted {
     pub(crate) protocol: u8,
     /// Whether it is TCP and the checksum is there.
     tcp_checksum: bool,
+    /// Whether it is TCP, and could not be delivered, now or ever (RFC 792, RFC 1122 §3.2.2.1, RFC 1812 §5.2.7.1).
+    pub(crate) is_refused: bool,
+    /// Of TCP, in host byte order.
+    pub(crate) sequence: u32,
     pub(crate) ends: Ends,
 }
 
@@ -35,13 +42,15 @@ impl Quoted {
         const DESTINATION_UNREACHABLE: u8 = 3;
         const TIME_EXCEEDED: u8 = 11;
         const PARAMETER_PROBLEM: u8 = 12;
+        /// Network, host, protocol, port; and by administration, network, host, communication.
+        const REFUSES: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10 | 1 << 13;
 
         if packet.fragment != Fragment::Whole {
             return Err(Outcome::NotOurs);
         }
         let network = packet.transport + ICMP_HEADER;
         frame.make_linear((network + 60 + TCP_HEADER) as u32);
-        let kind: u8 = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+        let [kind, code]: [u8; 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
         if !matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) {
             return Err(Outcome::NotOurs);
         }
@@ -59,6 +68,11 @@ impl Quoted {
             protocol: header.protocol,
             tcp_checksum: header.protocol == protocol::TCP
                 && transport + TCP_CHECKSUM + size_of::<u16>() <= NETWORK + usize::from(packet.length),
+            is_refused: header.protocol == protocol::TCP
+                && kind == DESTINATION_UNREACHABLE
+                && code < 32
+                && REFUSES >> code & 1 != 0,
+            sequence: u32::from(u16::from_be(ports[2])) << 16 | u32::from(u16::from_be(ports[3])),
             ends: Ends {
                 source: Address::from_wire(header.source),
                 destination: Address::from_wire(header.destination),
@@ -122,7 +136,8 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
         protocol: quoted.protocol,
         padding: [0; 3],
     };
-    let flow = crate::flows::recall(&key).ok_or(Outcome::NotOurs)?;
+    let known = flows::recall::<Published>(&key).ok_or(Outcome::NotOurs)?;
+    let flow = known.flow();
     let backend = frontends::backend(flow.backend).ok_or(Outcome::NotOurs)?;
     if backend.generation != flow.generation || backend.state == state::DOWN {
         return Err(Outcome::NotOurs);
@@ -147,19 +162,12 @@ fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: Tun
 fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let ends = quoted.ends;
-    let key = ReplyKey {
-        task: ends.destination,
-        client: ends.source,
-        task_port: ends.destination_port,
-        client_port: ends.source_port,
-        protocol: quoted.protocol,
-        padding: [0; 3],
-    };
-    let reply: Reply = *replies::recall(&key).ok_or(Outcome::NotOurs)?;
+    let reply: Reply = *replies::recall(&answer_key(&quoted)).ok_or(Outcome::NotOurs)?.reply;
     if packet.source != ends.destination || packet.ttl <= 1 {
         return Err(Outcome::NotOurs);
     }
-    let straight = reply::goes_straight(&reply);
+    let may_refuse = quoted.is_refused && tcp::may_refuse(reply.state, tcp::flag::RST);
+    let straight = reply::goes_straight(&reply) && (reply.entry.is_unspecified() || !may_refuse);
     let route = Route::find(frame, reply.frontend, packet.destination, reply.uplink);
     let after = Ends {
         source: ends.source,
@@ -180,6 +188,78 @@ fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
         crate::tunnel::send(frame, packet, settings, reply.entry, reply.uplink, address)?
     };
     Ok((Outcome::ErrorToClient, way).into())
+}
+
+/// At the entry node: an error out of the tunnel, from the side of the task with this name and port. [`Outcome::NotOurs`] if it
+/// goes on to the client.
+#[inline(never)]
+pub(crate) fn refused_elsewhere(
+    frame: &Frame,
+    packet: &Packet,
+    identity: Address,
+    port: Port,
+) -> PackedVerdict {
+    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::NotOurs.into() };
+    if !quoted.is_refused {
+        return Outcome::NotOurs.into();
+    }
+    let ends = quoted.ends;
+    let flow = FlowKey {
+        client: ends.source,
+        frontend: ends.destination,
+        client_port: ends.source_port,
+        frontend_port: ends.destination_port,
+        protocol: protocol::TCP,
+        padding: [0; 3],
+    };
+    refused(frame, &flow, quoted.sequence, identity, port)
+}
+
+/// At an entry node that is the home node too: an error from a task. [`Outcome::NotOurs`] if it goes on to the client.
+#[inline(never)]
+pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedVerdict {
+    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::NotOurs.into() };
+    if !quoted.is_refused || packet.source != quoted.ends.destination {
+        return Outcome::NotOurs.into();
+    }
+    let Some(known) = replies::recall(&answer_key(&quoted)) else { return Outcome::NotOurs.into() };
+    let reply = known.reply;
+    if !reply.entry.is_unspecified() {
+        return Outcome::NotOurs.into();
+    }
+    let flow = FlowKey {
+        client: quoted.ends.source,
+        frontend: reply.frontend,
+        client_port: reply.client_port,
+        frontend_port: reply.frontend_port,
+        protocol: protocol::TCP,
+        padding: [0; 3],
+    };
+    refused(frame, &flow, quoted.sequence, reply.identity, quoted.ends.destination_port)
+}
+
+/// The key of the conversation that a task's answers to the quoted packet belong to.
+#[inline(always)]
+fn answer_key(quoted: &Quoted) -> ReplyKey {
+    ReplyKey {
+        task: quoted.ends.destination,
+        client: quoted.ends.source,
+        task_port: quoted.ends.destination_port,
+        client_port: quoted.ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    }
+}
+
+/// The packet says that the segment with this sequence number of a client's flow was refused.
+#[inline(never)]
+fn refused(frame: &Frame, flow: &FlowKey, sequence: u32, identity: Address, port: Port) -> PackedVerdict {
+    match flows::recall::<Published>(flow) {
+        Some(Known::Opening(opening)) if Refusal::Unreachable(sequence).answers(opening) => {
+            refusals::take(frame, opening, &flows::offer(flow, identity, port))
+        }
+        _ => Outcome::NotOurs.into(),
+    }
 }
 
 /// Makes the error one about the packet that the task sent, and hands it to the task.

@@ -25,6 +25,7 @@ mod icmp;
 mod node;
 mod overlay;
 mod packet;
+mod refusals;
 mod refuse;
 mod replies;
 mod reply;
@@ -34,6 +35,7 @@ mod rewrite;
 mod route;
 mod socket;
 mod split;
+mod suspects;
 mod tunnel;
 mod verdict;
 mod vips;
@@ -46,6 +48,7 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
+use mesh_common::reply::Reply;
 use mesh_common::tunnel::flags::REPLY;
 
 use crate::frame::{Direction, Frame};
@@ -74,7 +77,7 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
     if let Ok(verdict) = overlay::resolve(&frame) {
         return act(verdict.outcome, verdict.way);
     }
-    run(&frame, |frame, packet| overlay::from_caller(frame, packet))
+    run(&frame, on_overlay_in)
 }
 
 #[classifier]
@@ -128,7 +131,8 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         return Outcome::NotOurs.into();
     }
     if !tunnel::is_tunnelled(packet, settings) {
-        return request::from_client(frame, packet, settings);
+        let choice = request::assign(frame, packet);
+        return request::serve(frame, packet, settings, choice);
     }
     let mut arrival = Arrival::default();
     match tunnel::open(frame, packet, settings, &mut arrival) {
@@ -137,7 +141,7 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         Err(outcome) => return outcome.into(),
     }
     if arrival.address.flags & REPLY != 0 {
-        tunnel::answer(frame, packet)
+        tunnel::answer(frame, packet, &arrival)
     } else if packet.protocol == protocol::ICMP {
         icmp::to_task(frame, packet, settings, &arrival)
     } else {
@@ -160,9 +164,28 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
+        let verdict = icmp::refused_here(frame, packet);
+        if verdict.outcome() != Outcome::NotOurs {
+            return verdict;
+        }
         return icmp::from_task(frame, packet, settings);
     }
-    reply::from_task(frame, packet, settings)
+    let mut reply = Reply::default();
+    let verdict = reply::hear(frame, packet, &mut reply);
+    if verdict.outcome() != Outcome::Replied {
+        return verdict;
+    }
+    reply::send(frame, packet, settings, &reply)
+}
+
+#[inline(always)]
+fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+    let verdict = overlay::from_caller(frame, packet);
+    if verdict.outcome() != Outcome::VipToTask {
+        return verdict;
+    }
+    let choice = overlay::assign(frame, packet);
+    overlay::serve(frame, packet, choice)
 }
 
 /// Reads the packet, lets the hook's steps decide, and does what they say.
@@ -222,7 +245,8 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::VipToSelf
         | Outcome::VipResolved
         | Outcome::VipPinged
-        | Outcome::Probed => leave(way),
+        | Outcome::Probed
+        | Outcome::RefusalReplayed => leave(way),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask
@@ -238,7 +262,9 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::UnknownFrontend
         | Outcome::TooBigDropped
         | Outcome::RefusedFragment
-        // Of sockets, not of packets.
+        | Outcome::RefusalSwallowed
+        // Of flows or sockets, not of packets.
+        | Outcome::FlowUnprotected
         | Outcome::SocketToTask
         | Outcome::SocketToNode
         | Outcome::SocketRefused

@@ -11,15 +11,18 @@ use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
-use mesh_common::tcp::{self, Sender, flag};
+use mesh_common::tcp::{self, flag};
 
+use crate::flows::Known;
 use crate::frame::Frame;
 use crate::icmp::Quoted;
 use crate::packet::{self, Fragment, Packet};
-use crate::request::{self, Choice};
+use crate::refusals::{Offer, Refusal};
+use crate::request::{self, Choice, PackedChoice};
 use crate::rewrite::{self, Ends, Hop};
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{counters, flows, frontends, refuse, vips};
+use crate::vips::Virtual;
+use crate::{counters, flows, frontends, refusals, refuse, vips};
 
 /// The agent's number for the network whose ports these programs are on; it loads them once for each network.
 #[unsafe(no_mangle)]
@@ -58,7 +61,7 @@ pub(crate) fn resolve(frame: &Frame) -> Step {
     Ok((Outcome::VipResolved, Way::Interface(frame.interface())).into())
 }
 
-/// A packet that a task sends.
+/// A packet that a task sends. One that ends as [`Outcome::VipToTask`] calls a virtual address, and has yet to be served.
 #[inline(never)]
 pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
     try_from_caller(frame, packet).into()
@@ -73,19 +76,41 @@ pub(crate) fn to_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
 #[inline(always)]
 fn try_from_caller(frame: &Frame, packet: &Packet) -> Step {
     let vip = VipKey { network: packet.network, address: packet.destination };
-    let Some(frontend) = vips::find(&vip) else {
+    if vips::find(&vip).is_none() {
         forget_finished(packet);
         return Err(Outcome::NotOurs);
-    };
+    }
     if packet.protocol == protocol::ICMP {
         return icmp(frame, packet);
     }
     flows::remember_fragment(packet);
-    if answers_itself(packet) {
+    if let Some(verdict) = answers_itself(frame, packet) {
+        if verdict.outcome() != Outcome::NotOurs {
+            return Ok((verdict.outcome(), verdict.way()).into());
+        }
         return to_self(frame, packet, packet.destination, packet.source);
     }
+    Ok(Outcome::VipToTask.into())
+}
+
+/// Chooses for a call of a virtual address.
+#[inline(never)]
+pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
+    let vip = VipKey { network: packet.network, address: packet.destination };
+    let Some(frontend) = vips::find(&vip) else { return Err(Outcome::NotOurs).into() };
     let key = flow_key(packet, packet.source, packet.destination, false);
-    match request::choose(packet, &frontend, vips::recall(&key), |flow| vips::remember(&key, flow))? {
+    request::choose::<Virtual>(frame, packet, &frontend, &key).into()
+}
+
+/// Sends a call of a virtual address to what was chosen for it.
+#[inline(never)]
+pub(crate) fn serve(frame: &Frame, packet: &Packet, choice: PackedChoice) -> PackedVerdict {
+    try_serve(frame, packet, choice).into()
+}
+
+#[inline(always)]
+fn try_serve(frame: &Frame, packet: &Packet, choice: PackedChoice) -> Step {
+    match choice.unpack()? {
         Choice::Refuse => refuse::no_backend(packet),
         Choice::Backend(id, backend) => {
             let verdict = send(frame, packet, backend)?;
@@ -95,18 +120,17 @@ fn try_from_caller(frame: &Frame, packet: &Packet) -> Step {
     }
 }
 
-/// Whether this is the answer of a task that was given to itself.
+/// If this is the answer of a task that was given to itself, what becomes of it; [`Outcome::NotOurs`] if it goes on.
 #[inline(always)]
-fn answers_itself(packet: &Packet) -> bool {
+fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedVerdict> {
     // Between equal ports an answer looks as a call does and becomes the same; and a SYN alone is always a call.
     if packet.source_port == packet.destination_port || packet.opens() {
-        return false;
+        return None;
     }
     let key = reply_key(packet.source, packet.destination, packet, true);
-    let Some(reply) = vips::recall_reply(&key) else { return false };
+    let reply = vips::recall_reply(&key)?;
     reply.last_seen = flows::now();
-    note_end(packet, packet.source, packet.destination);
-    true
+    Some(note_task(frame, packet, reply, packet.source, packet.destination))
 }
 
 /// A caller that talks straight to a task may do so from a port from which it has called a virtual address and was given
@@ -119,7 +143,8 @@ fn forget_finished(packet: &Packet) {
     }
     let key = reply_key(packet.destination, packet.source, packet, false);
     let Some(reply) = vips::recall_reply(&key) else { return };
-    let lasts = vips::recall(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|flow| {
+    let lasts = flows::recall::<Virtual>(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|known| {
+        let flow = known.flow();
         let given = frontends::backend(flow.backend).is_some_and(|backend| {
             backend.generation == flow.generation && backend.identity == packet.destination
         });
@@ -159,7 +184,8 @@ fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
     // A task does not answer itself by the network: it has to see another caller.
     let caller = if itself { packet.destination } else { packet.source };
     let key = reply_key(backend.identity, caller, packet, false);
-    let reply = VipReply { last_seen: flows::now(), vip: packet.destination, padding: 0 };
+    let settled = u32::from(!packet.opens());
+    let reply = VipReply { last_seen: flows::now(), vip: packet.destination, settled };
     vips::remember_reply(&key, &reply)?;
     if itself {
         return to_self(frame, packet, packet.destination, backend.identity);
@@ -187,18 +213,91 @@ fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
     flows::remember_fragment(packet);
     reply.last_seen = flows::now();
     let vip = reply.vip;
-    note_end(packet, packet.destination, vip);
+    let verdict = note_task(frame, packet, reply, packet.destination, vip);
+    if verdict.outcome() != Outcome::NotOurs {
+        return Ok((verdict.outcome(), verdict.way()).into());
+    }
     rewrite::readdress(frame, packet, &ends(packet, vip, packet.destination), Hop::Bridged)?;
     Ok(Outcome::VipReplied.into())
 }
 
-/// The caller's flow learns that the task, whose packet this is, has closed it.
+/// The caller's flow learns what the task, whose packet this is, has said. [`Outcome::NotOurs`] if the packet goes on to the
+/// caller.
 #[inline(always)]
-fn note_end(packet: &Packet, caller: Address, vip: Address) {
-    if packet.tcp_flags & (flag::FIN | flag::RST) != 0
-        && let Some(flow) = vips::recall(&flow_key(packet, caller, vip, true))
-    {
-        flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+fn note_task(
+    frame: &Frame,
+    packet: &Packet,
+    reply: &mut VipReply,
+    caller: Address,
+    vip: Address,
+) -> PackedVerdict {
+    let is_news = reply.settled == 0 || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
+    if !packet.is_tcp() || !is_news {
+        return Outcome::NotOurs.into();
+    }
+    hear(frame, packet, reply, caller, vip)
+}
+
+#[inline(never)]
+fn hear(
+    frame: &Frame,
+    packet: &Packet,
+    reply: &mut VipReply,
+    caller: Address,
+    vip: Address,
+) -> PackedVerdict {
+    let key = flow_key(packet, caller, vip, true);
+    match flows::recall::<Virtual>(&key) {
+        Some(Known::Established(flow)) => {
+            reply.settled = 1;
+            flows::note_task::<Virtual>(&key, flow, packet, flows::now());
+        }
+        Some(Known::Opening(opening)) => {
+            return refusals::note_task::<Virtual>(frame, packet, &key, opening, || {
+                offer(&key, packet.source)
+            });
+        }
+        _ => {}
+    }
+    Outcome::NotOurs.into()
+}
+
+/// Who could be offered the SYN of the flow with this key; `task` speaks now.
+#[inline(always)]
+fn offer(key: &VipFlowKey, task: Address) -> Offer {
+    let vip = VipKey { network: key.network, address: key.vip };
+    Offer {
+        ends: Ends {
+            source: key.caller,
+            destination: key.vip,
+            source_port: key.caller_port,
+            destination_port: key.port,
+        },
+        count: vips::find(&vip).map_or(0, |frontend| frontend.count),
+        identity: task,
+        port: key.port,
+    }
+}
+
+/// Whether an error about what a caller has sent to `vip` is a refusal that it need not hear of; then, what becomes of it.
+/// [`Outcome::NotOurs`] if it goes on.
+#[inline(never)]
+fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedVerdict {
+    let ends = quoted.ends;
+    let key = VipFlowKey {
+        network: packet.network,
+        caller,
+        vip,
+        caller_port: ends.source_port,
+        port: ends.destination_port,
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    match flows::recall::<Virtual>(&key) {
+        Some(Known::Opening(opening)) if Refusal::Unreachable(quoted.sequence).answers(opening) => {
+            refusals::take(frame, opening, &offer(&key, ends.destination))
+        }
+        _ => Outcome::NotOurs.into(),
     }
 }
 
@@ -217,6 +316,12 @@ fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
         padding: [0; 3],
     };
     let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
+    if quoted.is_refused {
+        let verdict = refused(frame, packet, &quoted, ends.source, vip);
+        if verdict.outcome() != Outcome::NotOurs {
+            return Ok((verdict.outcome(), verdict.way()).into());
+        }
+    }
     rewrite::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
     if packet.source == ends.destination {
         rewrite::readdress_network(frame, packet, vip, packet.destination, Hop::Bridged)?;
@@ -254,7 +359,8 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
         protocol: quoted.protocol,
         padding: [0; 3],
     };
-    let flow = vips::recall(&key).ok_or(Outcome::NotOurs)?;
+    let known = flows::recall::<Virtual>(&key).ok_or(Outcome::NotOurs)?;
+    let flow = known.flow();
     let backend = frontends::backend(flow.backend).ok_or(Outcome::NotOurs)?;
     if backend.generation != flow.generation || backend.state == state::DOWN {
         return Err(Outcome::NotOurs);

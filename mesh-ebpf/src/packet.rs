@@ -14,6 +14,7 @@ pub(crate) const NETWORK: usize = ETHERNET_HEADER;
 /// Offsets of fields in an IPv4 header (RFC 791 §3.1).
 pub(crate) mod ipv4 {
     pub(crate) const LENGTH: usize = 2;
+    pub(crate) const IDENTIFICATION: usize = 4;
     pub(crate) const FRAGMENT: usize = 6;
     pub(crate) const TTL: usize = 8;
     pub(crate) const CHECKSUM: usize = 10;
@@ -92,6 +93,18 @@ impl Ipv4Header {
     }
 }
 
+/// The start of a TCP header (RFC 9293 §3.1). All fields in network byte order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct TcpHeader {
+    ports: [u16; 2],
+    sequence: u32,
+    acknowledgement: u32,
+    offset: u8,
+    flags: u8,
+    window: u16,
+}
+
 /// Which part of a datagram a packet is.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Fragment {
@@ -130,8 +143,10 @@ pub(crate) struct Packet {
     /// 0 for a later fragment, and for protocols without ports.
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
-    /// 0 for anything but TCP.
+    /// 0 for anything but TCP, as are the next two, which are in host byte order.
     pub(crate) tcp_flags: u8,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
 }
 
 impl Packet {
@@ -179,6 +194,8 @@ impl Packet {
             source_port: Port::default(),
             destination_port: Port::default(),
             tcp_flags: 0,
+            sequence: 0,
+            acknowledgement: 0,
         };
         if packet.fragment != Fragment::Later {
             packet.read_transport(frame, header_length)?;
@@ -262,17 +279,22 @@ impl Packet {
         if self.protocol == protocol::ICMP {
             return Ok(());
         }
-        let ports: [u16; 2] = frame.read(self.transport).ok_or(Outcome::Malformed)?;
-        self.source_port = Port::from_wire(ports[0]);
-        self.destination_port = Port::from_wire(ports[1]);
-        if self.protocol == protocol::TCP {
-            let offset_and_flags: [u8; 2] = frame.read(self.transport + 12).ok_or(Outcome::Malformed)?;
-            let tcp_header = usize::from(offset_and_flags[0] >> 4) * 4;
-            if tcp_header < 20 || usize::from(self.length) < header_length + tcp_header {
-                return Err(Outcome::Malformed);
-            }
-            self.tcp_flags = offset_and_flags[1];
+        if self.protocol != protocol::TCP {
+            let ports: [u16; 2] = frame.read(self.transport).ok_or(Outcome::Malformed)?;
+            self.source_port = Port::from_wire(ports[0]);
+            self.destination_port = Port::from_wire(ports[1]);
+            return Ok(());
         }
+        let header: TcpHeader = frame.read(self.transport).ok_or(Outcome::Malformed)?;
+        let tcp_header = usize::from(header.offset >> 4) * 4;
+        if tcp_header < 20 || usize::from(self.length) < header_length + tcp_header {
+            return Err(Outcome::Malformed);
+        }
+        self.source_port = Port::from_wire(header.ports[0]);
+        self.destination_port = Port::from_wire(header.ports[1]);
+        self.tcp_flags = header.flags;
+        self.sequence = u32::from_be(header.sequence);
+        self.acknowledgement = u32::from_be(header.acknowledgement);
         Ok(())
     }
 }

@@ -1,63 +1,170 @@
-//! Maps `REPLIES` and `TRANSLATIONS`: conversations that this node is the home node of.
+//! Maps `REPLIES`, `OPENING_REPLIES`, `UDP_REPLIES` and `TRANSLATIONS`: conversations that this node is the home node of.
+//!
+//! As for an entry node's flows, only TCP conversations whose handshake is proven get into the table that forgets nothing. The
+//! home node sees both directions, whichever way the answers go.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{HashMap, LruHashMap};
 use mesh_common::maps;
-use mesh_common::net::Port;
+use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, translated_port};
-use mesh_common::tcp;
+use mesh_common::tcp::{self, Sender, state};
+
+use crate::counters;
+use crate::packet::Packet;
 
 #[map]
-static REPLIES: LruHashMap<ReplyKey, Reply> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+static REPLIES: HashMap<ReplyKey, Reply> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
+
+#[map]
+static OPENING_REPLIES: LruHashMap<ReplyKey, Reply> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
+
+#[map]
+static UDP_REPLIES: LruHashMap<ReplyKey, Reply> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
 
 #[map]
 static TRANSLATIONS: LruHashMap<TranslationKey, Port> = LruHashMap::with_max_entries(maps::TRANSLATIONS, 0);
 
+/// A conversation as the tables have it.
+pub(crate) struct Known {
+    pub(crate) reply: &'static mut Reply,
+    pub(crate) is_established: bool,
+}
+
 /// The conversation that a task's packet belongs to.
 #[inline(always)]
-pub(crate) fn recall(key: &ReplyKey) -> Option<&'static mut Reply> {
-    // SAFETY: elements of the map stay allocated. Two packets of a conversation on two CPUs may write its time and state
-    // at once; either value will do.
-    REPLIES.get_ptr_mut(key).map(|reply| unsafe { &mut *reply })
+pub(crate) fn recall(key: &ReplyKey) -> Option<Known> {
+    // SAFETY: elements of the maps stay allocated. Two packets of a conversation on two CPUs may write its time and state
+    // at once; either value will do. So it will for an element that becomes another conversation's at that moment.
+    let known = |reply: *mut Reply, is_established| Known { reply: unsafe { &mut *reply }, is_established };
+    if key.protocol != protocol::TCP {
+        return UDP_REPLIES.get_ptr_mut(key).map(|reply| known(reply, false));
+    }
+    if let Some(reply) = REPLIES.get_ptr_mut(key) {
+        return Some(known(reply, true));
+    }
+    OPENING_REPLIES.get_ptr_mut(key).map(|reply| known(reply, false))
+}
+
+/// Takes note of a task's packet in the conversation that it belongs to, and returns the conversation as it is then.
+#[inline(always)]
+pub(crate) fn note_task(key: &ReplyKey, known: Known, packet: &Packet, now: u64) -> Reply {
+    let Known { reply, is_established } = known;
+    let before = reply.state;
+    reply.last_seen = now;
+    reply.state = tcp::after(before, packet.tcp_flags, Sender::Task);
+    if !is_established && tcp::is_answer(packet.tcp_flags) {
+        reply.state |= state::ANSWERED;
+        reply.expected = packet.sequence.wrapping_add(1);
+    }
+    let after = *reply;
+    settle(key, reply, is_established, tcp::task_proves(before, packet.tcp_flags));
+    after
+}
+
+/// Takes note of a client's packet: what may change while the conversation lasts follows it.
+#[inline(always)]
+fn touch(key: &ReplyKey, known: Known, reply: &Reply, packet: &Packet) {
+    let Known { reply: known, is_established } = known;
+    known.last_seen = reply.last_seen;
+    known.entry = reply.entry;
+    known.uplink = reply.uplink;
+    known.flags = reply.flags;
+    if !is_established && packet.opens() {
+        known.state = 0;
+    }
+    let before = known.state;
+    known.state = tcp::after(before, packet.tcp_flags, Sender::Client);
+    let proves = tcp::client_proves(before, known.expected, packet.tcp_flags, packet.acknowledgement);
+    settle(key, known, is_established, proves);
+}
+
+/// Moves a conversation to the table where it belongs now.
+#[inline(always)]
+fn settle(key: &ReplyKey, reply: &'static mut Reply, is_established: bool, proves: bool) {
+    if is_established {
+        if tcp::is_closed(reply.state) {
+            retire(key, reply);
+        }
+    } else if proves || reply.state & state::PROVEN != 0 {
+        establish(key, reply);
+    }
+}
+
+#[inline(never)]
+fn establish(key: &ReplyKey, reply: &'static mut Reply) {
+    if tcp::is_closed(reply.state) {
+        return;
+    }
+    let first_time = reply.state & state::PROVEN == 0;
+    reply.state |= state::PROVEN;
+    if REPLIES.insert(key, &*reply, u64::from(BPF_ANY)).is_ok() {
+        let _ = OPENING_REPLIES.remove(key);
+    } else if first_time {
+        counters::count(Outcome::FlowUnprotected);
+    }
+}
+
+#[inline(never)]
+fn retire(key: &ReplyKey, reply: &Reply) {
+    if OPENING_REPLIES.insert(key, &*reply, u64::from(BPF_ANY)).is_ok() {
+        let _ = REPLIES.remove(key);
+    }
+}
+
+/// Forgets a conversation of an earlier task at the same address.
+#[inline(never)]
+pub(crate) fn forget(key: &ReplyKey) {
+    let _ = REPLIES.remove(key);
+    let _ = OPENING_REPLIES.remove(key);
+    let _ = UDP_REPLIES.remove(key);
 }
 
 /// Sees to it that the task's answers find their way back, and returns the port that the task sees the client come from.
 /// `key` has the client's own port.
 #[inline(always)]
-pub(crate) fn remember(key: &ReplyKey, reply: &Reply, tcp_flags: u8) -> Result<Port, Outcome> {
-    if let Some(known) = recall(key) {
-        if known.is_same_conversation(reply) {
-            touch(known, reply, tcp_flags);
+pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result<Port, Outcome> {
+    match recall(key) {
+        Some(known) if known.reply.is_same_conversation(reply) => {
+            touch(key, known, reply, packet);
             return Ok(key.client_port);
         }
-        return remember_translated(key, reply, tcp_flags);
+        Some(known) if known.reply.identity == reply.identity => {
+            return remember_translated(key, reply, packet);
+        }
+        // Of an earlier task at this address.
+        Some(_) => forget(key),
+        None => {}
     }
     // A translated flow keeps its port when the flow that it had to make way for is gone.
     if TRANSLATIONS.get_ptr(translation_key(key, reply)).is_some() {
-        return remember_translated(key, reply, tcp_flags);
+        return remember_translated(key, reply, packet);
     }
-    insert(key, reply, tcp_flags, u64::from(BPF_ANY))?;
+    insert(key, reply, packet, u64::from(BPF_ANY))?;
     Ok(key.client_port)
 }
 
 /// As [`remember`], for a flow whose client port another flow already has towards this task.
 #[inline(never)]
-fn remember_translated(key: &ReplyKey, reply: &Reply, tcp_flags: u8) -> Result<Port, Outcome> {
+fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result<Port, Outcome> {
     let translation = translation_key(key, reply);
     let mut key = *key;
     // SAFETY: the value is copied at once.
     if let Some(port) = unsafe { TRANSLATIONS.get(translation) }.copied() {
         key.client_port = port;
         match recall(&key) {
-            Some(known) if known.is_same_conversation(reply) => {
-                touch(known, reply, tcp_flags);
+            Some(known) if known.reply.is_same_conversation(reply) => {
+                touch(&key, known, reply, packet);
                 return Ok(port);
             }
-            Some(_) => {}
-            None => {
-                insert(&key, reply, tcp_flags, u64::from(BPF_ANY))?;
+            Some(known) if known.reply.identity == reply.identity => {}
+            other => {
+                if other.is_some() {
+                    forget(&key);
+                }
+                insert(&key, reply, packet, u64::from(BPF_ANY))?;
                 return Ok(port);
             }
         }
@@ -65,7 +172,7 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, tcp_flags: u8) -> Result<P
     let hash = reply.frontend.wire() ^ u32::from(reply.client_port.wire());
     for attempt in 0..TRANSLATION_ATTEMPTS {
         key.client_port = translated_port(hash.wrapping_mul(0x85eb_ca6b), attempt);
-        if insert(&key, reply, tcp_flags, u64::from(BPF_NOEXIST)).is_ok() {
+        if REPLIES.get_ptr(key).is_none() && insert(&key, reply, packet, u64::from(BPF_NOEXIST)).is_ok() {
             TRANSLATIONS
                 .insert(translation, key.client_port, u64::from(BPF_ANY))
                 .map_err(|_| Outcome::FlowTableFull)?;
@@ -76,23 +183,11 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, tcp_flags: u8) -> Result<P
 }
 
 #[inline(always)]
-fn insert(key: &ReplyKey, reply: &Reply, tcp_flags: u8, flags: u64) -> Result<(), Outcome> {
+fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<(), Outcome> {
     let mut value = *reply;
-    value.state = tcp::after(0, tcp_flags, tcp::Sender::Client);
-    REPLIES.insert(key, value, flags).map_err(|_| Outcome::FlowTableFull)
-}
-
-/// A packet of a known conversation: what may change while it lasts follows the packet.
-#[inline(always)]
-fn touch(known: &mut Reply, reply: &Reply, tcp_flags: u8) {
-    known.last_seen = reply.last_seen;
-    known.entry = reply.entry;
-    known.uplink = reply.uplink;
-    known.flags = reply.flags;
-    if tcp::is_opening(tcp_flags) {
-        known.state = 0;
-    }
-    known.state = tcp::after(known.state, tcp_flags, tcp::Sender::Client);
+    value.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
+    let table = if packet.is_tcp() { &OPENING_REPLIES } else { &UDP_REPLIES };
+    table.insert(key, &value, flags).map_err(|_| Outcome::FlowTableFull)
 }
 
 /// The task-side port of a translated flow, if it is one. `key` has the client's own port.

@@ -1,28 +1,25 @@
 //! Task → client, at the home node: give the packet the frontend's address, and send it to the client or to the entry node.
 
-use mesh_common::backend::flags;
+use mesh_common::backend::{TaskKey, flags};
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
-use mesh_common::settings::Settings;
-use mesh_common::tcp::{self, Sender, flag};
+use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
+use mesh_common::tcp::{self, flag};
 use mesh_common::tunnel;
 
+use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
 use crate::verdict::{PackedVerdict, Step};
-use crate::{flows, refuse, replies, split};
+use crate::{flows, frontends, refuse, replies, split};
 
-/// A packet that a task sent out on docker_gwbridge.
+/// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. Only what
+/// ends as [`Outcome::Replied`] is to be sent on.
 #[inline(never)]
-pub(crate) fn from_task(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
-    try_from_task(frame, packet, settings).into()
-}
-
-#[inline(always)]
-fn try_from_task(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
+pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedVerdict {
     let key = ReplyKey {
         task: packet.source,
         client: packet.destination,
@@ -31,18 +28,43 @@ fn try_from_task(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Ste
         protocol: packet.protocol,
         padding: [0; 3],
     };
-    let reply = replies::recall(&key).ok_or(Outcome::NotOurs)?;
+    let Some(known) = replies::recall(&key) else { return Outcome::NotOurs.into() };
+    let now = flows::now();
+    if is_its_own(packet, known.reply, now) {
+        replies::forget(&key);
+        return Outcome::NotOurs.into();
+    }
     if packet.ttl <= 1 {
-        return Err(Outcome::HopLimit);
+        return Outcome::HopLimit.into();
     }
     flows::remember_fragment(packet);
-    reply.last_seen = flows::now();
-    reply.state = tcp::after(reply.state, packet.tcp_flags, Sender::Task);
-    let reply = *reply;
-    if reply.entry.is_unspecified() {
-        note_at_entry(packet, &reply);
+    let was_established = known.is_established;
+    *reply = replies::note_task(&key, known, packet, now);
+    if reply.entry.is_unspecified() && packet.is_tcp() && (!was_established || tells_more(packet)) {
+        let verdict = note_at_entry(frame, packet, reply);
+        if verdict.outcome() != Outcome::NotOurs {
+            return verdict;
+        }
     }
-    let straightly = goes_straight(&reply);
+    Outcome::Replied.into()
+}
+
+/// Sends a task's packet on in the conversation that it belongs to.
+#[inline(never)]
+pub(crate) fn send(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    reply: &Reply,
+) -> PackedVerdict {
+    try_send(frame, packet, settings, reply).into()
+}
+
+#[inline(always)]
+fn try_send(frame: &Frame, packet: &mut Packet, settings: &Settings, reply: &Reply) -> Step {
+    // The entry node shall be the one to decide who else is offered a SYN that a task has refused.
+    let is_for_entry = !reply.entry.is_unspecified() && tcp::may_refuse(reply.state, packet.tcp_flags);
+    let straightly = goes_straight(reply) && !is_for_entry;
     let limit = if straightly { settings.inner_mtu + tunnel::OVERHEAD as u16 } else { settings.inner_mtu };
     if split::is_too_big(frame, packet, limit) {
         if packet.dont_fragment {
@@ -51,9 +73,9 @@ fn try_from_task(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Ste
         split::keep_first_part(frame, packet, limit)?;
     }
     if straightly {
-        straight(frame, packet, settings, &reply)
+        straight(frame, packet, settings, reply)
     } else {
-        by_tunnel(frame, packet, settings, &reply)
+        by_tunnel(frame, packet, settings, reply)
     }
 }
 
@@ -108,17 +130,46 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Ends {
     }
 }
 
-/// When this node is the entry node too, the flow learns what the task said.
+/// Whether a task's packet belongs to no conversation of a client, though one has these ends: it has been another task's at
+/// this address, or is long over.
 #[inline(always)]
-fn note_at_entry(packet: &Packet, reply: &Reply) {
-    if packet.tcp_flags & (flag::FIN | flag::RST) == 0 {
-        return;
+fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
+    if packet.is_tcp() {
+        // Nobody who was called answers by calling.
+        return packet.opens();
     }
+    let key = TaskKey {
+        identity: reply.identity,
+        port: packet.source_port,
+        protocol: packet.protocol,
+        padding: 0,
+    };
+    now.wrapping_sub(reply.last_seen) >= UDP_IDLE_NANOSECONDS
+        || frontends::task(&key).is_some_and(|task| task.bridge != packet.source)
+}
+
+/// Whether an established flow changes by the packet.
+#[inline(always)]
+fn tells_more(packet: &Packet) -> bool {
+    packet.tcp_flags & (flag::FIN | flag::RST) != 0
+}
+
+/// When this node is the entry node too, the flow learns what the task said. [`Outcome::NotOurs`] if the packet goes on to the
+/// client.
+#[inline(never)]
+fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedVerdict {
     let mut key = packet.flow_from_frontend();
     key.frontend = reply.frontend;
     key.frontend_port = reply.frontend_port;
     key.client_port = reply.client_port;
-    if let Some(flow) = flows::recall(&key) {
-        flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+    match flows::recall::<Published>(&key) {
+        Some(Known::Established(flow)) => {
+            flows::note_task::<Published>(&key, flow, packet, flows::now());
+            Outcome::NotOurs.into()
+        }
+        Some(Known::Opening(_)) => {
+            flows::hear_opening(frame, packet, &key, reply.identity, packet.source_port)
+        }
+        _ => Outcome::NotOurs.into(),
     }
 }

@@ -1,20 +1,21 @@
 //! Client → service, at the entry node: find the frontend, recall or choose a backend, and send the packet on to it.
 
 use mesh_common::backend::{Backend, state};
-use mesh_common::flow::Flow;
+use mesh_common::flow::{Flow, Opening};
 use mesh_common::frontend::Frontend;
 use mesh_common::net::Address;
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
-use mesh_common::tcp::{self, Sender, flag};
+use mesh_common::tcp::{self, flag};
 
 use crate::delivery::{self, Target};
+use crate::flows::{Known, Published, Tables};
 use crate::frame::Frame;
 use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{counters, flows, frontends, node, refuse, split, tunnel};
+use crate::{counters, flows, frontends, node, refuse, split, suspects, tunnel};
 
 /// What a packet's backend is, or why it has none.
 pub(crate) enum Choice {
@@ -23,21 +24,67 @@ pub(crate) enum Choice {
     Refuse,
 }
 
-/// A packet whose port is published on this node.
+/// A choice, or why there is none, in one register (see [`PackedVerdict`]).
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+#[must_use]
+pub(crate) struct PackedChoice(u64);
+
+impl PackedChoice {
+    const BACKEND: u64 = 1 << 32;
+    const REFUSE: u64 = 2 << 32;
+
+    #[inline(always)]
+    pub(crate) fn unpack(self) -> Result<Choice, Outcome> {
+        if self.0 & Self::BACKEND != 0 {
+            let id = self.0 as u32;
+            return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
+        }
+        if self.0 & Self::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(self.0 as u16)) }
+    }
+}
+
+impl From<Result<Choice, Outcome>> for PackedChoice {
+    #[inline(always)]
+    fn from(choice: Result<Choice, Outcome>) -> Self {
+        Self(match choice {
+            Ok(Choice::Backend(id, _)) => Self::BACKEND | u64::from(id),
+            Ok(Choice::Refuse) => Self::REFUSE,
+            Err(outcome) => u64::from(outcome.number()),
+        })
+    }
+}
+
+/// Chooses for a packet whose port is published on this node.
 #[inline(never)]
-pub(crate) fn from_client(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
-    try_from_client(frame, packet, settings).into()
+pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
+    try_assign(frame, packet).into()
+}
+
+/// Sends a client's packet to what was chosen for it.
+#[inline(never)]
+pub(crate) fn serve(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    choice: PackedChoice,
+) -> PackedVerdict {
+    try_serve(frame, packet, settings, choice).into()
 }
 
 #[inline(always)]
-fn try_from_client(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
+fn try_assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
     if !node::is_local(packet.destination) {
         return Err(Outcome::NotOurs);
     }
     let frontend = frontends::find(packet.protocol, packet.destination_port).ok_or(Outcome::NotOurs)?;
     flows::remember_fragment(packet);
-    let key = packet.flow_from_client();
-    match choose(packet, &frontend, flows::recall(&key), |flow| flows::remember(&key, flow))? {
+    choose::<Published>(frame, packet, &frontend, &packet.flow_from_client())
+}
+
+#[inline(always)]
+fn try_serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: PackedChoice) -> Step {
+    match choice.unpack()? {
         Choice::Backend(id, backend) => {
             let length = packet.length;
             let verdict = send(frame, packet, settings, backend)?;
@@ -77,79 +124,132 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     delivery::deliver(frame, packet, settings, &target, &reply).map(|way| (Outcome::Delivered, way).into())
 }
 
-/// The backend of a flow: the one it has if it is `known`, or the one it gets, which is to be remembered.
+/// The backend of a flow: the one it has, or the one it gets and keeps.
 #[inline(always)]
-pub(crate) fn choose(
+pub(crate) fn choose<T: Tables>(
+    frame: &Frame,
     packet: &Packet,
     frontend: &Frontend,
-    known: Option<&'static mut Flow>,
-    remember: impl FnOnce(&Flow) -> Result<(), Outcome>,
+    key: &T::Key,
 ) -> Result<Choice, Outcome> {
     let now = flows::now();
-    if let Some(flow) = known {
-        if let Some(backend) = kept(packet, flow, now) {
-            flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
-            flow.last_seen = now;
-            return Ok(Choice::Backend(flow.backend, backend));
-        }
+    let Some(known) = flows::recall::<T>(key) else { return choose_new::<T>(frame, packet, frontend, key, now) };
+    let id = known.flow().backend;
+    let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
         if packet.is_tcp() && !packet.opens() {
             return Ok(Choice::Refuse);
         }
-    }
-    choose_new(packet, frontend, now, remember)
-}
-
-/// The backend that a known flow keeps, if it keeps it.
-#[inline(always)]
-fn kept(packet: &Packet, flow: &Flow, now: u64) -> Option<&'static Backend> {
-    let backend = frontends::backend(flow.backend)?;
-    if backend.generation != flow.generation {
-        return None;
-    }
-    let keeps = if !packet.is_tcp() {
-        // UDP has no end that could be waited for: it leaves a draining backend at once.
-        backend.state == state::ACTIVE && now.wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
-    } else if packet.opens() {
-        // A retransmitted SYN keeps its choice; one on the ports of a closed conversation starts another.
-        backend.state == state::ACTIVE && !tcp::may_be_reused(flow.state)
-    } else {
-        backend.state != state::DOWN
+        return match known {
+            Known::Opening(opening) if is_offered_again(packet, opening) => {
+                offer_again(opening, frontend, now)
+            }
+            Known::Established(_) => {
+                flows::forget_established::<T>(key);
+                choose_new::<T>(frame, packet, frontend, key, now)
+            }
+            Known::Opening(_) | Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
+        };
     };
-    if keeps { Some(backend) } else { None }
+    if packet.opens()
+        && let Known::Opening(opening) = &known
+        && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
+    {
+        // The client has given up on its first SYN, and tries with another.
+        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now), true)?;
+    } else {
+        flows::note_client::<T>(key, known, packet, backend, now);
+    }
+    Ok(Choice::Backend(id, backend))
+}
+
+/// The backend that a flow has been given, if the id is still that one's.
+#[inline(always)]
+fn serving(flow: &Flow) -> Option<&'static Backend> {
+    frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)
+}
+
+/// Whether a flow keeps its backend.
+#[inline(always)]
+fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
+    let flow = known.flow();
+    match known {
+        // UDP has no end that could be waited for: it leaves a draining backend at once.
+        Known::Other(_) => {
+            backend.state == state::ACTIVE && now.wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+        }
+        _ if !packet.opens() => backend.state != state::DOWN,
+        // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
+        Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
+        // A retransmitted SYN keeps its choice, unless that has just refused somebody.
+        Known::Opening(_) => {
+            backend.state == state::ACTIVE
+                && !tcp::may_be_reused(flow.state)
+                && flow.state & tcp::state::REFUSED == 0
+                && (flow.state & tcp::state::ANSWERED != 0 || !suspects::is_suspect(flow.backend, now))
+        }
+    }
+}
+
+/// Whether this is the very SYN that a backend has refused, without the client's having been told.
+#[inline(always)]
+fn is_offered_again(packet: &Packet, opening: &Opening) -> bool {
+    opening.flow.state & (tcp::state::REFUSED | tcp::state::RESET) == tcp::state::REFUSED
+        && opening.syn.sequence == packet.sequence
 }
 
 #[inline(always)]
-fn choose_new(
+fn offer_again(opening: &mut Opening, frontend: &Frontend, now: u64) -> Result<Choice, Outcome> {
+    let Some((id, backend)) = in_turn(frontend, now) else { return Ok(Choice::Refuse) };
+    opening.flow = given(id, backend, now);
+    counters::count_flow(id);
+    Ok(Choice::Backend(id, backend))
+}
+
+#[inline(always)]
+fn choose_new<T: Tables>(
+    frame: &Frame,
     packet: &Packet,
     frontend: &Frontend,
+    key: &T::Key,
     now: u64,
-    remember: impl FnOnce(&Flow) -> Result<(), Outcome>,
 ) -> Result<Choice, Outcome> {
     let starts = !packet.is_tcp() || packet.opens();
     if packet.tcp_flags & flag::RST != 0 {
         return Err(Outcome::UnknownReset);
     }
-    if frontend.count == 0 {
-        return Ok(Choice::Refuse);
-    }
     let chosen = if starts {
-        frontends::next_in_turn(frontend)
+        in_turn(frontend, now)
     } else {
-        frontends::by_hash(frontend, select::hash(&packet.flow_from_client()))
+        usable(frontends::by_hash(frontend, select::hash(&packet.flow_from_client())))
     };
-    let Some(id) = chosen else { return Ok(Choice::Refuse) };
-    let Some(backend) = frontends::backend(id) else { return Ok(Choice::Refuse) };
-    if backend.state == state::DOWN {
-        return Ok(Choice::Refuse);
+    let Some((id, backend)) = chosen else { return Ok(Choice::Refuse) };
+    let flow = given(id, backend, now);
+    if packet.is_tcp() {
+        flows::remember_opening::<T>(frame, packet, key, &flow, true)?;
+    } else {
+        flows::remember_other::<T>(key, &flow)?;
     }
-    let flow = Flow {
-        last_seen: now,
-        backend: id,
-        generation: backend.generation,
-        state: tcp::after(0, packet.tcp_flags, Sender::Client),
-        ..Flow::default()
-    };
-    remember(&flow)?;
     counters::count_flow(id);
     Ok(Choice::Backend(id, backend))
+}
+
+/// A flow that has just been given to a backend.
+#[inline(always)]
+fn given(id: u32, backend: &Backend, now: u64) -> Flow {
+    Flow { last_seen: now, backend: id, generation: backend.generation, ..Flow::default() }
+}
+
+#[inline(always)]
+fn in_turn(frontend: &Frontend, now: u64) -> Option<(u32, &'static Backend)> {
+    if frontend.count == 0 {
+        return None;
+    }
+    usable(frontends::next_in_turn(frontend, now))
+}
+
+#[inline(always)]
+fn usable(id: Option<u32>) -> Option<(u32, &'static Backend)> {
+    let id = id?;
+    let backend = frontends::backend(id)?;
+    if backend.state == state::DOWN { None } else { Some((id, backend)) }
 }

@@ -3,6 +3,7 @@
 use core::mem::size_of;
 
 use mesh_common::checksum::Sum;
+use mesh_common::flow::Syn;
 use mesh_common::net::{
     Address, ETHERNET_HEADER, ICMP_HEADER, IPV4_HEADER, Mac, Port, SCTP_HEADER, TCP_HEADER, UDP_HEADER,
     protocol,
@@ -294,6 +295,96 @@ pub(crate) fn into_reset(frame: &Frame, packet: &Packet) -> Result<(), Outcome> 
         segment: segment.add(folded).add(folded),
         optional: false,
     })
+}
+
+/// Keeps what it takes to make a SYN once more. One with IP options, or in fragments, cannot be.
+#[inline(always)]
+pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
+    let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
+    let Some(flags) = frame.read::<[u16; 2]>(packet.transport + 12) else { return };
+    let Some(macs) = frame.read::<[Mac; 2]>(0) else { return };
+    let tcp_header = usize::from(flags[0].to_ne_bytes()[0] >> 4) * 4;
+    let data = usize::from(packet.length).wrapping_sub(packet.header_length() + tcp_header) as u32;
+    syn.sequence = packet.sequence;
+    syn.end = packet.sequence.wrapping_add(1).wrapping_add(data);
+    syn.identification = numbers[0];
+    syn.fragment = numbers[1];
+    syn.offset_and_flags = flags[0];
+    syn.window = flags[1];
+    syn.traffic_class = packet.traffic_class;
+    syn.ttl = packet.ttl;
+    syn.destination_mac = macs[0];
+    syn.source_mac = macs[1];
+    let options = tcp_header.wrapping_sub(TCP_HEADER) as u32;
+    let is_kept =
+        options == 0 || frame.load(packet.transport + TCP_HEADER, &mut syn.options, options).is_ok();
+    if is_kept && packet.fragment == Fragment::Whole && packet.header_length() == IPV4_HEADER {
+        syn.options_length = options as u8;
+        syn.interface = frame.interface();
+    }
+}
+
+/// Makes the packet a client's SYN once more, as it came from `ends`' source, less any data: the client sends that again.
+#[inline(always)]
+pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outcome> {
+    const CHECKSUM: usize = 8;
+
+    let options = u32::from(syn.options_length);
+    let segment = TCP_HEADER as u16 + options as u16;
+    frame.resize((NETWORK + IPV4_HEADER) as u32 + u32::from(segment))?;
+    frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
+    if options != 0 {
+        frame.store(NETWORK + IPV4_HEADER + TCP_HEADER, &syn.options, options)?;
+    }
+    set_macs(frame, syn.destination_mac, syn.source_mac)?;
+    let mut header = [
+        u16::from_ne_bytes([0x45, syn.traffic_class]),
+        (IPV4_HEADER as u16 + segment).to_be(),
+        syn.identification,
+        syn.fragment,
+        u16::from_ne_bytes([syn.ttl, protocol::TCP]),
+        0,
+        ends.source.wire() as u16,
+        (ends.source.wire() >> 16) as u16,
+        ends.destination.wire() as u16,
+        (ends.destination.wire() >> 16) as u16,
+    ];
+    header[5] = sum_of(&header).checksum();
+    write(frame, NETWORK, header)?;
+    let [first, second] = halves(syn.sequence.to_be());
+    let mut words = [
+        ends.source_port.wire(),
+        ends.destination_port.wire(),
+        first,
+        second,
+        0,
+        0,
+        syn.offset_and_flags,
+        syn.window,
+        0,
+        0,
+    ];
+    // As for a RST of ours, the field holds what a device needs to complete it, and the helper does the rest if there is none.
+    let pseudo = Sum::pseudo_header(ends.source, ends.destination, protocol::TCP, segment);
+    let sum = sum_of(&words).add(sum_of_options(&syn.options));
+    words[CHECKSUM] = pseudo.folded();
+    write(frame, NETWORK + IPV4_HEADER, words)?;
+    let folded = Sum::ZERO.add_word(pseudo.folded());
+    frame.update_transport(&TransportChange {
+        offset: NETWORK + IPV4_HEADER + TCP_CHECKSUM,
+        pseudo_header: Sum::ZERO,
+        segment: sum.add(folded).add(folded),
+        optional: false,
+    })
+}
+
+#[inline(always)]
+fn sum_of_options(options: &[u32; 10]) -> Sum {
+    let mut sum = Sum::ZERO;
+    for word in options {
+        sum = sum.add_word(*word as u16).add_word((*word >> 16) as u16);
+    }
+    sum
 }
 
 /// Turns a packet into the ICMP "destination unreachable" (RFC 792) that answers it: the packet's IP header and the start of

@@ -13,8 +13,8 @@ use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::socket::{SocketFlow, SocketKey};
-use mesh_common::tcp::{self, Sender};
 
+use crate::flows::Published;
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::verdict::{PackedVerdict, Step};
@@ -143,7 +143,7 @@ impl Call {
             if frontend.count == 0 {
                 return refuse_call();
             }
-            let Some(id) = frontends::next_in_turn(&frontend) else { return refuse_call() };
+            let Some(id) = frontends::next_in_turn(&frontend, now) else { return refuse_call() };
             let Some(backend) = frontends::backend(id) else { return refuse_call() };
             if backend.state == state::DOWN {
                 return refuse_call();
@@ -239,19 +239,18 @@ fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step 
     let key = packet.flow_from_client();
     // A later fragment need not have its socket any more; the first one has been remembered.
     let has_flow = packet.is_tcp() && !packet.opens() || packet.fragment == Fragment::Later;
-    let known = if has_flow { flows::recall(&key) } else { None };
-    let (id, generation) = match known {
-        Some(flow) => {
-            flow.last_seen = flows::now();
-            flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
-            (flow.backend, flow.generation)
-        }
+    let known = if has_flow { flows::recall::<Published>(&key) } else { None };
+    let (id, generation) = match &known {
+        Some(known) => (known.flow().backend, known.flow().generation),
         None => given(frame, packet)?,
     };
     let backend = frontends::backend(id).ok_or(Outcome::NotOurs)?;
     if backend.generation != generation || backend.state == state::DOWN || backend.node != packet.destination
     {
         return Err(Outcome::NotOurs);
+    }
+    if let Some(known) = known {
+        flows::note_client::<Published>(&key, known, packet, backend, flows::now());
     }
     flows::remember_fragment(packet);
     let length = packet.length;
@@ -279,13 +278,18 @@ fn given(frame: &Frame, packet: &Packet) -> Result<(u32, u32), Outcome> {
     };
     // SAFETY: the value is copied at once.
     let socket = unsafe { SOCKETS.get(key) }.copied().ok_or(Outcome::NotOurs)?;
+    let key = packet.flow_from_client();
     let flow = Flow {
         last_seen: flows::now(),
         backend: socket.backend,
         generation: socket.generation,
-        state: tcp::after(0, packet.tcp_flags, Sender::Client),
         ..Flow::default()
     };
-    flows::remember(&packet.flow_from_client(), &flow)?;
+    if packet.is_tcp() {
+        // Another backend would not do: it may be on another node than the one that the socket has dialled.
+        flows::remember_opening::<Published>(frame, packet, &key, &flow, false)?;
+    } else {
+        flows::remember_other::<Published>(&key, &flow)?;
+    }
     Ok((socket.backend, socket.generation))
 }

@@ -6,18 +6,18 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::Settings;
-use mesh_common::tcp::{self, Sender};
 use mesh_common::tunnel::flags::PROBE;
 use mesh_common::tunnel::{
     OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
 };
 
 use crate::delivery::{self, Target};
+use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::route::Route;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{flows, frontends, node, rewrite};
+use crate::{flows, frontends, icmp, node, rewrite};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -149,8 +149,8 @@ pub(crate) fn request(
 
 /// At the entry node: an answer, which already has the frontend's address, for a client or for a process here.
 #[inline(never)]
-pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
-    try_answer(frame, packet).into()
+pub(crate) fn answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+    try_answer(frame, packet, arrival).into()
 }
 
 #[inline(always)]
@@ -176,12 +176,27 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
 }
 
 #[inline(always)]
-fn try_answer(frame: &Frame, packet: &Packet) -> Step {
-    if packet.protocol != protocol::ICMP
-        && let Some(flow) = flows::recall(&packet.flow_from_frontend())
-    {
-        flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
-        flow.last_seen = flows::now();
+fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
+    let address = &arrival.address;
+    if packet.protocol == protocol::ICMP {
+        let verdict = icmp::refused_elsewhere(frame, packet, address.identity, address.port);
+        if verdict.outcome() != Outcome::NotOurs {
+            return Ok((verdict.outcome(), verdict.way()).into());
+        }
+    } else {
+        let key = packet.flow_from_frontend();
+        match flows::recall::<Published>(&key) {
+            Some(Known::Established(flow) | Known::Other(flow)) => {
+                flows::note_task::<Published>(&key, flow, packet, flows::now());
+            }
+            Some(Known::Opening(_)) => {
+                let verdict = flows::hear_opening(frame, packet, &key, address.identity, address.port);
+                if verdict.outcome() != Outcome::NotOurs {
+                    return Ok((verdict.outcome(), verdict.way()).into());
+                }
+            }
+            None => {}
+        }
     }
     if node::is_local(packet.destination) {
         return Ok(Outcome::RepliedToNode.into());

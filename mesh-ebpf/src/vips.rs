@@ -1,22 +1,60 @@
-//! Maps `VIPS`, `VIP_FLOWS` and `VIP_REPLIES`: virtual addresses, and conversations through them.
+//! Maps `VIPS`, `VIP_FLOWS`, `VIP_OPENING`, `VIP_UDP_FLOWS` and `VIP_REPLIES`: virtual addresses, and conversations through them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
-use mesh_common::flow::Flow;
+use mesh_common::flow::{Flow, Opening};
 use mesh_common::frontend::Frontend;
 use mesh_common::maps;
+use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+
+use crate::flows::{Protocol, Tables};
 
 #[map]
 static VIPS: HashMap<VipKey, Frontend> = HashMap::with_max_entries(maps::VIPS, BPF_F_NO_PREALLOC);
 
 #[map]
-static VIP_FLOWS: LruHashMap<VipFlowKey, Flow> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+static VIP_FLOWS: HashMap<VipFlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
+
+#[map]
+static VIP_OPENING: LruHashMap<VipFlowKey, Opening> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
+
+#[map]
+static VIP_UDP_FLOWS: LruHashMap<VipFlowKey, Flow> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
 
 #[map]
 static VIP_REPLIES: LruHashMap<VipReplyKey, VipReply> = LruHashMap::with_max_entries(maps::FLOWS, 0);
+
+/// Virtual addresses.
+pub(crate) struct Virtual;
+
+impl Tables for Virtual {
+    type Key = VipFlowKey;
+
+    #[inline(always)]
+    fn established() -> &'static HashMap<VipFlowKey, Flow> {
+        &VIP_FLOWS
+    }
+
+    #[inline(always)]
+    fn opening() -> &'static LruHashMap<VipFlowKey, Opening> {
+        &VIP_OPENING
+    }
+
+    #[inline(always)]
+    fn others() -> &'static LruHashMap<VipFlowKey, Flow> {
+        &VIP_UDP_FLOWS
+    }
+}
+
+impl Protocol for VipFlowKey {
+    #[inline(always)]
+    fn is_tcp(&self) -> bool {
+        self.protocol == protocol::TCP
+    }
+}
 
 /// Who serves a virtual address.
 #[inline(always)]
@@ -25,23 +63,11 @@ pub(crate) fn find(key: &VipKey) -> Option<Frontend> {
     unsafe { VIPS.get(key) }.copied()
 }
 
-/// The flow as the table has it.
-#[inline(always)]
-pub(crate) fn recall(key: &VipFlowKey) -> Option<&'static mut Flow> {
-    // SAFETY: elements of the map stay allocated. Two packets of a flow on two CPUs may write the time and state of one
-    // flow at once; either value will do.
-    VIP_FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
-}
-
-#[inline(always)]
-pub(crate) fn remember(key: &VipFlowKey, flow: &Flow) -> Result<(), Outcome> {
-    VIP_FLOWS.insert(key, flow, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
-}
-
 /// What a task's packet answers, if it answers something that went through a virtual address.
 #[inline(always)]
 pub(crate) fn recall_reply(key: &VipReplyKey) -> Option<&'static mut VipReply> {
-    // SAFETY: as above.
+    // SAFETY: elements of the map stay allocated. Two packets of a flow on two CPUs may write its time at once; either value
+    // will do.
     VIP_REPLIES.get_ptr_mut(key).map(|reply| unsafe { &mut *reply })
 }
 
@@ -59,6 +85,7 @@ pub(crate) fn remember_reply(key: &VipReplyKey, reply: &VipReply) -> Result<(), 
         && known.vip == reply.vip
     {
         known.last_seen = reply.last_seen;
+        known.settled &= reply.settled;
         return Ok(());
     }
     VIP_REPLIES.insert(key, reply, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)

@@ -7,7 +7,7 @@ use aya::maps::{Map, MapType};
 use aya::programs::{Program, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
-use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts};
+use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps;
 use mesh_common::net::{Address, Port};
@@ -38,15 +38,22 @@ fn the_maps_are_what_the_contract_says() {
         ("BACKENDS", array::<Backend>(maps::BACKENDS)),
         ("BACKEND_STATS", per_cpu_array::<BackendCounters>(maps::BACKENDS)),
         ("TURNS", array::<u64>(maps::FRONTENDS)),
-        ("FLOWS", lru_hash::<FlowKey, Flow>(maps::FLOWS)),
-        ("REPLIES", lru_hash::<ReplyKey, Reply>(maps::FLOWS)),
+        ("SUSPECTS", array::<u64>(maps::BACKENDS)),
+        ("FLOWS", hash::<FlowKey, Flow>(maps::FLOWS)),
+        ("OPENING", lru_hash::<FlowKey, Opening>(maps::OTHER_FLOWS)),
+        ("UDP_FLOWS", lru_hash::<FlowKey, Flow>(maps::OTHER_FLOWS)),
+        ("REPLIES", hash::<ReplyKey, Reply>(maps::FLOWS)),
+        ("OPENING_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
+        ("UDP_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
         ("TRANSLATIONS", lru_hash::<TranslationKey, Port>(maps::TRANSLATIONS)),
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, u32>(maps::PEERS)),
         ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),
         ("SOCKETS", lru_hash::<SocketKey, SocketFlow>(maps::SOCKETS)),
         ("VIPS", hash::<VipKey, Frontend>(maps::VIPS)),
-        ("VIP_FLOWS", lru_hash::<VipFlowKey, Flow>(maps::FLOWS)),
+        ("VIP_FLOWS", hash::<VipFlowKey, Flow>(maps::FLOWS)),
+        ("VIP_OPENING", lru_hash::<VipFlowKey, Opening>(maps::OTHER_FLOWS)),
+        ("VIP_UDP_FLOWS", lru_hash::<VipFlowKey, Flow>(maps::OTHER_FLOWS)),
         ("VIP_REPLIES", lru_hash::<VipReplyKey, VipReply>(maps::FLOWS)),
         ("ASKERS", hash::<u64, u32>(maps::ASKERS)),
         ("HEARTBEAT", array::<u64>(1)),

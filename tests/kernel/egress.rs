@@ -153,7 +153,7 @@ fn key(protocol: u8) -> FlowKey {
 
 /// The connection of [`from_node`] has been given backend 1.
 fn know(world: &mut World) {
-    world.set_flow(key(protocol::TCP), Flow { backend: 1, generation: 1, ..Flow::default() });
+    world.insert("FLOWS", key(protocol::TCP), Flow { backend: 1, generation: 1, ..Flow::default() });
 }
 
 /// The packet leaves by a socket that has been given backend 1. The kernel makes a socket for each test packet, and others

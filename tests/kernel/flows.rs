@@ -205,7 +205,7 @@ fn udp_keeps_its_backend_until_it_has_been_idle() {
     assert_eq!((flow.backend, flow.generation), (1, 1));
     // As long ago as the machine has not been up, or in the future: both are more than the idle time.
     flow.last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
-    world.set_flow(key, flow);
+    world.insert("UDP_FLOWS", key, flow);
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(2).bytes());
 }
 

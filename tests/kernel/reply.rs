@@ -3,7 +3,7 @@
 use mesh_common::backend::{Backend, flags};
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
-use mesh_common::tcp::state::{ESTABLISHED, TASK_FINISHED};
+use mesh_common::tcp::state::{ADOPTED, ESTABLISHED, PROVEN, TASK_FINISHED};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::packet::{
@@ -201,7 +201,7 @@ fn an_answer_out_of_the_tunnel_is_noted_in_its_flow() {
     let inner = Packet::from_task(7, answer(FIN | ACK, b"")).as_frontend(cast::NODE, PUBLISHED);
     let _ = come_back(&world, &inner).leaves(Outcome::RepliedFromTunnel);
     let flow = world.flow(&flow_key(protocol::TCP)).expect("the flow is known");
-    assert_eq!(flow.state, ESTABLISHED | TASK_FINISHED);
+    assert_eq!(flow.state, ESTABLISHED | TASK_FINISHED | ADOPTED | PROVEN);
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn a_translated_flow_keeps_its_port_when_the_other_flow_is_forgotten() {
     let second = first.with(|packet| packet.payload = packet.payload.with_destination(8000));
     let _ = arrive(&world, &first);
     let port = translated_port(&arrive(&world, &second));
-    world.remove::<_, mesh_common::reply::Reply>("REPLIES", &reply_key(CLIENT_PORT));
+    world.remove::<_, mesh_common::reply::Reply>("OPENING_REPLIES", &reply_key(CLIENT_PORT));
     assert_eq!(translated_port(&arrive(&world, &second)), port);
     arrive(&world, &first).leaves_as(Outcome::DeliveredFromTunnel, &first.delivered(5).bytes());
 }
@@ -301,7 +301,7 @@ fn a_translated_flow_whose_answers_are_forgotten_is_remembered_again() {
     let second =
         request(data(b"second")).with(|packet| packet.payload = packet.payload.with_destination(8000));
     let port = translated_port(&arrive(&world, &second));
-    world.remove::<_, mesh_common::reply::Reply>("REPLIES", &reply_key(port));
+    world.remove::<_, mesh_common::reply::Reply>("OPENING_REPLIES", &reply_key(port));
     assert_eq!(translated_port(&arrive(&world, &second)), port);
     assert!(world.reply(&reply_key(port)).is_some());
 }

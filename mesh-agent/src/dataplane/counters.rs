@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use mesh_common::backend::BackendCounters;
-use mesh_common::flow::{Flow, FlowKey};
-use mesh_common::net::protocol;
+use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::tcp;
@@ -17,7 +16,9 @@ use super::pins::Pins;
 pub struct Counters {
     outcomes: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    established: HashMap<MapData, FlowKey, Flow>,
+    opening: HashMap<MapData, FlowKey, Opening>,
+    udp: HashMap<MapData, FlowKey, Flow>,
 }
 
 /// How full the flow table is, and with what.
@@ -35,8 +36,12 @@ impl Counters {
                 .map_err(|error| failed("OUTCOMES")(error.into()))?,
             backends: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, "BACKEND_STATS")?))
                 .map_err(|error| failed("BACKEND_STATS")(error.into()))?,
-            flows: HashMap::try_from(Map::LruHashMap(pinned(pins, "FLOWS")?))
+            established: HashMap::try_from(Map::HashMap(pinned(pins, "FLOWS")?))
                 .map_err(|error| failed("FLOWS")(error.into()))?,
+            opening: HashMap::try_from(Map::LruHashMap(pinned(pins, "OPENING")?))
+                .map_err(|error| failed("OPENING")(error.into()))?,
+            udp: HashMap::try_from(Map::LruHashMap(pinned(pins, "UDP_FLOWS")?))
+                .map_err(|error| failed("UDP_FLOWS")(error.into()))?,
         })
     }
 
@@ -64,13 +69,13 @@ impl Counters {
     pub fn flows(&self, now: u64) -> FlowSummary {
         let mut summary = FlowSummary::default();
         // Entries that vanish while the table is read end the iteration early at worst: a count for people may be late.
-        for (key, flow) in self.flows.iter().flatten() {
+        let open = |flow: Flow| !tcp::is_closed(flow.state);
+        let established = self.established.iter().flatten().map(|(_, flow)| (flow, open(flow)));
+        let opening = self.opening.iter().flatten().map(|(_, opening)| (opening.flow, open(opening.flow)));
+        let udp = self.udp.iter().flatten();
+        let udp = udp.map(|(_, flow)| (flow, now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS));
+        for (flow, is_open) in established.chain(opening).chain(udp) {
             summary.entries += 1;
-            let is_open = if key.protocol == protocol::TCP {
-                !tcp::is_closed(flow.state)
-            } else {
-                now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
-            };
             if is_open {
                 *summary.open.entry((flow.backend, flow.generation)).or_default() += 1;
             }

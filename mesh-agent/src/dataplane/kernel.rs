@@ -51,7 +51,7 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), Datapl
         loader.map_pin_path(name, pins.map(name));
     }
     for name in maps::SIZED_BY_FLOWS {
-        loader.map_max_entries(name, flows);
+        loader.map_max_entries(name, maps::flow_capacity(name, flows));
     }
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;

@@ -101,7 +101,11 @@ fn shapes(flows: u32) -> Result<BTreeMap<String, Shape>, DataplaneError> {
         kind: map.map_type(),
         key_size: map.key_size(),
         value_size: map.value_size(),
-        capacity: if maps::SIZED_BY_FLOWS.contains(&name) { flows } else { map.max_entries() },
+        capacity: if maps::SIZED_BY_FLOWS.contains(&name) {
+            maps::flow_capacity(name, flows)
+        } else {
+            map.max_entries()
+        },
     };
     let ours = object.maps.iter().filter(|(name, _)| maps::NAMES.contains(&name.as_str()));
     Ok(ours.map(|(name, map)| (name.clone(), shape(name, map))).collect())

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
-use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps;
 use mesh_common::net::{Address, Mac, Port, protocol};
@@ -25,9 +25,8 @@ use super::packet::Packet;
 use super::run::{self, Hook, Run};
 use super::wire::Wire;
 
-/// Tables that the tests need not be large: the kernel allocates their elements when they are made.
-const SMALL: [&str; 7] =
-    ["FLOWS", "REPLIES", "TRANSLATIONS", "FRAGMENTS", "SOCKETS", "VIP_FLOWS", "VIP_REPLIES"];
+/// Tables that the tests need not be large, beside those of flows: the kernel allocates their elements when they are made.
+const SMALL: [&str; 3] = ["TRANSLATIONS", "FRAGMENTS", "SOCKETS"];
 const SMALL_SIZE: u32 = 4096;
 
 pub(crate) struct World {
@@ -74,12 +73,17 @@ pub(crate) fn remote(number: u8) -> Backend {
 impl World {
     /// A node with an uplink, a bridge, a neighbour on every address, and no frontends.
     pub(crate) fn new() -> Self {
+        Self::with_flows(SMALL_SIZE)
+    }
+
+    /// As [`World::new`], with tables for so many flows of each kind.
+    pub(crate) fn with_flows(flows: u32) -> Self {
         let namespace = Namespace::new();
         namespace.ip(&interfaces());
         namespace.forward();
         let mut loader = EbpfLoader::new();
-        for name in SMALL {
-            loader.map_max_entries(name, SMALL_SIZE);
+        for name in SMALL.into_iter().chain(maps::SIZED_BY_FLOWS) {
+            loader.map_max_entries(name, flows);
         }
         loader.override_global("NETWORK", &overlay::NETWORK, true);
         let mut ebpf = loader.load(object()).expect("the object is accepted");
@@ -325,28 +329,67 @@ impl World {
         })
     }
 
+    /// The flow, wherever it is.
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.established(key).or_else(|| self.opening(key).map(|opening| opening.flow)).or_else(|| {
+            self.hash::<FlowKey, Flow>("UDP_FLOWS").get(key, 0).ok()
+        })
+    }
+
+    /// The flow among the established ones.
+    pub(crate) fn established(&self, key: &FlowKey) -> Option<Flow> {
         self.hash::<FlowKey, Flow>("FLOWS").get(key, 0).ok()
     }
 
-    pub(crate) fn set_flow(&mut self, key: FlowKey, flow: Flow) {
-        self.insert("FLOWS", key, flow);
+    pub(crate) fn opening(&self, key: &FlowKey) -> Option<Opening> {
+        self.hash::<FlowKey, Opening>("OPENING").get(key, 0).ok()
     }
 
+    /// How many entries a table has.
+    pub(crate) fn entries<K: Pod, V: Pod>(&self, name: &str) -> usize {
+        self.hash::<K, V>(name).keys().flatten().count()
+    }
+
+    /// The conversation, wherever it is.
     pub(crate) fn reply(&self, key: &ReplyKey) -> Option<Reply> {
+        ["REPLIES", "OPENING_REPLIES", "UDP_REPLIES"]
+            .iter()
+            .find_map(|name| self.hash::<ReplyKey, Reply>(name).get(key, 0).ok())
+    }
+
+    /// The conversation among the established ones.
+    pub(crate) fn established_reply(&self, key: &ReplyKey) -> Option<Reply> {
         self.hash::<ReplyKey, Reply>("REPLIES").get(key, 0).ok()
     }
 
+    /// The call, wherever it is.
     pub(crate) fn vip_flow(&self, key: &VipFlowKey) -> Option<Flow> {
+        let opening = || self.hash::<VipFlowKey, Opening>("VIP_OPENING").get(key, 0).ok();
+        self.established_call(key)
+            .or_else(|| opening().map(|opening| opening.flow))
+            .or_else(|| self.hash::<VipFlowKey, Flow>("VIP_UDP_FLOWS").get(key, 0).ok())
+    }
+
+    /// The call among the established ones.
+    pub(crate) fn established_call(&self, key: &VipFlowKey) -> Option<Flow> {
         self.hash::<VipFlowKey, Flow>("VIP_FLOWS").get(key, 0).ok()
     }
 
-    /// Lets the flow have been silent for as long as UDP's idle time.
+    /// Lets the flow, which is not TCP, have been silent for as long as UDP's idle time.
     pub(crate) fn silence_vip_flow(&mut self, key: VipFlowKey) {
         let mut flow = self.vip_flow(&key).expect("the flow is known");
         // As long ago as the machine has not been up, or in the future: both are more than the idle time.
         flow.last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
-        self.insert("VIP_FLOWS", key, flow);
+        self.insert("VIP_UDP_FLOWS", key, flow);
+    }
+
+    /// Until when a backend gets no new flows; 0 if it does.
+    pub(crate) fn suspected_until(&self, id: u32) -> u64 {
+        self.array::<u64>("SUSPECTS").get(&id, 0).expect("the id is in range")
+    }
+
+    pub(crate) fn set_suspect(&mut self, id: u32, until: u64) {
+        self.set("SUSPECTS", id, until);
     }
 
     pub(crate) fn vip_reply(&self, key: &VipReplyKey) -> Option<VipReply> {

@@ -1,0 +1,97 @@
+//! Tasks that refuse a connection: their RST or ICMP error in answer to a SYN. It need not be the client's problem: the
+//! refusal becomes the client's SYN again and comes in once more by the interface that the SYN came in by, where it is given
+//! another backend.
+
+use mesh_common::flow::{self, Opening};
+use mesh_common::net::{Address, Port};
+use mesh_common::outcome::Outcome;
+use mesh_common::tcp::{self, state};
+
+use crate::flows::Tables;
+use crate::frame::Frame;
+use crate::packet::Packet;
+use crate::rewrite::{self, Ends};
+use crate::verdict::{PackedVerdict, Verdict, Way};
+use crate::{flows, frontends, suspects};
+
+/// A packet that says no to a client.
+#[derive(Clone, Copy)]
+pub(crate) enum Refusal {
+    /// With its flags and its acknowledgement number.
+    Reset(u8, u32),
+    /// With the sequence number of the segment that could not be delivered.
+    Unreachable(u32),
+}
+
+impl Refusal {
+    /// Whether it says no to the SYN that this flow began with, and to nothing later.
+    #[inline(always)]
+    pub(crate) fn answers(self, opening: &Opening) -> bool {
+        match self {
+            Self::Reset(flags, acknowledgement) => {
+                tcp::may_refuse(opening.flow.state, flags) && opening.syn.is_answered_by(acknowledgement)
+            }
+            Self::Unreachable(sequence) => {
+                tcp::may_refuse(opening.flow.state, tcp::flag::RST)
+                    && opening.syn.is_known()
+                    && opening.syn.sequence == sequence
+            }
+        }
+    }
+}
+
+/// Where a SYN came from and who could be offered it, and which task speaks now.
+#[derive(Clone, Copy)]
+pub(crate) struct Offer {
+    /// The client, and what it dialled.
+    pub(crate) ends: Ends,
+    /// How many backends serve that.
+    pub(crate) count: u32,
+    /// The task that refuses: its name, and the port inside it.
+    pub(crate) identity: Address,
+    pub(crate) port: Port,
+}
+
+/// At the entry node, takes note of what a task has sent in a flow that is not established. [`Outcome::NotOurs`] if the packet
+/// goes on to the client.
+#[inline(always)]
+pub(crate) fn note_task<T: Tables>(
+    frame: &Frame,
+    packet: &Packet,
+    key: &T::Key,
+    opening: &'static mut Opening,
+    offer: impl FnOnce() -> Offer,
+) -> PackedVerdict {
+    let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
+    if refusal.answers(opening) {
+        return take(frame, opening, &offer());
+    }
+    flows::note_task_opening::<T>(key, opening, packet, flows::now());
+    Outcome::NotOurs.into()
+}
+
+/// What becomes of a refusal that answers the flow's SYN. [`Outcome::NotOurs`] if the client has to be told.
+#[inline(never)]
+pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedVerdict {
+    let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
+        backend.generation == opening.flow.generation
+            && backend.identity == offer.identity
+            && (backend.port == offer.port || backend.port == Port::default())
+    });
+    // Otherwise one that had it before says so once more.
+    if opening.flow.state & state::REFUSED != 0 || !speaks_for_itself {
+        return Outcome::RefusalSwallowed.into();
+    }
+    suspects::suspect(opening.flow.backend, flows::now());
+    opening.refusals = opening.refusals.saturating_add(1);
+    if !flow::is_offered_again(opening.refusals, offer.count) {
+        opening.flow.state |= state::RESET;
+        return Outcome::NotOurs.into();
+    }
+    opening.flow.state |= state::REFUSED;
+    let interface = opening.syn.interface;
+    if interface == 0 || rewrite::into_syn(frame, &offer.ends, &opening.syn).is_err() {
+        return Outcome::RefusalSwallowed.into();
+    }
+    Verdict::from((Outcome::RefusalReplayed, Way::Inward(interface))).into()
+}
