@@ -38,7 +38,7 @@ pub const ASKERS: u32 = 4_096;
 pub const SOCKETS: u32 = 65_536;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -50,6 +50,7 @@ pub const NAMES: [&str; 28] = [
     "TURNS",
     "FLOWS",
     "OPENING",
+    "SCRATCH",
     "UDP_FLOWS",
     "REPLIES",
     "OPENING_REPLIES",

@@ -160,7 +160,11 @@ mod tests {
     fn a_task_proves_what_was_adopted_by_anything_but_a_reset() {
         let adopted = first(ACK);
         assert!(task_proves(adopted, ACK) && task_proves(adopted, ACK | FIN));
-        assert!(!task_proves(adopted, RST) && !task_proves(adopted, RST | ACK) && !task_proves(adopted, SYN | ACK));
+        assert!(
+            !task_proves(adopted, RST)
+                && !task_proves(adopted, RST | ACK)
+                && !task_proves(adopted, SYN | ACK)
+        );
         assert!(!task_proves(first(SYN), ACK));
     }
 

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use mesh_common::backend::{Backend, flags};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::maps;
@@ -29,6 +29,11 @@ static OPENING: LruHashMap<FlowKey, Opening> = LruHashMap::with_max_entries(maps
 
 #[map]
 static UDP_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(maps::OTHER_FLOWS, 0);
+
+/// Where an element of `OPENING` is made: the stack has no room for it where Linux 6.1 counts every function's part in
+/// steps of 32 bytes.
+#[map]
+static SCRATCH: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(maps::FRAGMENTS, 0);
@@ -168,12 +173,12 @@ pub(crate) fn remember_opening<T: Tables>(
     flow: &Flow,
     may_move: bool,
 ) -> Result<(), Outcome> {
-    let mut opening = Opening { flow: *flow, ..Opening::default() };
+    let opening = fresh(flow).ok_or(Outcome::FlowTableFull)?;
     opening.flow.state = tcp::first(packet.tcp_flags);
     if may_move && packet.opens() {
         rewrite::keep_syn(frame, packet, &mut opening.syn);
     }
-    T::opening().insert(key, &opening, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+    T::opening().insert(key, &*opening, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
 }
 
 /// Forgets an established flow whose backend is gone or whose client starts another.
@@ -282,10 +287,21 @@ fn establish<T: Tables>(key: &T::Key, opening: &'static mut Opening) {
 /// Moves a flow that has ended out of the established ones.
 #[inline(never)]
 fn retire<T: Tables>(key: &T::Key, flow: &Flow) {
-    let opening = Opening { flow: *flow, ..Opening::default() };
-    if T::opening().insert(key, &opening, u64::from(BPF_ANY)).is_ok() {
+    let Some(opening) = fresh(flow) else { return };
+    if T::opening().insert(key, &*opening, u64::from(BPF_ANY)).is_ok() {
         let _ = T::established().remove(key);
     }
+}
+
+/// An element for `OPENING` to fill in, with nothing in it but the flow. Programs are not moved to another CPU, and none
+/// needs two of them at once.
+#[inline(always)]
+fn fresh(flow: &Flow) -> Option<&'static mut Opening> {
+    let place = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
+    let opening = unsafe { &mut *place };
+    *opening = Opening { flow: *flow, ..Opening::default() };
+    Some(opening)
 }
 
 /// Fills in the ports of a later fragment from those of the first one. False if that one has not passed.

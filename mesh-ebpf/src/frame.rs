@@ -295,21 +295,18 @@ impl<'a> Frame<'a> {
     /// Copies the `length` bytes at `offset`, at most 40, to the start of `words`.
     #[inline(always)]
     pub(crate) fn load(&self, offset: usize, words: &mut [u32; 10], length: u32) -> Result<(), Outcome> {
-        if !(1..=40).contains(&length) {
-            return Err(Outcome::Malformed);
-        }
+        let length = option_bytes(length).ok_or(Outcome::Malformed)?;
         // SAFETY: the words have room for 40 bytes.
         let failed =
-            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, words.as_mut_ptr().cast(), length) } != 0;
+            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, words.as_mut_ptr().cast(), length) }
+                != 0;
         if failed { Err(Outcome::Malformed) } else { Ok(()) }
     }
 
     /// Puts the first `length` bytes of `words`, at most 40, at `offset`. Invalidates pointers into the packet.
     #[inline(always)]
     pub(crate) fn store(&self, offset: usize, words: &[u32; 10], length: u32) -> Result<(), Outcome> {
-        if !(1..=40).contains(&length) {
-            return Err(Outcome::NotChangeable);
-        }
+        let length = option_bytes(length).ok_or(Outcome::NotChangeable)?;
         // SAFETY: the words hold 40 bytes; the helper checks the offset.
         let failed =
             unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, words.as_ptr().cast(), length, 0) } != 0;
@@ -334,6 +331,13 @@ impl<'a> Frame<'a> {
     fn skb(&self) -> *mut __sk_buff {
         self.context.skb.skb
     }
+}
+
+/// A length of 1 to 40, said as in [`Frame::sum`].
+#[inline(always)]
+fn option_bytes(length: u32) -> Option<u32> {
+    let length = bounded(length.wrapping_sub(1) as usize) as u32 + 1;
+    if length > 40 { None } else { Some(length) }
 }
 
 /// A sum as `bpf_csum_diff` returns it: 32 bits.

@@ -143,18 +143,19 @@ fn forget_finished(packet: &Packet) {
     }
     let key = reply_key(packet.destination, packet.source, packet, false);
     let Some(reply) = vips::recall_reply(&key) else { return };
-    let lasts = flows::recall::<Virtual>(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|known| {
-        let flow = known.flow();
-        let given = frontends::backend(flow.backend).is_some_and(|backend| {
-            backend.generation == flow.generation && backend.identity == packet.destination
+    let lasts =
+        flows::recall::<Virtual>(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|known| {
+            let flow = known.flow();
+            let given = frontends::backend(flow.backend).is_some_and(|backend| {
+                backend.generation == flow.generation && backend.identity == packet.destination
+            });
+            let goes_on = if packet.is_tcp() {
+                !tcp::is_closed(flow.state)
+            } else {
+                flows::now().wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+            };
+            given && goes_on
         });
-        let goes_on = if packet.is_tcp() {
-            !tcp::is_closed(flow.state)
-        } else {
-            flows::now().wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
-        };
-        given && goes_on
-    });
     if !lasts {
         vips::forget_reply(&key);
     }

@@ -51,12 +51,7 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedV
 
 /// Sends a task's packet on in the conversation that it belongs to.
 #[inline(never)]
-pub(crate) fn send(
-    frame: &Frame,
-    packet: &mut Packet,
-    settings: &Settings,
-    reply: &Reply,
-) -> PackedVerdict {
+pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, reply: &Reply) -> PackedVerdict {
     try_send(frame, packet, settings, reply).into()
 }
 
@@ -138,12 +133,8 @@ fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
         // Nobody who was called answers by calling.
         return packet.opens();
     }
-    let key = TaskKey {
-        identity: reply.identity,
-        port: packet.source_port,
-        protocol: packet.protocol,
-        padding: 0,
-    };
+    let key =
+        TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 };
     now.wrapping_sub(reply.last_seen) >= UDP_IDLE_NANOSECONDS
         || frontends::task(&key).is_some_and(|task| task.bridge != packet.source)
 }

@@ -133,7 +133,9 @@ pub(crate) fn choose<T: Tables>(
     key: &T::Key,
 ) -> Result<Choice, Outcome> {
     let now = flows::now();
-    let Some(known) = flows::recall::<T>(key) else { return choose_new::<T>(frame, packet, frontend, key, now) };
+    let Some(known) = flows::recall::<T>(key) else {
+        return choose_new::<T>(frame, packet, frontend, key, now);
+    };
     let id = known.flow().backend;
     let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
         if packet.is_tcp() && !packet.opens() {

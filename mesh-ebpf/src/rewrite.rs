@@ -327,8 +327,6 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
 /// Makes the packet a client's SYN once more, as it came from `ends`' source, less any data: the client sends that again.
 #[inline(always)]
 pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outcome> {
-    const CHECKSUM: usize = 8;
-
     let options = u32::from(syn.options_length);
     let segment = TCP_HEADER as u16 + options as u16;
     frame.resize((NETWORK + IPV4_HEADER) as u32 + u32::from(segment))?;
@@ -337,38 +335,10 @@ pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outc
         frame.store(NETWORK + IPV4_HEADER + TCP_HEADER, &syn.options, options)?;
     }
     set_macs(frame, syn.destination_mac, syn.source_mac)?;
-    let mut header = [
-        u16::from_ne_bytes([0x45, syn.traffic_class]),
-        (IPV4_HEADER as u16 + segment).to_be(),
-        syn.identification,
-        syn.fragment,
-        u16::from_ne_bytes([syn.ttl, protocol::TCP]),
-        0,
-        ends.source.wire() as u16,
-        (ends.source.wire() >> 16) as u16,
-        ends.destination.wire() as u16,
-        (ends.destination.wire() >> 16) as u16,
-    ];
-    header[5] = sum_of(&header).checksum();
-    write(frame, NETWORK, header)?;
-    let [first, second] = halves(syn.sequence.to_be());
-    let mut words = [
-        ends.source_port.wire(),
-        ends.destination_port.wire(),
-        first,
-        second,
-        0,
-        0,
-        syn.offset_and_flags,
-        syn.window,
-        0,
-        0,
-    ];
+    write_syn_network(frame, ends, syn, segment)?;
     // As for a RST of ours, the field holds what a device needs to complete it, and the helper does the rest if there is none.
     let pseudo = Sum::pseudo_header(ends.source, ends.destination, protocol::TCP, segment);
-    let sum = sum_of(&words).add(sum_of_options(&syn.options));
-    words[CHECKSUM] = pseudo.folded();
-    write(frame, NETWORK + IPV4_HEADER, words)?;
+    let sum = write_syn_transport(frame, ends, syn, pseudo.folded())?.add(sum_of_options(&syn.options));
     let folded = Sum::ZERO.add_word(pseudo.folded());
     frame.update_transport(&TransportChange {
         offset: NETWORK + IPV4_HEADER + TCP_CHECKSUM,
@@ -376,6 +346,48 @@ pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outc
         segment: sum.add(folded).add(folded),
         optional: false,
     })
+}
+
+/// The IP header in pieces that need no room on the stack.
+#[inline(always)]
+fn write_syn_network(frame: &Frame, ends: &Ends, syn: &Syn, segment: u16) -> Result<(), Outcome> {
+    let first = u16::from_ne_bytes([0x45, syn.traffic_class]);
+    let length = (IPV4_HEADER as u16 + segment).to_be();
+    let last = u16::from_ne_bytes([syn.ttl, protocol::TCP]);
+    let sum = Sum::ZERO
+        .add_word(first)
+        .add_word(length)
+        .add_word(syn.identification)
+        .add_word(syn.fragment)
+        .add_word(last)
+        .add_address(ends.source)
+        .add_address(ends.destination);
+    write(frame, NETWORK, [first, length])?;
+    write(frame, NETWORK + ipv4::IDENTIFICATION, [syn.identification, syn.fragment])?;
+    write(frame, NETWORK + ipv4::TTL, [last, sum.checksum()])?;
+    write(frame, NETWORK + ipv4::SOURCE, ends.source.wire())?;
+    write(frame, NETWORK + ipv4::SOURCE + 4, ends.destination.wire())
+}
+
+/// The TCP header, likewise; returns its sum without the checksum.
+#[inline(always)]
+fn write_syn_transport(frame: &Frame, ends: &Ends, syn: &Syn, checksum: u16) -> Result<Sum, Outcome> {
+    const TRANSPORT: usize = NETWORK + IPV4_HEADER;
+
+    let sequence = syn.sequence.to_be();
+    write(frame, TRANSPORT, [ends.source_port.wire(), ends.destination_port.wire()])?;
+    write(frame, TRANSPORT + 4, sequence)?;
+    write(frame, TRANSPORT + 8, 0_u32)?;
+    write(frame, TRANSPORT + 12, [syn.offset_and_flags, syn.window])?;
+    write(frame, TRANSPORT + 16, [checksum, 0])?;
+    let [first, second] = halves(sequence);
+    Ok(Sum::ZERO
+        .add_word(ends.source_port.wire())
+        .add_word(ends.destination_port.wire())
+        .add_word(first)
+        .add_word(second)
+        .add_word(syn.offset_and_flags)
+        .add_word(syn.window))
 }
 
 #[inline(always)]
