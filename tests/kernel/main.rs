@@ -16,6 +16,7 @@ mod overlay_malformed;
 mod overlay_self;
 mod overlay_wire;
 mod probe;
+mod refusals;
 mod refuse;
 mod reply;
 mod request;
