@@ -8,6 +8,7 @@ use hickory_proto::rr::RecordType;
 use super::wire::{Query, Rejected, Transport, Writer, write_rejection};
 use super::zone::{Resolution, resolve};
 use crate::desired::Names;
+use crate::desired::names::TASK_TTL;
 
 /// What became of a message.
 #[derive(Debug)]
@@ -73,6 +74,10 @@ pub(super) fn fail(query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) {
     Writer::new(out, query, transport).finish(ResponseCode::ServFail);
 }
 
+/// For how many seconds "there is no such name" may be kept. As long as a task's address: a service that is about to be
+/// made has this name soon.
+const ABSENCE_TTL: u32 = TASK_TTL;
+
 fn write(
     query: &Query<'_>,
     resolution: &Resolution<'_>,
@@ -115,7 +120,10 @@ fn write(
             writer.authority(*ttl);
             ResponseCode::NoError
         }
-        Resolution::NoSuchName | Resolution::NotOurs => ResponseCode::NXDomain,
+        Resolution::NoSuchName | Resolution::NotOurs => {
+            writer.root_authority(ABSENCE_TTL);
+            ResponseCode::NXDomain
+        }
     };
     writer.finish(code);
     code

@@ -231,6 +231,8 @@ pub(super) enum Section {
 
 /// A pointer to the question's name.
 const QUESTION: u16 = 0xC000 | HEADER as u16;
+/// The name without labels.
+const ROOT: &[u8] = &[0];
 /// An OPT record without options.
 pub(super) const OPTIONS: usize = 11;
 
@@ -246,7 +248,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn address(&mut self, ttl: u32, address: Ipv4Addr) -> bool {
-        self.record(Section::Answer, QUESTION, RecordType::A, ttl, |out| {
+        self.record(Section::Answer, &QUESTION.to_be_bytes(), RecordType::A, ttl, |out| {
             out.extend_from_slice(&address.octets());
             Some(())
         })
@@ -257,7 +259,7 @@ impl<'a> Writer<'a> {
     pub(super) fn glue(&mut self, owner: usize, ttl: u32, address: Ipv4Addr) {
         // A pointer has 14 bits.
         if let Ok(owner @ 0..0x4000) = u16::try_from(owner) {
-            self.record(Section::Additional, 0xC000 | owner, RecordType::A, ttl, |out| {
+            self.record(Section::Additional, &(0xC000 | owner).to_be_bytes(), RecordType::A, ttl, |out| {
                 out.extend_from_slice(&address.octets());
                 Some(())
             });
@@ -266,12 +268,15 @@ impl<'a> Writer<'a> {
 
     /// False if it is no name that DNS can express.
     pub(super) fn pointer(&mut self, ttl: u32, name: &[&str]) -> bool {
-        self.record(Section::Answer, QUESTION, RecordType::PTR, ttl, |out| write_name(out, name)).is_some()
+        self.record(Section::Answer, &QUESTION.to_be_bytes(), RecordType::PTR, ttl, |out| {
+            write_name(out, name)
+        })
+        .is_some()
     }
 
     /// Where its target's name begins.
     pub(super) fn service(&mut self, ttl: u32, port: u16, target: &[&str]) -> Option<usize> {
-        let rdata = self.record(Section::Answer, QUESTION, RecordType::SRV, ttl, |out| {
+        let rdata = self.record(Section::Answer, &QUESTION.to_be_bytes(), RecordType::SRV, ttl, |out| {
             // All are equally good: priority 0, weight 1.
             out.extend_from_slice(&[0, 0, 0, 1]);
             out.extend_from_slice(&port.to_be_bytes());
@@ -280,12 +285,22 @@ impl<'a> Writer<'a> {
         Some(rdata + 6)
     }
 
-    /// Says how long "there is nothing" may be kept (RFC 2308 §5). The name is its own zone.
+    /// Says how long "there is nothing of this kind" may be kept (RFC 2308 §5). The name is its own zone.
     pub(super) fn authority(&mut self, ttl: u32) {
-        self.record(Section::Authority, QUESTION, RecordType::SOA, ttl, |out| {
+        self.start_of_authority(&QUESTION.to_be_bytes(), ttl);
+    }
+
+    /// Says how long "there is no such name" may be kept. A name that is not there cannot be a zone, so the root is it:
+    /// nothing else stands above a single label.
+    pub(super) fn root_authority(&mut self, ttl: u32) {
+        self.start_of_authority(ROOT, ttl);
+    }
+
+    fn start_of_authority(&mut self, zone: &[u8], ttl: u32) {
+        self.record(Section::Authority, zone, RecordType::SOA, ttl, |out| {
             // The primary server, and nobody's mailbox.
-            out.extend_from_slice(&QUESTION.to_be_bytes());
-            out.push(0);
+            out.extend_from_slice(zone);
+            out.extend_from_slice(ROOT);
             for number in [1, 3600, 600, 86_400, ttl] {
                 out.extend_from_slice(&number.to_be_bytes());
             }
@@ -317,13 +332,13 @@ impl<'a> Writer<'a> {
     fn record(
         &mut self,
         section: Section,
-        owner: u16,
+        owner: &[u8],
         kind: RecordType,
         ttl: u32,
         data: impl FnOnce(&mut Vec<u8>) -> Option<()>,
     ) -> Option<usize> {
         let before = self.out.len();
-        self.out.extend_from_slice(&owner.to_be_bytes());
+        self.out.extend_from_slice(owner);
         self.out.extend_from_slice(&u16::from(kind).to_be_bytes());
         self.out.extend_from_slice(&INTERNET.to_be_bytes());
         self.out.extend_from_slice(&ttl.to_be_bytes());

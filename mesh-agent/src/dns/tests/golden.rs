@@ -243,6 +243,10 @@ fn d13_who_searches_first_is_told_that_a_single_label_is_no_name() {
     for kind in [RecordType::A, RecordType::AAAA] {
         let answer = ask(BOTH, "nosuch", kind).unwrap();
         assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+        let authority = &answer.authorities[0];
+        let RData::SOA(soa) = &authority.data else { panic!("{authority}") };
+        assert_eq!((authority.ttl, soa.minimum), (5, 5), "it may be kept, for a moment");
+        assert!(authority.name.is_root(), "a name that is not there is no zone: {authority}");
     }
     assert_eq!(ask(BOTH, "nosuch.example", RecordType::A), None);
     assert_eq!(ask(BOTH, "nosuch", RecordType::TXT), None);

@@ -1,46 +1,26 @@
-//! `cargo xtask bench`: how fast it is, against what it replaces, on the lab that is up.
+//! The resolver against Docker's, dnsmasq and unbound: the same queries, from the same client, for all of them.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
 use mesh_tests::{
     inside::{Inside, Network},
-    lab::{Lab, Lock, Node},
+    lab::{Lab, Node},
     mesh, paths,
     service::Spec,
     wait,
 };
 use serde_json::{Value, json};
 
-use crate::setup::{self, Set};
-
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Queries per second and latencies of the resolver, against Docker's, dnsmasq and unbound
-    Dns {
-        /// Seconds for each server
-        #[arg(long, default_value_t = 5)]
-        seconds: u64,
-    },
-}
-
-pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Set::Lab, Set::Bench])?;
-    let _lock = Lock::take()?;
-    let Command::Dns { seconds } = args.command;
-    dns(&Lab::open()?, seconds)
-}
+use super::{machine, plot};
 
 const NAME: &str = "bench-dns";
 
-fn dns(lab: &Lab, seconds: u64) -> Result<()> {
+pub(super) fn run(lab: &Lab, seconds: u64) -> Result<()> {
     let net = Network::create(lab, NAME, &[])?;
     let service = Spec::workload(NAME).replicas(3).option(&net.option()).create(lab)?;
     let task = service.tasks()?.into_iter().next().context("no task")?;
@@ -51,28 +31,28 @@ fn dns(lab: &Lab, seconds: u64) -> Result<()> {
     let queries = directory.join("queries.txt");
     fs::write(&queries, format!("{NAME} A\n{NAME} AAAA\n{NAME}.{NAME} A\n"))?;
     let queries = queries.to_string_lossy().into_owned();
-    let measure = |server: &str| load(&place, server, &queries, seconds);
+    let measure = |server: &str, process: &Path| load(&place, server, process, &queries, seconds);
 
     let mut results = BTreeMap::new();
     answered_with(&place, |ttl| ttl < 600)
         .context("the mesh does not answer; deploy it with `lab up --mesh`")?;
-    results.insert("mesh", measure("127.0.0.11")?);
+    let agent = mesh::agent_container(node)?;
+    let process = node.container_process(&agent)?;
+    results.insert("mesh", measure("127.0.0.11", &PathBuf::from(format!("/proc/{process}")))?);
     let address = bridge_address(node)?;
     let records = place.address(NAME)?;
     results.insert("dnsmasq", other(node, &address, &dnsmasq(&address, &records), &measure)?);
     results.insert("unbound", other(node, &address, &unbound(&address, &records, &directory)?, &measure)?);
+    let dockerd = fs::read_to_string(node.path("/run/docker.pid"))?;
+    let dockerd = node.path(&format!("/proc/{}", dockerd.trim()));
     // A stopped agent's heart does not beat, and the hooks let Docker's resolver have the queries.
-    let agent = mesh::agent_container(node)?;
     node.docker(["kill", "--signal", "STOP", &agent]).quiet().read()?;
-    let docker = answered_with(&place, |ttl| ttl == 600).and_then(|()| measure("127.0.0.11"));
+    let docker = answered_with(&place, |ttl| ttl == 600).and_then(|()| measure("127.0.0.11", &dockerd));
     node.docker(["kill", "--signal", "CONT", &agent]).quiet().read()?;
     results.insert("docker", docker?);
 
     show(&results);
-    let file = directory.join("dns.json");
-    fs::write(&file, serde_json::to_string_pretty(&results)?)?;
-    println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-    Ok(())
+    save(&results, &directory)
 }
 
 /// Waits until whoever answers gives its answers a time to live like this.
@@ -84,25 +64,48 @@ fn answered_with(place: &Inside<'_>, expected: impl Fn(u32) -> bool) -> Result<(
     })
 }
 
-/// Asks as fast as the server answers, from the task's namespace.
-fn load(place: &Inside<'_>, server: &str, queries: &str, seconds: u64) -> Result<Value> {
+/// Asks as fast as the server answers, from the task's namespace. `process` is the server's folder in /proc.
+fn load(place: &Inside<'_>, server: &str, process: &Path, queries: &str, seconds: u64) -> Result<Value> {
     let seconds = seconds.to_string();
     let dnsperf =
         place.command("dnsperf").args(["-s", server, "-d", queries, "-l", &seconds, "-c", "4", "-T", "1"]);
+    let before = processor_seconds(process)?;
     // `-v` lists each query with its latency; half of the queries' time would go into that, so it is a run of its own.
     let text = dnsperf.args(["-q", "50"]).quiet().read()?;
+    let used = processor_seconds(process)? - before;
     let number = |label: &str| -> Result<f64> {
         let line = text.lines().find(|line| line.trim_start().starts_with(label));
         let word = line.and_then(|line| line.split(':').nth(1)?.split_whitespace().next());
         Ok(word.with_context(|| format!("no {label} in:\n{text}"))?.parse()?)
     };
     let (rate, lost) = (number("Queries per second")?, number("Queries lost")?);
+    let each_takes = used / number("Queries completed")?;
     let each = place.command("dnsperf").args(["-s", server, "-d", queries, "-l", "2", "-c", "4", "-T", "1"]);
     let listed = each.args(["-q", "4", "-Q", "1000", "-v"]).quiet().read()?;
     let mut latencies: Vec<f64> = listed.lines().filter_map(latency).collect();
     latencies.sort_unstable_by(f64::total_cmp);
     let at = |part: usize| latencies.get(latencies.len() * part / 100).map(|seconds| seconds * 1e6);
-    Ok(json!({ "per_second": rate, "lost": lost, "p50_us": at(50), "p99_us": at(99) }))
+    let mean = latencies.iter().sum::<f64>() / latencies.len() as f64;
+    Ok(json!({
+        "per_second": rate,
+        "lost": lost,
+        "mean_us": mean * 1e6,
+        "p50_us": at(50),
+        "p99_us": at(99),
+        "processor_us": each_takes * 1e6,
+        "per_processor_second": 1.0 / each_takes,
+    }))
+}
+
+/// What a process has used of all processors so far, for itself and in the kernel.
+fn processor_seconds(process: &Path) -> Result<f64> {
+    /// Of /proc, on every architecture.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string(process.join("stat"))?;
+    // Fields 14 and 15; the second is the program's name in brackets, with whatever is in it.
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split_whitespace().skip(11).take(2));
+    let ticks = fields.into_iter().flatten().map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(ticks / TICKS_PER_SECOND)
 }
 
 /// From lines like `> NOERROR name A 0.000123`.
@@ -114,7 +117,7 @@ fn other(
     node: &Node,
     address: &str,
     server: &[String],
-    measure: &impl Fn(&str) -> Result<Value>,
+    measure: &impl Fn(&str, &Path) -> Result<Value>,
 ) -> Result<Value> {
     let (program, arguments) = server.split_first().context("no server")?;
     let mut child = node.network_command(program).args(arguments).quiet().spawn()?;
@@ -124,7 +127,7 @@ fn other(
         anyhow::ensure!(!dig.quiet().read()?.is_empty(), "no answer");
         Ok(())
     });
-    let result = ready.and_then(|()| measure(address));
+    let result = ready.and_then(|()| measure(address, &PathBuf::from(format!("/proc/{}", child.id()))));
     child.kill()?;
     child.wait()?;
     result
@@ -149,7 +152,7 @@ fn dnsmasq(address: &str, record: &str) -> Vec<String> {
         .collect()
 }
 
-fn unbound(address: &str, record: &str, directory: &std::path::Path) -> Result<Vec<String>> {
+fn unbound(address: &str, record: &str, directory: &Path) -> Result<Vec<String>> {
     let file = directory.join("unbound.conf");
     fs::write(
         &file,
@@ -164,20 +167,60 @@ fn unbound(address: &str, record: &str, directory: &std::path::Path) -> Result<V
 }
 
 fn show(results: &BTreeMap<&str, Value>) {
-    let docker = results["docker"]["per_second"].as_f64().unwrap_or(1.0);
     println!(
-        "{:10} {:>12} {:>10} {:>10} {:>8} {:>12}",
-        "RESOLVER", "QUERIES/S", "P50 µs", "P99 µs", "LOST", "TO DOCKER'S"
+        "{:8} {:>10} {:>9} {:>8} {:>8} {:>8} {:>6} {:>9} {:>11} {:>9}",
+        "RESOLVER",
+        "QUERIES/S",
+        "TO DOCKER",
+        "MEAN µs",
+        "P50 µs",
+        "P99 µs",
+        "LOST",
+        "CPU µs/Q",
+        "Q/CPU-S",
+        "TO DOCKER"
     );
     for (name, result) in results {
         let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+        let to_docker = |key: &str| number(key) / results["docker"][key].as_f64().unwrap_or(f64::NAN);
         println!(
-            "{name:10} {:12.0} {:10.0} {:10.0} {:8.0} {:11.2}x",
+            "{name:8} {:10.0} {:8.2}x {:8.0} {:8.0} {:8.0} {:6.0} {:9.2} {:11.0} {:8.2}x",
             number("per_second"),
+            to_docker("per_second"),
+            number("mean_us"),
             number("p50_us"),
             number("p99_us"),
             number("lost"),
-            number("per_second") / docker
+            number("processor_us"),
+            number("per_processor_second"),
+            to_docker("per_processor_second")
         );
     }
+}
+
+fn save(results: &BTreeMap<&str, Value>, directory: &Path) -> Result<()> {
+    const PLOTS: [(&str, &str, &str, &str); 3] = [
+        ("dns.svg", "per_second", "Queries answered, one client on the same machine", "1/s"),
+        (
+            "dns-cpu.svg",
+            "per_processor_second",
+            "Queries for each second of the server's processor time",
+            "1/s",
+        ),
+        ("dns-p99.svg", "p99_us", "99th percentile of the time to an answer, at 1000 queries a second", "µs"),
+    ];
+    let machine = machine::describe();
+    let shown = |file: &Path| file.strip_prefix(paths::root()).unwrap_or(file).display().to_string();
+    let file = directory.join("dns.json");
+    let all = json!({ "machine": machine, "resolvers": results });
+    fs::write(&file, serde_json::to_string_pretty(&all)?)?;
+    println!("{machine}\nwritten to {}", shown(&file));
+    for (name, key, title, unit) in PLOTS {
+        let value = |result: &Value| result[key].as_f64().unwrap_or(f64::NAN);
+        let rows: Vec<_> = results.iter().map(|(name, result)| ((*name).to_owned(), value(result))).collect();
+        let file = directory.join(name);
+        fs::write(&file, plot::bars(title, &machine, unit, &rows))?;
+        println!("  and {}", shown(&file));
+    }
+    Ok(())
 }
