@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::spread::MOST_WEIGHT;
 use super::{Backend, Home, Index, Labels, Return, State};
-use crate::swarm::snapshot::{Condition, LocalContainer, NodeState, Service, Task, TaskState};
+use crate::swarm::snapshot::{
+    Condition, LocalContainer, NodeState, Port, PublishMode, Service, Task, TaskState,
+};
 
 /// The backends of a service for one of its ports, by task id.
 pub(super) fn of(
     index: &Index<'_>,
     service: &Service,
-    port: u16,
+    published: &Port,
     labels: Labels,
 ) -> BTreeMap<String, Backend> {
     let mut backends = BTreeMap::new();
@@ -19,6 +22,7 @@ pub(super) fn of(
         let Some(state) = state(index, task, container) else { continue };
         let Some(home) = home(index, task, container) else { continue };
         let Some(identity) = identity(index, Some(task), container) else { continue };
+        let Some(port) = target(task, published) else { continue };
         let backend = Backend {
             task_name: name(service, task),
             node_id: task.node_id.clone(),
@@ -27,6 +31,7 @@ pub(super) fn of(
             port,
             state,
             return_by: labels.return_by,
+            weight: weight(index, task, labels),
             drain: labels.drain,
             since: task.since,
         };
@@ -38,6 +43,17 @@ pub(super) fn of(
         Home::Here(_) | Home::Overlay(_) => false,
     });
     backends
+}
+
+/// Where a published port ends inside a task: a task keeps the ports that it was made with when its service is given
+/// others, and is replaced.
+fn target(task: &Task, published: &Port) -> Option<u16> {
+    let Some(own) = &task.ports else { return Some(published.target) };
+    let is_same = |port: &&Port| {
+        port.mode == PublishMode::Ingress
+            && (port.published, port.protocol) == (published.published, published.protocol)
+    };
+    own.iter().find(is_same).map(|port| port.target)
 }
 
 /// The backends of a service for its virtual address on a network, by task id.
@@ -67,6 +83,7 @@ pub(super) fn on_overlay(
             port: 0,
             state,
             return_by: Return::default(),
+            weight: weight(index, task, labels),
             drain: labels.drain,
             since: task.since,
         };
@@ -90,6 +107,13 @@ fn leave_out(backends: &mut BTreeMap<String, Backend>, is_out_of_reach: impl Fn(
     for backend in backends.values_mut().filter(|backend| is_out_of_reach(backend)) {
         backend.state = State::Draining;
     }
+}
+
+/// A service's weight and that of the node that the task runs on multiply.
+fn weight(index: &Index<'_>, task: &Task, labels: Labels) -> u32 {
+    let node = index.snapshot.nodes.get(&task.node_id);
+    let node = node.map_or(1, |node| super::labels::node_weight(&node.labels));
+    (labels.weight * node).min(MOST_WEIGHT)
 }
 
 /// How many tasks the Swarm wants a service to have at the moment.

@@ -59,6 +59,7 @@ mod tests {
             port: 80,
             state,
             return_by: Return::Tunnel,
+            weight: 1,
             drain: drain.map(Duration::from_secs),
             since: 0,
         };

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use mesh_common::backend::flags;
 
+use super::spread::MOST_WEIGHT;
+
 /// What a service's labels ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels {
@@ -16,19 +18,40 @@ pub struct Labels {
     pub drain: Option<Duration>,
     /// `mesh.idle-timeout`: how long a TCP connection may be silent.
     pub idle_timeout: Option<Duration>,
+    /// `mesh.weight`: the share of new flows that each of its tasks gets, against others behind the same frontend.
+    pub weight: u32,
+    /// `mesh.affinity=client-ip`: for how long after its last new flow a client keeps its backend
+    /// (`mesh.affinity.timeout`).
+    pub affinity: Option<Duration>,
 }
 
 /// How a backend is chosen for a new flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
+    /// In turns, exactly: each node counts for itself.
     #[default]
     RoundRobin,
+    /// By a hash of the flow that leads to the same backend on every node.
+    Maglev,
+    /// Of two backends drawn at random, the one with fewer connections through this node.
+    LeastConnections,
+    Random,
 }
 
 impl Policy {
+    const ALL: [(&str, Self); 4] = [
+        ("round-robin", Self::RoundRobin),
+        ("maglev", Self::Maglev),
+        ("least-connections", Self::LeastConnections),
+        ("random", Self::Random),
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RoundRobin => "round-robin",
+            Self::Maglev => "maglev",
+            Self::LeastConnections => "least-connections",
+            Self::Random => "random",
         }
     }
 }
@@ -62,6 +85,8 @@ impl Default for Labels {
             return_by: Return::default(),
             drain: None,
             idle_timeout: None,
+            weight: 1,
+            affinity: None,
         }
     }
 }
@@ -70,11 +95,17 @@ impl Labels {
     /// What is not understood keeps its default, and is named in the warnings.
     pub fn parse(labels: &BTreeMap<String, String>) -> (Self, Vec<String>) {
         let mut parsed = Self::default();
+        let (mut has_affinity, mut affinity_timeout) = (false, AFFINITY);
         let mut warnings = Vec::new();
         for (label, value) in labels.iter().filter(|(label, _)| label.starts_with("mesh.")) {
             let understood = match label.as_str() {
                 "mesh.enable" => set(&mut parsed.enable, value, &[("true", true), ("false", false)]),
-                "mesh.policy" => set(&mut parsed.policy, value, &[("round-robin", Policy::RoundRobin)]),
+                "mesh.policy" => set(&mut parsed.policy, value, &Policy::ALL),
+                "mesh.weight" => weight(value).map(|weight| parsed.weight = weight),
+                "mesh.affinity" => set(&mut has_affinity, value, &[("client-ip", true), ("none", false)]),
+                "mesh.affinity.timeout" => {
+                    duration(value, Duration::from_secs(1)).map(|limit| affinity_timeout = limit)
+                }
                 "mesh.return" => set(
                     &mut parsed.return_by,
                     value,
@@ -91,9 +122,23 @@ impl Labels {
                 warnings.push(format!("label {label}={value} is ignored: {why}"));
             }
         }
+        parsed.affinity = has_affinity.then_some(affinity_timeout);
         (parsed, warnings)
     }
 }
+
+/// `mesh.weight`: a node's share of new flows, from its labels. What is not understood counts as 1.
+pub(super) fn node_weight(labels: &BTreeMap<String, String>) -> u32 {
+    labels.get("mesh.weight").and_then(|value| weight(value).ok()).unwrap_or(1)
+}
+
+fn weight(text: &str) -> Result<u32, String> {
+    let weight = text.parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight));
+    weight.ok_or_else(|| format!("the value must be a number from 1 to {MOST_WEIGHT}"))
+}
+
+/// How long a client comes back to the same backend if nothing else is said.
+const AFFINITY: Duration = Duration::from_hours(3);
 
 /// Shorter ones would end conversations that are merely slow.
 const SHORTEST_IDLE: Duration = Duration::from_secs(10);
@@ -231,6 +276,25 @@ mod tests {
             assert_eq!((labels, warnings.len()), (Labels::default(), 1), "{label}={value}");
             assert!(warnings[0].contains("a time like 90s"), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn policies_weights_and_affinity_are_read() {
+        for (name, policy) in Policy::ALL {
+            assert_eq!(parse(&[("mesh.policy", name)]).0.policy, policy);
+            assert_eq!(policy.as_str(), name);
+        }
+        assert_eq!(parse(&[("mesh.weight", "20")]).0.weight, 20);
+        assert_eq!(parse(&[("mesh.affinity", "client-ip")]).0.affinity, Some(AFFINITY));
+        let labels = [("mesh.affinity", "client-ip"), ("mesh.affinity.timeout", "10m")];
+        assert_eq!(parse(&labels).0.affinity, Some(Duration::from_mins(10)));
+        assert_eq!(parse(&[("mesh.affinity.timeout", "10m")]).0.affinity, None);
+        for (label, value) in [("mesh.weight", "0"), ("mesh.weight", "1001"), ("mesh.policy", "best")] {
+            let (labels, warnings) = parse(&[(label, value)]);
+            assert_eq!((labels, warnings.len()), (Labels::default(), 1), "{label}={value}");
+        }
+        let node = |value: &str| node_weight(&BTreeMap::from([("mesh.weight".to_owned(), value.to_owned())]));
+        assert_eq!((node("7"), node("x"), node_weight(&BTreeMap::new())), (7, 1, 1));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod backends;
 pub mod drains;
 mod labels;
 pub mod names;
+pub mod spread;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +69,8 @@ pub struct Frontend {
     pub policy: Policy,
     /// For how long its TCP connections may be silent; `None` for the mesh's own choice.
     pub idle_timeout: Option<Duration>,
+    /// For how long a client keeps its backend; `None` for each flow on its own.
+    pub affinity: Option<Duration>,
     /// By task id.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -85,6 +88,8 @@ pub struct Backend {
     pub port: u16,
     pub state: State,
     pub return_by: Return,
+    /// Its share of new flows, at least 1.
+    pub weight: u32,
     /// How long its connections may last once it drains; `None` for as long as it lives.
     pub drain: Option<Duration>,
     /// When the task began to run, seconds since the Unix epoch; 0 if unknown.
@@ -164,7 +169,8 @@ impl Desired {
                 service_id: service.id.clone(),
                 policy: labels.policy,
                 idle_timeout: labels.idle_timeout,
-                backends: backends::of(index, service, port.target, labels),
+                affinity: labels.affinity,
+                backends: backends::of(index, service, port, labels),
             };
             view.frontends.insert(id);
             self.frontends.insert(id, frontend);
@@ -187,6 +193,7 @@ impl Desired {
                 service_id: service.id.clone(),
                 policy: labels.policy,
                 idle_timeout: labels.idle_timeout,
+                affinity: labels.affinity,
                 backends: backends::on_overlay(index, service, &vip.network_id, labels),
             };
             view.frontends.insert(id);
@@ -254,7 +261,8 @@ fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
         if !labels.enable {
             continue;
         }
-        for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress) {
+        let own = task.and_then(|task| task.ports.as_ref());
+        for port in own.unwrap_or(&service.ports).iter().filter(|port| port.mode == PublishMode::Ingress) {
             let key = TaskKey {
                 identity: identity.into(),
                 port: Port::new(port.target),

@@ -147,6 +147,27 @@ fn a_container_can_be_delivered_to_before_its_task_runs() {
 }
 
 #[test]
+fn a_task_keeps_the_ports_that_it_was_made_with_while_its_service_is_given_others() {
+    let (mut snapshot, local) = swarm();
+    let own = |published, target| Some(vec![port(published, target, Protocol::Tcp, PublishMode::Ingress)]);
+    // The service goes from 80:8080 to 80:8081; one task is of each generation, one of before the port.
+    snapshot.services.get_mut("web-id").expect("web").ports[0].target = 8081;
+    snapshot.tasks.get_mut("t1").expect("t1").ports = own(80, 8080);
+    snapshot.tasks.get_mut("t2").expect("t2").ports = own(80, 8081);
+    let (id, mut earlier) = task("t3", 3, "n2", 8);
+    earlier.ports = Some(vec![port(80, 8080, Protocol::Tcp, PublishMode::Host)]);
+    snapshot.tasks.insert(id, earlier);
+    snapshot.tasks.extend([task("t4", 4, "n2", 9)]);
+
+    let desired = Desired::from(&snapshot, &local, &Surroundings::default());
+    let backends = &desired.frontends[&WEB].backends;
+    let ports: Vec<_> = backends.iter().map(|(id, backend)| (id.as_str(), backend.port)).collect();
+    assert_eq!(ports, [("t1", 8080), ("t2", 8081), ("t4", 8081)], "t4's own ports are not known");
+    let delivered: Vec<_> = desired.deliveries.keys().map(|key| key.port).collect();
+    assert_eq!(delivered, [Port::new(8080)]);
+}
+
+#[test]
 fn a_disabled_service_is_left_to_docker() {
     let (mut snapshot, local) = swarm();
     let labels = BTreeMap::from([("mesh.enable".into(), "false".into())]);

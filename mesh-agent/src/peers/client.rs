@@ -40,8 +40,8 @@ pub struct Client<'a> {
     pub board: &'a StatusBoard,
 }
 
-/// A manager that is silent for this long is dead, whatever TCP thinks: three heartbeats.
-pub(super) const SILENCE: Duration = Duration::from_secs(6);
+/// Who is silent for this long is dead, whatever TCP thinks: four heartbeats.
+pub(super) const SILENCE: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Windows that let a large snapshot flow without waiting for the other end.

@@ -25,7 +25,7 @@ mod reports;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tls;
+pub(crate) mod tls;
 
 /// Where managers' agents serve the others.
 pub const DEFAULT_PORT: u16 = 4798;

@@ -55,11 +55,11 @@ pub async fn serve(
 }
 
 /// How often a subscriber hears from us although nothing changed.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// HTTP/2 pings find a dead end of a connection on which nothing is sent.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
-pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 

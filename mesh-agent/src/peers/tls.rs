@@ -20,11 +20,11 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::certificates::{CertifiedRole, Identity, Subject, provider};
 
 /// What every manager's certificate names, so that a worker cannot pose as one.
-pub(super) const MANAGER: &str = "swarm-manager";
+pub(crate) const MANAGER: &str = "swarm-manager";
 
 /// What the other end of one connection showed, and our own reason to refuse it. rustls tells neither after a failure.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Witness(Arc<Mutex<Testimony>>);
+pub(crate) struct Witness(Arc<Mutex<Testimony>>);
 
 #[derive(Debug, Default)]
 struct Testimony {
@@ -50,7 +50,7 @@ pub(super) fn server_config(identity: &Identity, witness: Witness) -> Result<Ser
 }
 
 /// For one connection.
-pub(super) fn client_config(identity: &Identity, witness: Witness) -> Result<ClientConfig, String> {
+pub(crate) fn client_config(identity: &Identity, witness: Witness) -> Result<ClientConfig, String> {
     let text = |error: &dyn Error| error.to_string();
     let provider = Arc::new(provider());
     let inner = WebPkiServerVerifier::builder_with_provider(identity.roots.clone(), provider.clone())
@@ -73,7 +73,7 @@ impl Witness {
     }
 
     /// Why a handshake failed, with who the other end claims to be.
-    pub(super) fn explain(&self, error: &io::Error) -> String {
+    pub(crate) fn explain(&self, error: &io::Error) -> String {
         let testimony = self.lock();
         let reason = testimony.refusal.clone().unwrap_or_else(|| in_words(error));
         match &testimony.subject {
@@ -99,7 +99,7 @@ impl Witness {
 }
 
 /// What an error of a connection means here. rustls's errors come wrapped in those of the layers above.
-pub(super) fn in_words(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn in_words(error: &(dyn Error + 'static)) -> String {
     let mut cause = Some(error);
     let mut deepest = error.to_string();
     while let Some(error) = cause {

@@ -19,7 +19,8 @@ pub struct BackendOwner {
 }
 
 /// What a backend looked like before a restart, when nobody remembers its task: the same place is taken for the same task.
-type Place = (FrontendId, Address, Address, Port, [u8; 6]);
+/// One that drains is in no set, so nothing tells its frontend any more; whichever asks first may have it.
+type Place = (Option<FrontendId>, Address, Address, Port, [u8; 6]);
 
 /// There are no more backend ids, or turns, than the maps have room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +36,7 @@ pub enum Exhausted {
 pub struct Allocation {
     ids: BTreeMap<BackendOwner, u32>,
     generations: BTreeMap<u32, u32>,
-    restored: BTreeMap<Place, u32>,
+    restored: BTreeMap<Place, Vec<u32>>,
     used_ids: BTreeSet<u32>,
     next_id: u32,
     id_capacity: u32,
@@ -80,9 +81,7 @@ impl Allocation {
             }
             self.used_ids.insert(*id);
             self.next_id = self.next_id.max(id + 1);
-            if let Some(frontend) = owners.get(id) {
-                self.restored.insert(place(*frontend, backend), *id);
-            }
+            self.restored.entry(place(owners.get(id).copied(), backend)).or_default().push(*id);
         }
         for (key, frontend) in &tables.frontends {
             self.turns.insert(*key, frontend.turn);
@@ -98,7 +97,7 @@ impl Allocation {
         if let Some(id) = self.ids.get(owner) {
             return Ok((*id, self.generation(*id)));
         }
-        let id = match self.restored.remove(&place(owner.frontend, backend)) {
+        let id = match self.restored_id(owner.frontend, backend) {
             Some(id) => id,
             None => self.free_id()?,
         };
@@ -122,7 +121,7 @@ impl Allocation {
     pub fn release(&mut self, id: u32) {
         self.used_ids.remove(&id);
         self.ids.retain(|_, used| *used != id);
-        self.restored.retain(|_, used| *used != id);
+        self.restored.values_mut().for_each(|ids| ids.retain(|used| *used != id));
         let generation = self.generation(id).wrapping_add(1);
         self.generations.insert(id, generation);
     }
@@ -161,6 +160,11 @@ impl Allocation {
         set
     }
 
+    fn restored_id(&mut self, frontend: FrontendId, backend: &Backend) -> Option<u32> {
+        let places = [place(Some(frontend), backend), place(None, backend)];
+        places.iter().find_map(|place| self.restored.get_mut(place)?.pop())
+    }
+
     /// Ids are given out in a circle, so that a flow that still has one in mind finds it unused, not reused.
     fn free_id(&mut self) -> Result<u32, Exhausted> {
         let circle = (self.next_id..self.id_capacity).chain(0..self.next_id.min(self.id_capacity));
@@ -178,7 +182,7 @@ impl Allocation {
     }
 }
 
-fn place(frontend: FrontendId, backend: &Backend) -> Place {
+fn place(frontend: Option<FrontendId>, backend: &Backend) -> Place {
     (frontend, backend.node, backend.identity, backend.port, backend.mac)
 }
 
@@ -214,19 +218,21 @@ mod tests {
     #[test]
     fn a_restart_finds_the_ids_again() {
         let live = Backend { generation: 7, state: state::ACTIVE, ..backend(1) };
+        let draining = Backend { generation: 5, state: state::DRAINING, ..backend(3) };
         let gone = Backend { generation: 3, state: state::DOWN, ..backend(2) };
         let tables = Tables {
             frontends: BTreeMap::from([(FRONTEND, Frontend { turn: 5, set: 9, count: 1, padding: 0 })]),
             slots: BTreeMap::from([(SlotKey { set: 9, slot: 0 }, 4)]),
-            backends: BTreeMap::from([(4, live), (1, gone)]),
+            backends: BTreeMap::from([(4, live), (1, gone), (2, draining)]),
             ..Tables::default()
         };
         let mut allocation = Allocation::new(16, 16);
         allocation.restore(&tables);
         assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((4, 7)));
+        assert_eq!(allocation.id(&owner("c"), &backend(3)), Ok((2, 5)), "its flows go on too");
         assert_eq!(allocation.turn(FRONTEND), Ok(5));
         assert_eq!(allocation.new_set(FRONTEND, tables.frontends.get(&FRONTEND)), 10);
-        assert!(allocation.unwanted(&BTreeSet::from([owner("a")])).is_empty());
-        assert_eq!(allocation.unwanted(&BTreeSet::new()), [4]);
+        assert!(allocation.unwanted(&BTreeSet::from([owner("a"), owner("c")])).is_empty());
+        assert_eq!(allocation.unwanted(&BTreeSet::new()), [2, 4]);
     }
 }

@@ -9,7 +9,8 @@ use mesh_common::settings::Settings;
 
 use super::allocation::{Allocation, BackendOwner, Exhausted};
 use super::tables::{Operation, Tables};
-use crate::desired::{Backend, Desired, Frontend, FrontendId, Home, State, protocol_number};
+use crate::desired::spread::{self, MAGLEV_SLOTS, Share};
+use crate::desired::{Backend, Desired, Frontend, FrontendId, Home, Policy, State, protocol_number};
 
 /// What the plan needs to know of this node besides what is desired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,28 +121,58 @@ fn plan_frontend(
             operations.push(Operation::ClearCounters(backend_id));
         }
         if backend.state == State::Active {
-            active.push(backend_id);
+            active.push((task_id.as_str(), backend.weight, backend_id));
             operations.extend(differs.then_some(Operation::SetBackend(backend_id, value)));
         } else {
             leaving.extend(differs.then_some(Operation::SetBackend(backend_id, value)));
         }
     }
+    let active = in_slots(frontend.policy, &active);
     let current = tables.frontends.get(&id);
-    if current.is_none_or(|current| slots(current, tables) != active) {
+    let value = KernelFrontend { count: active.len() as u32, ..kernel_frontend(frontend) };
+    if let Some(current) = current.filter(|current| may_change_in_place(frontend, current, value.count)) {
+        operations.extend(set_slots(current.set, &active, tables));
+        let value = KernelFrontend { turn: current.turn, set: current.set, ..value };
+        operations.extend((value != *current).then_some(Operation::SetFrontend(id, value)));
+    } else if current.is_none_or(|current| {
+        slots(current, tables) != active
+            || *current != KernelFrontend { turn: current.turn, set: current.set, ..value }
+    }) {
         let set = allocation.new_set(id, current);
-        for (backend, slot) in active.iter().zip(0..) {
-            let slot = SlotKey { set, slot };
-            if tables.slots.get(&slot) != Some(backend) {
-                operations.push(Operation::SetSlot(slot, *backend));
-            }
-        }
-        let value =
-            KernelFrontend { turn: allocation.turn(id)?, set, count: active.len() as u32, padding: 0 };
+        operations.extend(set_slots(set, &active, tables));
+        let value = KernelFrontend { turn: allocation.turn(id)?, set, ..value };
         operations.push(Operation::SetFrontend(id, value));
     }
     // A backend stops being active only when no set gives it new flows any more.
     operations.extend(leaving);
     Ok(operations)
+}
+
+/// The backends in the slots of a set, by policy.
+fn in_slots(policy: Policy, active: &[(&str, u32, u32)]) -> Vec<u32> {
+    let shares: Vec<_> = active.iter().map(|(name, weight, _)| Share { name, weight: *weight }).collect();
+    let places = match policy {
+        Policy::Maglev => spread::maglev(&shares, MAGLEV_SLOTS),
+        Policy::RoundRobin | Policy::LeastConnections | Policy::Random => spread::in_turns(&shares),
+    };
+    places.into_iter().map(|place| active[place].2).collect()
+}
+
+/// In a Maglev table each slot stands for itself: a packet that looks at one sees the old backend or the new one. So only
+/// those that change are written.
+fn may_change_in_place(frontend: &Frontend, current: &KernelFrontend, count: u32) -> bool {
+    frontend.policy == Policy::Maglev && current.count == count && count == MAGLEV_SLOTS
+}
+
+fn set_slots(set: u32, backends: &[u32], tables: &Tables) -> Vec<Operation> {
+    let slots = backends.iter().zip(0..).map(|(backend, slot)| (SlotKey { set, slot }, *backend));
+    let changed = slots.filter(|(slot, backend)| tables.slots.get(slot) != Some(backend));
+    changed.map(|(slot, backend)| Operation::SetSlot(slot, backend)).collect()
+}
+
+/// Without what depends on the tables.
+fn kernel_frontend(_frontend: &Frontend) -> KernelFrontend {
+    KernelFrontend::default()
 }
 
 /// A port's bit is set when there is a frontend behind it. The tunnel's own port is among them: one test is enough for

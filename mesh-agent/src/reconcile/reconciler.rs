@@ -199,6 +199,7 @@ mod tests {
                 port: 80,
                 state: State::Active,
                 return_by: Return::Tunnel,
+                weight: 1,
                 drain: None,
                 since: 0,
             };

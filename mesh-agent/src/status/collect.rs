@@ -332,7 +332,7 @@ fn backend_row(published: &Published, frontend: FrontendId, backend: &Backend) -
             State::Active => BackendState::Active,
             State::Draining => BackendState::Draining,
         },
-        weight: 1,
+        weight: backend.weight,
         age_seconds: if backend.since == 0 { 0 } else { now.saturating_sub(backend.since) },
         ..BackendRow::default()
     }

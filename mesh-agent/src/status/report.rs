@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::dns::report::DnsReport;
-use crate::swarm::status::{Health, SourceStatus};
+use crate::swarm::status::{Health, SourceRole, SourceStatus};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -46,6 +46,8 @@ pub struct SourceReport {
     pub role: String,
     /// The Docker socket, the manager's agent or the file that answers.
     pub connected_to: Option<String>,
+    /// On a manager, how changes of the Swarm are learned of: `pushed` or `polled`; else empty.
+    pub changes: String,
     /// Services, tasks, nodes and networks.
     pub swarm: HealthReport,
     /// This node's own containers.
@@ -202,6 +204,7 @@ impl SourceReport {
         Self {
             role: status.role.as_str().to_owned(),
             connected_to: status.connected_to.clone(),
+            changes: changes(status).to_owned(),
             swarm: HealthReport::new(&status.swarm, now),
             local: HealthReport::new(&status.local, now),
             peers: HealthReport::new(&status.peers, now),
@@ -216,6 +219,14 @@ impl SourceReport {
                 })
                 .collect(),
         }
+    }
+}
+
+fn changes(status: &SourceStatus) -> &'static str {
+    match (status.role, status.watch.last_success, &status.watch.last_error) {
+        (SourceRole::Manager, Some(_), None) => "pushed",
+        (SourceRole::Manager, _, _) => "polled",
+        _ => "",
     }
 }
 

@@ -169,7 +169,11 @@ pub fn summary(report: &Report) -> String {
 
 fn source(source: &SourceReport) -> String {
     let via = source.connected_to.as_deref().map(|via| format!(" via {via}")).unwrap_or_default();
-    format!("{}{via}, {}", source.role, freshness(&source.swarm))
+    let changes = match source.changes.as_str() {
+        "" => String::new(),
+        changes => format!(", changes {changes}"),
+    };
+    format!("{}{via}{changes}, {}", source.role, freshness(&source.swarm))
 }
 
 fn freshness(health: &HealthReport) -> String {

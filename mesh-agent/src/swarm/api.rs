@@ -74,7 +74,7 @@ impl fmt::Display for Complaint {
 }
 
 /// With its id. Complaints about parts of it go into the conversion's second argument.
-type Converted<T> = (String, T);
+pub(super) type Converted<T> = (String, T);
 
 fn list<Wire: DeserializeOwned, T>(
     json: &[u8],
@@ -103,7 +103,7 @@ fn list<Wire: DeserializeOwned, T>(
     Ok(listed)
 }
 
-fn service(wire: WireService, complaints: &mut Vec<String>) -> Converted<Service> {
+pub(super) fn service(wire: WireService, complaints: &mut Vec<String>) -> Converted<Service> {
     let endpoint = wire.endpoint.unwrap_or_default();
     let specified = wire.spec.endpoint_spec.unwrap_or_default();
     let template = wire.spec.task_template.unwrap_or_default();
@@ -141,7 +141,7 @@ fn service_mode(wire: &WireMode) -> ServiceMode {
     }
 }
 
-fn port(wire: WirePort, complaints: &mut Vec<String>) -> Option<Port> {
+pub(super) fn port(wire: WirePort, complaints: &mut Vec<String>) -> Option<Port> {
     let mode = word_or_default(wire.publish_mode.as_deref().unwrap_or_default(), "publish mode", complaints)?;
     let protocol = word_or_default(wire.protocol.as_deref().unwrap_or_default(), "protocol", complaints)?;
     let mut number = |value: u64, what: &str| {
@@ -171,7 +171,7 @@ fn virtual_ip(wire: WireVirtualIp, complaints: &mut Vec<String>) -> Option<Virtu
     }
 }
 
-fn task(wire: WireTask, complaints: &mut Vec<String>) -> Converted<Task> {
+pub(super) fn task(wire: WireTask, complaints: &mut Vec<String>) -> Converted<Task> {
     let spec = wire.spec.unwrap_or_default();
     let wanted = spec.networks.unwrap_or_default();
     let attachments = wire.networks_attachments.unwrap_or_default();
@@ -194,6 +194,7 @@ fn task(wire: WireTask, complaints: &mut Vec<String>) -> Converted<Task> {
             .into_iter()
             .filter_map(|wire| attachment(wire, &wanted, complaints))
             .collect(),
+        ports: None,
         id: wire.id.clone(),
     };
     (wire.id, task)
@@ -221,7 +222,7 @@ fn attachment(
     Some(Attachment { network_id: network.id, addresses, aliases })
 }
 
-fn node(wire: WireNode, complaints: &mut Vec<String>) -> Converted<Node> {
+pub(super) fn node(wire: WireNode, complaints: &mut Vec<String>) -> Converted<Node> {
     let status = wire.status.unwrap_or_default();
     let description = wire.description.unwrap_or_default();
     let manager = wire.manager_status.and_then(|manager| manager.addr);
@@ -254,7 +255,7 @@ pub(super) fn host_of(text: &str) -> Option<IpAddr> {
     (!address.is_unspecified() && !address.is_loopback()).then_some(address)
 }
 
-fn network(wire: WireNetwork, _complaints: &mut Vec<String>) -> Converted<Network> {
+pub(super) fn network(wire: WireNetwork, _complaints: &mut Vec<String>) -> Converted<Network> {
     let configurations = wire.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     let network = Network {
         name: wire.name.unwrap_or_default(),
@@ -408,6 +409,7 @@ mod tests {
                     aliases: vec!["web".into()],
                 },
             ],
+            ports: None,
         };
         assert_eq!(listed.objects["running"], expected);
         let fresh = &listed.objects["fresh"];

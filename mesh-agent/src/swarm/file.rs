@@ -337,6 +337,7 @@ impl Builder {
             container_id: Some(id.clone()),
             hostname: String::new(),
             attachments,
+            ports: None,
         };
         self.snapshot.tasks.insert(id, task);
         Ok(())

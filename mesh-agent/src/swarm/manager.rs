@@ -1,7 +1,7 @@
-//! On a manager: lists the Swarm through the local Docker API and publishes what changed.
+//! On a manager: lists the Swarm through the local Docker API, has its changes pushed, and publishes what it is now.
 //!
-//! The full list is the truth. Events only make it early, so none of them needs to be understood or can be missed for
-//! longer than one resync period.
+//! The full list is the truth. What is pushed makes it early, so none of it can be missed for longer than one resync
+//! period. Where nothing is pushed, Docker's events make the next list early.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -10,31 +10,39 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{EventMessage, EventMessageTypeEnum};
-use futures::StreamExt;
-use tokio::sync::watch;
+use futures::future::OptionFuture;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::api::{self, Complaint, Listed};
 use super::backoff::Backoff;
+use super::control::{Control, Told};
 use super::docker::{Docker, DockerError};
 use super::snapshot::Snapshot;
 use super::status::{Part, StatusBoard};
+use super::store::{Change, Pushed, Store};
 
 /// Runs until dropped. While Docker does not answer, or has no quorum, the last snapshot stays.
 pub(super) async fn run(
     socket: &Path,
     resync: Duration,
+    control: Control<'_>,
     publish: &watch::Sender<Option<Arc<Snapshot>>>,
-    board: &StatusBoard,
 ) -> Infallible {
-    let mut manager = Manager { publish, board, complaints: BTreeSet::new() };
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    loop {
-        let started = Instant::now();
-        let Err(error) = manager.follow(socket, resync).await;
-        board.failed(Part::Swarm, &error);
-        sleep(backoff.pause_after(started.elapsed())).await;
+    let (sender, told) = mpsc::channel(AT_ONCE);
+    let mut manager = Manager {
+        publish,
+        board: control.board,
+        complaints: BTreeSet::new(),
+        store: Store::default(),
+        told,
+        is_watching: false,
+    };
+    tokio::select! {
+        never = control.run(sender) => never,
+        never = manager.run(socket, resync) => never,
     }
 }
 
@@ -43,41 +51,118 @@ pub(super) fn a_moment_ago() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().saturating_sub(1))
 }
 
+/// How much of what was pushed is published together, if it is there already.
+const AT_ONCE: usize = 256;
+
 struct Manager<'a> {
     publish: &'a watch::Sender<Option<Arc<Snapshot>>>,
     board: &'a StatusBoard,
     complaints: BTreeSet<Complaint>,
+    store: Store,
+    told: mpsc::Receiver<Told>,
+    /// Whether changes are pushed at present.
+    is_watching: bool,
 }
 
 impl Manager<'_> {
+    async fn run(&mut self, socket: &Path, resync: Duration) -> Infallible {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            let started = Instant::now();
+            let Err(error) = self.follow(socket, resync).await;
+            self.board.failed(Part::Swarm, &error);
+            self.hear_for(backoff.pause_after(started.elapsed())).await;
+        }
+    }
+
     async fn follow(&mut self, socket: &Path, resync: Duration) -> Result<Infallible, DockerError> {
         let docker = Docker::connect(socket).await?;
         let types = ["service", "node", "network", "container"];
         let mut events = Box::pin(docker.events(&types, a_moment_ago()));
         let mut schedule = Schedule::new(Instant::now(), resync);
+        // What is pushed counts also while a list is on its way.
+        let mut listing = None;
+        let mut heard = Vec::new();
         loop {
             tokio::select! {
                 event = events.next() => {
-                    if is_of_interest(&event.ok_or(DockerError::EventsEnded)??) {
+                    if is_of_interest(&event.ok_or(DockerError::EventsEnded)??) && !self.is_watching {
                         schedule.hurry(Instant::now());
                     }
                 }
-                () = sleep_until(schedule.due()) => {
-                    let started = Instant::now();
-                    let (snapshot, complaints) = list_all(&docker).await?;
-                    let is_news = self.published(snapshot);
+                _ = self.told.recv_many(&mut heard, AT_ONCE) => {
+                    if self.heard(&mut heard) {
+                        schedule.at_once(Instant::now());
+                    }
+                }
+                () = sleep_until(schedule.due()), if listing.is_none() => {
+                    let begun = Instant::now();
+                    listing = Some(Box::pin(list_all(&docker).map(move |list| (begun, list))));
+                }
+                Some((begun, list)) = OptionFuture::from(listing.as_mut()) => {
+                    listing = None;
+                    let (list, complaints) = list?;
+                    self.store.list(list, begun);
+                    // What is pushed needs no looking for.
+                    let is_news = self.published() && !self.is_watching;
                     self.complained(complaints);
                     self.board.connected_to(&socket.to_string_lossy());
                     self.board.succeeded(Part::Swarm);
-                    schedule.listed(started, Instant::now(), is_news);
+                    schedule.listed(begun, Instant::now(), is_news);
                 }
             }
         }
     }
 
-    fn published(&self, snapshot: Snapshot) -> bool {
+    /// While Docker's API does not answer.
+    async fn hear_for(&mut self, pause: Duration) {
+        let pause = sleep(pause);
+        tokio::pin!(pause);
+        let mut heard = Vec::new();
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                _ = self.told.recv_many(&mut heard, AT_ONCE) => {
+                    self.heard(&mut heard);
+                }
+            }
+        }
+    }
+
+    /// Takes over what was pushed and publishes it. Returns whether it is time for a list.
+    fn heard(&mut self, heard: &mut Vec<Told>) -> bool {
+        let now = Instant::now();
+        let (mut is_list_due, mut is_news) = (false, false);
+        for told in heard.drain(..) {
+            match told {
+                Told::Watching { is_gap } => {
+                    self.is_watching = true;
+                    is_list_due |= is_gap;
+                }
+                Told::Ended => {
+                    is_list_due |= self.is_watching;
+                    self.is_watching = false;
+                }
+                Told::Changes(changes) => {
+                    is_news = true;
+                    for change in changes {
+                        // By what address managers know each other is only in lists.
+                        is_list_due |= matches!(&change, Change::Set { object: Pushed::Node(_), .. });
+                        self.store.push(change, now);
+                    }
+                }
+            }
+        }
+        if is_news {
+            self.published();
+        }
+        is_list_due
+    }
+
+    fn published(&self) -> bool {
+        let Some(snapshot) = self.store.view() else { return false };
         self.publish.send_if_modified(|current| {
-            if current.as_deref() == Some(&snapshot) {
+            if current.as_deref() == Some(snapshot) {
                 return false;
             }
             let (services, tasks, nodes) =
@@ -87,7 +172,7 @@ impl Manager<'_> {
             } else {
                 debug!(services, tasks, nodes, "the Swarm changed");
             }
-            *current = Some(Arc::new(snapshot));
+            *current = Some(Arc::new(snapshot.clone()));
             true
         })
     }
@@ -175,6 +260,11 @@ impl Schedule {
         self.due = self.due.min((now + COALESCE).max(self.not_before));
     }
 
+    /// As soon as Docker had its rest.
+    fn at_once(&mut self, now: Instant) {
+        self.due = self.due.min(now.max(self.not_before));
+    }
+
     fn listed(&mut self, started: Instant, now: Instant, is_news: bool) {
         if is_news {
             self.lively_until = now + LIVELY;
@@ -211,6 +301,19 @@ mod tests {
         schedule.hurry(later);
         schedule.hurry(later + Duration::from_millis(40));
         assert_eq!(schedule.due(), later + COALESCE);
+    }
+
+    #[test]
+    fn what_is_pushed_waits_for_no_company() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, RESYNC);
+        schedule.listed(now, now + EFFORT, false);
+        schedule.at_once(now + EFFORT);
+        assert_eq!(schedule.due(), now + EFFORT * 2, "Docker has its rest");
+        let later = now + Duration::from_millis(500);
+        schedule.listed(now, now + EFFORT, false);
+        schedule.at_once(later);
+        assert_eq!(schedule.due(), later);
     }
 
     #[test]

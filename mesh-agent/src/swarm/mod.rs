@@ -1,9 +1,10 @@
 //! In: everything the agent learns about the Swarm. The only folder that names bollard.
 //!
 //! ```text
-//!            manager: docker.sock ─ docker → api (pure) ──┐
-//!  source ─┬ worker:  peers::client ──────────────────────┼─► Snapshot ─┐
-//!          ├ file:    --source file:PATH ─────────────────┘             ├─► desired/
+//!            manager: docker.sock  ─ docker  → api (pure) ────┐ store (pure):
+//!                     control.sock ─ control → control_api ───┤ lists and changes
+//!  source ─┬ worker:  peers::client ──────────────────────────┼─► Snapshot ─┐
+//!          ├ file:    --source file:PATH ─────────────────────┘             ├─► desired/
 //!          └ every node: docker.sock ─ docker → containers (pure) ─► LocalView
 //! ```
 //!
@@ -13,6 +14,9 @@
 mod api;
 pub mod backoff;
 mod containers;
+mod control;
+mod control_api;
+mod control_wire;
 mod docker;
 pub mod file;
 mod local;
@@ -20,6 +24,7 @@ mod manager;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod wire;

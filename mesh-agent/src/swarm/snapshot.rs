@@ -132,6 +132,9 @@ pub struct Task {
     /// As the service's specification has it, with its placeholders; empty for Docker's own choice.
     pub hostname: String,
     pub attachments: Vec<Attachment>,
+    /// The ports of its service at the time it was made; they stay its own when the service is given others. `None` if
+    /// unknown: lists do not tell.
+    pub ports: Option<Vec<Port>>,
 }
 
 /// A task's place on one network.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::info;
 
+use super::control::Control;
 use super::local::{Local, Standing};
 use super::snapshot::{LocalView, Snapshot};
 use super::status::{SourceRole, StatusBoard};
@@ -23,6 +24,8 @@ pub struct SourceSettings {
     pub source: Source,
     /// Docker's socket.
     pub docker_socket: PathBuf,
+    /// The socket of the Swarm's manager on this node, if there is one.
+    pub control_socket: PathBuf,
     /// Docker's folder with the Swarm's certificates in it.
     pub swarm_state: PathBuf,
     /// The name of `docker_gwbridge`.
@@ -139,12 +142,17 @@ impl Supervisor<'_> {
                 info!(node_id, "this node is a manager: reading the Swarm from Docker");
                 self.board.set_role(SourceRole::Manager);
                 let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.settings.peer_port));
+                let control = Control {
+                    socket: &self.settings.control_socket,
+                    certificates: self.certificates,
+                    board: self.board,
+                };
                 let socket = &self.settings.docker_socket;
                 // What Docker knows; what the nodes report is added before anybody gets to see it.
                 let (sender, swarm) = watch::channel(None);
                 let (certificates, board) = (self.certificates.clone(), self.board.clone());
                 tokio::select! {
-                    never = manager::run(socket, self.settings.resync, &sender, self.board) => never,
+                    never = manager::run(socket, self.settings.resync, control, &sender) => never,
                     never = server::serve(address, certificates, swarm, self.snapshot, board) => never,
                 }
             }

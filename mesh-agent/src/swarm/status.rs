@@ -37,6 +37,8 @@ pub enum Part {
     Local,
     /// Serving snapshots to the agents of other nodes.
     Peers,
+    /// Having the Swarm's changes pushed; only on managers.
+    Watch,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -64,6 +66,7 @@ pub struct SourceStatus {
     pub swarm: Health,
     pub local: Health,
     pub peers: Health,
+    pub watch: Health,
     /// Objects that could not be understood and are left out.
     pub skipped: BTreeSet<String>,
     /// By node id; only on managers.
@@ -83,6 +86,7 @@ impl StatusBoard {
         let mut status = self.lock();
         status.role = role;
         status.connected_to = None;
+        status.watch = Health::default();
         status.subscribers.clear();
     }
 
@@ -150,6 +154,7 @@ impl SourceStatus {
             Part::Swarm => &mut self.swarm,
             Part::Local => &mut self.local,
             Part::Peers => &mut self.peers,
+            Part::Watch => &mut self.watch,
         }
     }
 }
@@ -160,6 +165,7 @@ impl Part {
             Self::Swarm => "the state of the Swarm is readable",
             Self::Local => "this node's containers are readable",
             Self::Peers => "the agents of other nodes are served",
+            Self::Watch => "changes of the Swarm are pushed",
         }
     }
 
@@ -168,6 +174,7 @@ impl Part {
             Self::Swarm => "the state of the Swarm cannot be read, the last known one stays in force",
             Self::Local => "this node's containers cannot be read, the last known ones stay in force",
             Self::Peers => "the agents of other nodes cannot be served",
+            Self::Watch => "changes of the Swarm are not pushed, they are polled, which takes longer",
         }
     }
 }

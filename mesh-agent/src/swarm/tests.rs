@@ -2,3 +2,5 @@
 
 mod docker_api;
 mod following;
+mod recording;
+mod scenarios;

@@ -17,6 +17,7 @@ fn backend(last: u8, state: State) -> Backend {
         port: 80,
         state,
         return_by: Return::Tunnel,
+        weight: 1,
         drain: None,
         since: 0,
     }
