@@ -2,7 +2,9 @@
 //! namespace of their own. Needs root.
 
 mod checksums;
+mod collect;
 mod contract;
+mod conversations;
 mod egress;
 mod flows;
 mod fragments;

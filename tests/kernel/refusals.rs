@@ -63,7 +63,8 @@ fn an_icmp_error_refuses_as_a_reset_does() {
     let world = World::serving(&[remote(1), remote(2)]);
     let packet = Packet::from_client(syn());
     let _ = world.uplink_in(&packet).leaves(Outcome::Tunnelled);
-    let error = Packet { source: cast::NODE, ..Packet::from_task(1, icmp_error(3, 3, 0, packet.long_quote())) };
+    let error =
+        Packet { source: cast::NODE, ..Packet::from_task(1, icmp_error(3, 3, 0, packet.long_quote())) };
     let run = world.run(Hook::UplinkIn, &Tunnel::to_here(1).reply().around(&error.ip()));
     run.leaves_as(Outcome::RefusalReplayed, &packet.bytes());
 }
@@ -74,11 +75,12 @@ fn other_icmp_errors_and_those_about_other_segments_reach_the_client() {
     let packet = Packet::from_client(syn());
     let delivered = packet.delivered(1);
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &delivered.bytes());
-    let another = delivered.with(|packet| packet.payload = Payload::Tcp(Tcp { sequence: 7, destination: TARGET, ..tcp(SYN) }));
+    let another = delivered
+        .with(|packet| packet.payload = Payload::Tcp(Tcp { sequence: 7, destination: TARGET, ..tcp(SYN) }));
     for (kind, code, quote) in
         [(3, 4, delivered.quote()), (11, 0, delivered.quote()), (3, 3, another.quote())]
     {
-        let error = Packet::from_task(1, icmp_error(kind, code, 1400, quote));
+        let error = Packet::from_task(1, icmp_error(kind, code, 0, quote));
         let _ = world.bridge_in(&error).leaves(Outcome::ErrorToClient);
     }
 }
@@ -229,8 +231,12 @@ fn a_refused_call_of_a_virtual_address_comes_in_again() {
 
 #[test]
 fn a_task_that_refuses_itself_is_replaced_unless_it_is_the_only_one() {
-    let refused = Packet { destination: VIP, destination_mac: overlay::VIP_MAC, ..overlay::answer(overlay::CALLER, call_reset()) }
-        .macs(overlay::VIP_MAC, overlay::mac(overlay::CALLER));
+    let refused = Packet {
+        destination: VIP,
+        destination_mac: overlay::VIP_MAC,
+        ..overlay::answer(overlay::CALLER, call_reset())
+    }
+    .macs(overlay::VIP_MAC, overlay::mac(overlay::CALLER));
     let packet = call(syn());
     let world = World::calling(&[overlay::CALLER, 2]);
     world.overlay_in(&packet).leaves_as(Outcome::VipToSelf, &turned(&packet).bytes());

@@ -1,12 +1,14 @@
 //! A node with the real programs, and its tables as the agent would fill them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, Pod};
+use mesh_agent::dataplane::pins::Pins;
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
 use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
@@ -28,6 +30,8 @@ use super::wire::Wire;
 /// Tables that the tests need not be large, beside those of flows: the kernel allocates their elements when they are made.
 const SMALL: [&str; 3] = ["TRANSLATIONS", "FRAGMENTS", "SOCKETS"];
 const SMALL_SIZE: u32 = 4096;
+/// The kernel forgets by batches.
+const SMALLEST_LRU: u32 = 512;
 
 pub(crate) struct World {
     ebpf: Ebpf,
@@ -76,14 +80,15 @@ impl World {
         Self::with_flows(SMALL_SIZE)
     }
 
-    /// As [`World::new`], with tables for so many flows of each kind.
+    /// As [`World::new`], with a table for so many established flows.
     pub(crate) fn with_flows(flows: u32) -> Self {
         let namespace = Namespace::new();
         namespace.ip(&interfaces());
         namespace.forward();
         let mut loader = EbpfLoader::new();
         for name in SMALL.into_iter().chain(maps::SIZED_BY_FLOWS) {
-            loader.map_max_entries(name, flows);
+            let is_established = maps::ESTABLISHED.contains(&name);
+            loader.map_max_entries(name, if is_established { flows } else { flows.max(SMALLEST_LRU) });
         }
         loader.override_global("NETWORK", &overlay::NETWORK, true);
         let mut ebpf = loader.load(object()).expect("the object is accepted");
@@ -106,11 +111,15 @@ impl World {
 
     /// A new world in which the usual port is published for TCP and UDP with these backends; their ids count from 1.
     pub(crate) fn serving(backends: &[Backend]) -> Self {
-        let mut world = Self::new();
-        let ids = world.backends(backends);
-        world.frontend(cast::PUBLISHED, protocol::TCP, &ids);
-        world.frontend(cast::PUBLISHED, protocol::UDP, &ids);
-        world
+        Self::new().serves(backends)
+    }
+
+    /// This world, with the usual port published for TCP and UDP with these backends.
+    pub(crate) fn serves(mut self, backends: &[Backend]) -> Self {
+        let ids = self.backends(backends);
+        self.frontend(cast::PUBLISHED, protocol::TCP, &ids);
+        self.frontend(cast::PUBLISHED, protocol::UDP, &ids);
+        self
     }
 
     /// As [`World::serving`], and the local tasks can be reached through the tunnel, too: by both protocols.
@@ -144,6 +153,18 @@ impl World {
         let mut ebpf = loader.load(object()).expect("the object is accepted");
         load(&mut ebpf, &[Hook::OverlayIn, Hook::OverlayOut]);
         self.other_network = Some(ebpf);
+    }
+
+    /// The maps as an agent finds them, for as long as the file system lives.
+    pub(crate) fn pinned(&mut self) -> (BpfFs, Pins) {
+        let files = BpfFs::new();
+        let pins = Pins::under(&files.path(""));
+        fs::create_dir_all(pins.maps()).expect("folders can be made");
+        for name in maps::NAMES {
+            let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
+            map.pin(pins.map(name)).unwrap_or_else(|error| panic!("{name} can be pinned: {error}"));
+        }
+        (files, pins)
     }
 
     pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
@@ -331,9 +352,9 @@ impl World {
 
     /// The flow, wherever it is.
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.established(key).or_else(|| self.opening(key).map(|opening| opening.flow)).or_else(|| {
-            self.hash::<FlowKey, Flow>("UDP_FLOWS").get(key, 0).ok()
-        })
+        self.established(key)
+            .or_else(|| self.opening(key).map(|opening| opening.flow))
+            .or_else(|| self.hash::<FlowKey, Flow>("UDP_FLOWS").get(key, 0).ok())
     }
 
     /// The flow among the established ones.
