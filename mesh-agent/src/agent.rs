@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::args::{Metrics, RunArguments, Switch};
 use crate::core::{Core, Inputs, Outputs};
 use crate::dataplane::counters::Counters;
+use crate::dataplane::flows::{Collection, Flows, IdleLimits};
 use crate::dataplane::heartbeat::Heartbeat;
 use crate::dataplane::pins::Pins;
 use crate::dns::resolver::{Resolver, ResolverSettings};
@@ -25,6 +26,8 @@ use crate::{dns, reach, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
+/// How often the tables of flows are looked through.
+const COLLECTION: Duration = Duration::from_secs(30);
 /// How often the resolver's sign of life is renewed; the hooks miss it after 800 ms.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// How old the resolver's last turn may be for it to count as alive.
@@ -77,7 +80,10 @@ async fn serve(arguments: RunArguments) -> Result<()> {
 
     let (ask, inquiries) = mpsc::channel(1);
     let counters = Counters::open(&pins)?;
-    let collector = Collector::new(counters, outputs.published, board, resolver, arguments.flows, ask);
+    let (collection_sender, collection) = watch::channel(Collection::default());
+    tokio::spawn(collect_flows(Flows::open(&pins)?, collection_sender));
+    let collector =
+        Collector::new(counters, outputs.published, board, resolver, arguments.flows, ask, collection);
     let collector = Arc::new(collector);
     tokio::spawn(show_status(arguments.socket.clone(), collector.clone()));
     if let Metrics::At(address) = arguments.metrics {
@@ -90,6 +96,28 @@ async fn serve(arguments: RunArguments) -> Result<()> {
         }
     });
     core.follow(Inputs { snapshot, local, node, namespaces, pulses, inquiries }).await
+}
+
+/// Keeps flows that are over from piling up.
+async fn collect_flows(mut flows: Flows, collection: watch::Sender<Collection>) {
+    let mut turns = interval(COLLECTION);
+    loop {
+        turns.tick().await;
+        // The tables may be long, and each of their entries is a system call.
+        let turn = tokio::task::spawn_blocking(move || {
+            let found = flows.collect(status::collect::monotonic_nanoseconds(), &IdleLimits::default());
+            (flows, found)
+        });
+        let Ok((back, found)) = turn.await else {
+            error!("the tables of flows are not looked after any more");
+            return;
+        };
+        flows = back;
+        if found.removed > 0 {
+            info!(flows = found.removed, "forgot flows that were over or silent for too long");
+        }
+        collection.send_replace(found);
+    }
 }
 
 /// Answers names wherever the bridge's address is.

@@ -145,6 +145,7 @@ pub(crate) fn recall<T: Tables>(key: &T::Key) -> Option<Known> {
         return T::others().get_ptr_mut(key).map(|flow| Known::Other(unsafe { &mut *flow }));
     }
     if let Some(flow) = T::established().get_ptr_mut(key) {
+        // SAFETY: as above.
         return Some(Known::Established(unsafe { &mut *flow }));
     }
     recall_opening::<T>(key).map(Known::Opening)
@@ -178,7 +179,7 @@ pub(crate) fn remember_opening<T: Tables>(
     if may_move && packet.opens() {
         rewrite::keep_syn(frame, packet, &mut opening.syn);
     }
-    T::opening().insert(key, &*opening, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+    put(T::opening(), key, opening)
 }
 
 /// Forgets an established flow whose backend is gone or whose client starts another.
@@ -277,18 +278,25 @@ fn establish<T: Tables>(key: &T::Key, opening: &'static mut Opening) {
     if first_time {
         suspects::forgive(opening.flow.backend);
     }
-    if T::established().insert(key, &opening.flow, u64::from(BPF_ANY)).is_ok() {
+    let flow = &opening.flow;
+    if T::established().insert(key, flow, u64::from(BPF_ANY)).is_ok() {
         let _ = T::opening().remove(key);
     } else if first_time {
         counters::count(Outcome::FlowUnprotected);
     }
 }
 
+/// By reference: a value would be copied on the stack once more.
+#[inline(always)]
+fn put<K>(table: &LruHashMap<K, Opening>, key: &K, opening: &Opening) -> Result<(), Outcome> {
+    table.insert(key, opening, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
+}
+
 /// Moves a flow that has ended out of the established ones.
 #[inline(never)]
 fn retire<T: Tables>(key: &T::Key, flow: &Flow) {
     let Some(opening) = fresh(flow) else { return };
-    if T::opening().insert(key, &*opening, u64::from(BPF_ANY)).is_ok() {
+    if put(T::opening(), key, opening).is_ok() {
         let _ = T::established().remove(key);
     }
 }

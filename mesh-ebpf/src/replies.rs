@@ -100,7 +100,8 @@ fn establish(key: &ReplyKey, reply: &'static mut Reply) {
     }
     let first_time = reply.state & state::PROVEN == 0;
     reply.state |= state::PROVEN;
-    if REPLIES.insert(key, &*reply, u64::from(BPF_ANY)).is_ok() {
+    let value: &Reply = reply;
+    if REPLIES.insert(key, value, u64::from(BPF_ANY)).is_ok() {
         let _ = OPENING_REPLIES.remove(key);
     } else if first_time {
         counters::count(Outcome::FlowUnprotected);
@@ -109,7 +110,7 @@ fn establish(key: &ReplyKey, reply: &'static mut Reply) {
 
 #[inline(never)]
 fn retire(key: &ReplyKey, reply: &Reply) {
-    if OPENING_REPLIES.insert(key, &*reply, u64::from(BPF_ANY)).is_ok() {
+    if OPENING_REPLIES.insert(key, reply, u64::from(BPF_ANY)).is_ok() {
         let _ = REPLIES.remove(key);
     }
 }
@@ -187,7 +188,7 @@ fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<
     let mut value = *reply;
     value.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
     let table = if packet.is_tcp() { &OPENING_REPLIES } else { &UDP_REPLIES };
-    table.insert(key, &value, flags).map_err(|_| Outcome::FlowTableFull)
+    table.insert(key, value, flags).map_err(|_| Outcome::FlowTableFull)
 }
 
 /// The task-side port of a translated flow, if it is one. `key` has the client's own port.

@@ -143,7 +143,7 @@ pub(crate) fn choose<T: Tables>(
         }
         return match known {
             Known::Opening(opening) if is_offered_again(packet, opening) => {
-                offer_again(opening, frontend, now)
+                Ok(offer_again(opening, frontend, now))
             }
             Known::Established(_) => {
                 flows::forget_established::<T>(key);
@@ -200,11 +200,11 @@ fn is_offered_again(packet: &Packet, opening: &Opening) -> bool {
 }
 
 #[inline(always)]
-fn offer_again(opening: &mut Opening, frontend: &Frontend, now: u64) -> Result<Choice, Outcome> {
-    let Some((id, backend)) = in_turn(frontend, now) else { return Ok(Choice::Refuse) };
+fn offer_again(opening: &mut Opening, frontend: &Frontend, now: u64) -> Choice {
+    let Some((id, backend)) = in_turn(frontend, now) else { return Choice::Refuse };
     opening.flow = given(id, backend, now);
     counters::count_flow(id);
-    Ok(Choice::Backend(id, backend))
+    Choice::Backend(id, backend)
 }
 
 #[inline(always)]

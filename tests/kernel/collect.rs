@@ -40,7 +40,7 @@ fn silent_flows_and_those_of_tasks_that_are_gone_are_removed_and_all_are_counted
     let _ = world.uplink_in(&Packet::from_client(syn()));
     let _ = world.uplink_in(&Packet::from_client(Payload::Udp(udp(b"query"))));
 
-    let limits = IdleLimits { by_backend: BTreeMap::from([(2, Duration::from_secs(3_600))]) };
+    let limits = IdleLimits { by_backend: BTreeMap::from([(2, Duration::from_hours(1))]) };
     let found = flows.collect(NOW, &limits);
     assert_eq!(found.removed, 4);
     let left: Vec<bool> = (1..=6).map(|port| world.established(&key(port)).is_some()).collect();

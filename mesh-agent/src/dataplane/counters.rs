@@ -24,7 +24,8 @@ pub struct Counters {
 /// How full the flow table is, and with what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowSummary {
-    pub entries: usize,
+    /// Established ones of TCP.
+    pub established: usize,
     /// Flows that are open at the moment, by backend id and generation.
     pub open: BTreeMap<(u32, u32), u64>,
 }
@@ -69,17 +70,19 @@ impl Counters {
     pub fn flows(&self, now: u64) -> FlowSummary {
         let mut summary = FlowSummary::default();
         // Entries that vanish while the table is read end the iteration early at worst: a count for people may be late.
+        let mut open_by_backend: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         let open = |flow: Flow| !tcp::is_closed(flow.state);
         let established = self.established.iter().flatten().map(|(_, flow)| (flow, open(flow)));
         let opening = self.opening.iter().flatten().map(|(_, opening)| (opening.flow, open(opening.flow)));
         let udp = self.udp.iter().flatten();
         let udp = udp.map(|(_, flow)| (flow, now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS));
+        let established = established.inspect(|_| summary.established += 1);
         for (flow, is_open) in established.chain(opening).chain(udp) {
-            summary.entries += 1;
             if is_open {
-                *summary.open.entry((flow.backend, flow.generation)).or_default() += 1;
+                *open_by_backend.entry((flow.backend, flow.generation)).or_default() += 1;
             }
         }
+        summary.open = open_by_backend;
         summary
     }
 }

@@ -4,12 +4,14 @@
 //! reconcile ─► Dataplane::apply ─► maps, pinned under <bpffs>/mesh/maps
 //! node      ─► Attachments      ─► programs on interfaces and the cgroup; links pinned under <bpffs>/mesh/links
 //! status    ─► Counters         ─► reads the pinned maps
+//! agent     ─► Flows            ─► removes flows that are over, counts the others
 //! ```
 //!
 //! What is pinned stays when the agent goes: programs, maps and flows serve on, and the next agent takes them over.
 
 pub mod attachments;
 pub mod counters;
+pub mod flows;
 pub mod heartbeat;
 pub mod kernel;
 pub mod memory;

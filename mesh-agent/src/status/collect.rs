@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
 use super::report::{
-    AttachmentRow, BackendRow, BackendState, DataplaneReport, NetworkRow, NodeRow, Report, ServiceRow,
-    SourceReport, ThisNodeReport,
+    AttachmentRow, BackendRow, BackendState, DataplaneReport, FlowTableRow, NetworkRow, NodeRow, Report,
+    ServiceRow, SourceReport, ThisNodeReport,
 };
 use super::server::ReportSource;
 use crate::dataplane::Dataplane;
 use crate::dataplane::attachments::Attached;
 use crate::dataplane::counters::{Counters, FlowSummary};
+use crate::dataplane::flows::{Collection, TableUse};
 use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
 use crate::desired::{Backend, Desired, FrontendId, State};
@@ -87,6 +88,7 @@ pub struct Collector {
     board: StatusBoard,
     resolver: Arc<Resolver>,
     flows_max: u32,
+    collection: watch::Receiver<Collection>,
     rates: Mutex<Rates>,
 }
 
@@ -121,8 +123,18 @@ impl Collector {
         resolver: Arc<Resolver>,
         flows_max: u32,
         inquiries: mpsc::Sender<Inquiry>,
+        collection: watch::Receiver<Collection>,
     ) -> Self {
-        Self { inquiries, counters, published, board, resolver, flows_max, rates: Mutex::default() }
+        Self {
+            inquiries,
+            counters,
+            published,
+            board,
+            resolver,
+            flows_max,
+            collection,
+            rates: Mutex::default(),
+        }
     }
 
     /// Takes the rates; to be called every few seconds.
@@ -155,8 +167,9 @@ impl Collector {
             warnings: published.warnings.clone(),
             dataplane: DataplaneReport {
                 attachments: attachments(&published),
-                flows_used: flows.entries as u64,
+                flows_used: flows.established as u64,
                 flows_max: u64::from(self.flows_max),
+                flow_tables: flow_tables(&self.collection.borrow()),
                 update_seconds: published.update.as_secs_f64(),
                 outcomes: BTreeMap::new(),
             },
@@ -376,6 +389,16 @@ fn backends_on(published: &Published, node_id: &str) -> u64 {
         .map(|(task, _)| task)
         .collect::<BTreeSet<_>>()
         .len() as u64
+}
+
+fn flow_tables(collection: &Collection) -> Vec<FlowTableRow> {
+    let row = |table: &TableUse| FlowTableRow {
+        table: table.table.to_lowercase(),
+        entries: table.entries,
+        capacity: u64::from(table.capacity),
+        bytes: table.bytes,
+    };
+    collection.tables.iter().map(row).collect()
 }
 
 /// The clock that flows are dated by.

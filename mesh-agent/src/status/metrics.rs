@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::report::{BackendRow, BackendState, Report};
+use super::report::{BackendRow, BackendState, FlowTableRow, Report};
 use super::server::ReportSource;
 
 /// For one connection, whatever it asks.
@@ -118,6 +118,8 @@ fn published(frontend: &str) -> (&str, &str) {
     frontend.strip_prefix(':').and_then(|rest| rest.split_once('/')).unwrap_or(("", ""))
 }
 
+type Figure = fn(&FlowTableRow) -> u64;
+
 fn packets(page: &mut Page, report: &Report) {
     let dataplane = &report.dataplane;
     page.family("mesh_outcomes_total", "counter", "Packets and calls of this node, by how they ended");
@@ -129,10 +131,17 @@ fn packets(page: &mut Page, report: &Report) {
         let count = dataplane.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
         page.sample("mesh_drops_total", &[("reason", &outcome.as_str())], count as f64);
     }
-    page.family("mesh_flows", "gauge", "Entries of the flow table");
-    page.sample("mesh_flows", &[], dataplane.flows_used as f64);
-    page.family("mesh_flows_max", "gauge", "Entries that the flow table has room for");
-    page.sample("mesh_flows_max", &[], dataplane.flows_max as f64);
+    let figures: [(&str, &str, Figure); 3] = [
+        ("mesh_flows", "Entries of a table of flows", |row| row.entries),
+        ("mesh_flows_max", "Entries that a table of flows has room for", |row| row.capacity),
+        ("mesh_flow_bytes", "Memory that the kernel accounts for a table of flows", |row| row.bytes),
+    ];
+    for (name, help, figure) in figures {
+        page.family(name, "gauge", help);
+        for row in &dataplane.flow_tables {
+            page.sample(name, &[("table", &row.table)], figure(row) as f64);
+        }
+    }
     page.family("mesh_map_update_seconds", "gauge", "How long the last change of the kernel's tables took");
     page.sample("mesh_map_update_seconds", &[], dataplane.update_seconds);
 }
@@ -220,6 +229,12 @@ mod tests {
                 ..BackendRow::default()
             }],
             dataplane: DataplaneReport {
+                flow_tables: vec![FlowTableRow {
+                    table: "opening".into(),
+                    entries: 5,
+                    capacity: 8,
+                    bytes: 4096,
+                }],
                 outcomes: BTreeMap::from([("unknown_peer".into(), 3)]),
                 ..DataplaneReport::default()
             },
@@ -232,7 +247,9 @@ mod tests {
             "mesh_backends{state=\"active\"} 1",
             "mesh_backends{state=\"down\"} 0",
             "mesh_drops_total{reason=\"unknown_peer\"} 3",
-            "mesh_flows 0",
+            "mesh_flows{table=\"opening\"} 5",
+            "mesh_flows_max{table=\"opening\"} 8",
+            "mesh_flow_bytes{table=\"opening\"} 4096",
         ] {
             assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
         }

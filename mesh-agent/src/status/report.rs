@@ -181,12 +181,27 @@ pub struct NetworkRow {
 #[serde(default)]
 pub struct DataplaneReport {
     pub attachments: Vec<AttachmentRow>,
+    /// Established TCP flows whose clients came in by this node, and how many there may be.
     pub flows_used: u64,
     pub flows_max: u64,
+    /// All tables of flows.
+    pub flow_tables: Vec<FlowTableRow>,
     /// How long the last change of the kernel's tables took.
     pub update_seconds: f64,
     /// How packets left us, by outcome.
     pub outcomes: BTreeMap<String, u64>,
+}
+
+/// A table of flows, as it was when it was last looked through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowTableRow {
+    /// The map's name in lower case, like `flows` or `udp_replies`.
+    pub table: String,
+    pub entries: u64,
+    pub capacity: u64,
+    /// Memory, as the kernel accounts it.
+    pub bytes: u64,
 }
 
 /// A program on an interface.

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use crate::dns::report::DnsReport;
 
-use super::report::{BackendRow, HealthReport, NetworkRow, NodeRow, Report, ServiceRow, SourceReport};
+use super::report::{
+    BackendRow, DataplaneReport, HealthReport, NetworkRow, NodeRow, Report, ServiceRow, SourceReport,
+};
 
 /// Everything, one table below the other.
 pub fn whole(report: &Report) -> String {
@@ -132,6 +134,20 @@ pub fn dns(report: &DnsReport) -> String {
     text
 }
 
+/// How full the table of established flows is, what else is known, and what all tables cost.
+fn flows(dataplane: &DataplaneReport) -> String {
+    let used = format!("{} of {}", dataplane.flows_used, dataplane.flows_max);
+    let tables = &dataplane.flow_tables;
+    if tables.is_empty() {
+        return used;
+    }
+    let others = tables.iter().filter(|row| row.table != "flows" && row.entries > 0);
+    let parts: Vec<String> =
+        std::iter::once(used).chain(others.map(|row| format!("{} {}", row.table, row.entries))).collect();
+    let bytes: u64 = tables.iter().map(|row| row.bytes).sum();
+    format!("{} ({} MiB)", parts.join(", "), bytes.div_ceil(1 << 20))
+}
+
 /// Who and how well, in a few lines, and what is wrong.
 pub fn summary(report: &Report) -> String {
     let node = &report.node;
@@ -142,7 +158,7 @@ pub fn summary(report: &Report) -> String {
         ("Node", format!("{} {} (agent {})", node.hostname, or_dash(&node.address), report.agent_version)),
         ("Source", source(&report.source)),
         ("Dataplane", or_dash(&hooks.join(", "))),
-        ("Flows", format!("{} of {}", dataplane.flows_used, dataplane.flows_max)),
+        ("Flows", flows(dataplane)),
     ];
     let outcomes: Vec<String> = dataplane
         .outcomes

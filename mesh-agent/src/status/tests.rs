@@ -16,8 +16,8 @@ use tokio::time::sleep;
 
 use super::client::{self, fetch, rendered};
 use super::report::{
-    AttachmentRow, BackendRow, BackendState, DataplaneReport, HealthReport, NetworkRow, NodeRow, Report,
-    ServiceRow, SourceReport, ThisNodeReport,
+    AttachmentRow, BackendRow, BackendState, DataplaneReport, FlowTableRow, HealthReport, NetworkRow,
+    NodeRow, Report, ServiceRow, SourceReport, ThisNodeReport,
 };
 use super::server::{ReportSource, StatusServerError, serve};
 use crate::args::{Section, StatusArguments, StatusFormat};
@@ -208,9 +208,14 @@ pub(super) fn example() -> Report {
             attachments: vec![attachment("eth0", "xdp-native"), attachment("docker_gwbridge", "tcx-ingress")],
             flows_used: 12,
             flows_max: 131_072,
+            flow_tables: vec![flow_table("flows", 12), flow_table("opening", 7), flow_table("udp_flows", 0)],
             outcomes: BTreeMap::from([("forwarded".into(), 1000), ("dropped".into(), 0)]),
         },
     }
+}
+
+fn flow_table(name: &str, entries: u64) -> FlowTableRow {
+    FlowTableRow { table: name.into(), entries, capacity: 131_072, bytes: 1 << 20 }
 }
 
 struct Example;

@@ -1,0 +1,269 @@
+//! The tables of flows: what is in them, what they cost, and which entries of the established ones are to go.
+//!
+//! The programs remove a flow when it ends. What is left over is what ended without anybody's saying so here: a client that
+//! vanished, a task that is gone, an end whose packets took another way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData};
+use mesh_common::backend::{Backend, state as backend_state};
+use mesh_common::flow::{Flow, FlowKey, Opening};
+use mesh_common::maps;
+use mesh_common::overlay::{VipFlowKey, VipReply, VipReplyKey};
+use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::tcp::state;
+
+use super::DataplaneError;
+use super::pins::Pins;
+
+/// How long an established TCP flow may be silent.
+pub const IDLE: Duration = Duration::from_hours(24);
+/// How long one may be that an end has closed: the other one may still be sending, but then it is heard of.
+const HALF_CLOSED_IDLE: Duration = Duration::from_mins(10);
+/// How long one whose backend is gone is kept to tell its client so.
+const GONE_IDLE: Duration = Duration::from_mins(2);
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    Remove,
+}
+
+/// How long entries may be silent, where it is not [`IDLE`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// By backend id.
+    pub by_backend: BTreeMap<u32, Duration>,
+}
+
+impl IdleLimits {
+    fn of(&self, backend: u32) -> Duration {
+        self.by_backend.get(&backend).copied().unwrap_or(IDLE)
+    }
+
+    /// A conversation at its home node does not know its backend's id: none is removed before the longest of all limits.
+    fn longest(&self) -> Duration {
+        self.by_backend.values().copied().fold(IDLE, Duration::max)
+    }
+}
+
+/// Decides about an established flow. `is_current` tells whether its backend is still the one that it was given; `now` is the
+/// coarse monotonic clock in nanoseconds, as the entry's times are.
+pub fn fate(last_seen: u64, tcp_state: u8, is_current: bool, now: u64, limit: Duration) -> Fate {
+    const HALF_CLOSED: u8 = state::CLIENT_FINISHED | state::TASK_FINISHED | state::RESET;
+
+    // The kernel may have seen a packet after the clock was read.
+    let silent = Duration::from_nanos(now.saturating_sub(last_seen));
+    let mut limit = limit;
+    if tcp_state & HALF_CLOSED != 0 {
+        limit = limit.min(HALF_CLOSED_IDLE);
+    }
+    if !is_current {
+        limit = limit.min(GONE_IDLE);
+    }
+    if silent > limit { Fate::Remove } else { Fate::Keep }
+}
+
+/// One table of flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableUse {
+    /// The map's name.
+    pub table: &'static str,
+    pub entries: u64,
+    pub capacity: u32,
+    /// What the kernel accounts for it.
+    pub bytes: u64,
+}
+
+/// What one turn of the collector found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collection {
+    pub removed: u64,
+    pub tables: Vec<TableUse>,
+}
+
+/// The tables of flows.
+pub struct Flows {
+    entry: HashMap<MapData, FlowKey, Flow>,
+    calls: HashMap<MapData, VipFlowKey, Flow>,
+    replies: HashMap<MapData, ReplyKey, Reply>,
+    backends: Array<MapData, Backend>,
+    /// Those that forget by themselves.
+    others: Vec<Box<dyn Fn() -> u64 + Send>>,
+    /// All of them once more, in the order of [`maps::SIZED_BY_FLOWS`].
+    descriptions: Vec<(&'static str, MapData)>,
+}
+
+impl Flows {
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let described = |name| Ok((name, pinned(pins, name)?));
+        Ok(Self {
+            entry: hash(pins, "FLOWS")?,
+            calls: hash(pins, "VIP_FLOWS")?,
+            replies: hash(pins, "REPLIES")?,
+            backends: Array::try_from(Map::Array(pinned(pins, "BACKENDS")?))
+                .map_err(|error| failed("BACKENDS")(error.into()))?,
+            others: vec![
+                counter::<FlowKey, Opening>(pins, "OPENING")?,
+                counter::<FlowKey, Flow>(pins, "UDP_FLOWS")?,
+                counter::<ReplyKey, Reply>(pins, "OPENING_REPLIES")?,
+                counter::<ReplyKey, Reply>(pins, "UDP_REPLIES")?,
+                counter::<VipFlowKey, Opening>(pins, "VIP_OPENING")?,
+                counter::<VipFlowKey, Flow>(pins, "VIP_UDP_FLOWS")?,
+                counter::<VipReplyKey, VipReply>(pins, "VIP_REPLIES")?,
+            ],
+            descriptions: maps::SIZED_BY_FLOWS.into_iter().map(described).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Looks at every entry, removes what is to go, and counts what is left. Takes a while when there are many: not for a
+    /// thread that has others waiting.
+    pub fn collect(&mut self, now: u64, limits: &IdleLimits) -> Collection {
+        let backends = &self.backends;
+        let is_current = |flow: &Flow| {
+            backends.get(&flow.backend, 0).is_ok_and(|backend| {
+                backend.generation == flow.generation && backend.state != backend_state::DOWN
+            })
+        };
+        let of_flow =
+            |flow: &Flow| fate(flow.last_seen, flow.state, is_current(flow), now, limits.of(flow.backend));
+        let of_reply = |reply: &Reply| fate(reply.last_seen, reply.state, true, now, limits.longest());
+        let flows = sweep(&mut self.entry, of_flow);
+        let calls = sweep(&mut self.calls, of_flow);
+        let replies = sweep(&mut self.replies, of_reply);
+        let others: Vec<u64> = self.others.iter().map(|count| count()).collect();
+        let [opening, udp, opening_replies, udp_replies, opening_calls, udp_calls, call_replies] = others[..]
+        else {
+            return Collection::default();
+        };
+        let entries = [
+            flows.left,
+            opening,
+            udp,
+            replies.left,
+            opening_replies,
+            udp_replies,
+            calls.left,
+            opening_calls,
+            udp_calls,
+            call_replies,
+        ];
+        let tables = self.descriptions.iter().zip(entries);
+        Collection {
+            removed: flows.removed + calls.removed + replies.removed,
+            tables: tables.map(|((name, map), entries)| table_use(name, map, entries)).collect(),
+        }
+    }
+}
+
+/// What a table had to give up.
+struct Swept {
+    removed: u64,
+    left: u64,
+}
+
+fn sweep<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, fate: impl Fn(&V) -> Fate) -> Swept {
+    // Entries that vanish while the table is read end the walk early at worst: the next turn sees the rest.
+    let mut swept = Swept { removed: 0, left: 0 };
+    let mut gone = Vec::new();
+    for (key, value) in map.iter().flatten() {
+        match fate(&value) {
+            Fate::Keep => swept.left += 1,
+            Fate::Remove => gone.push(key),
+        }
+    }
+    // One that the programs have just removed is as good.
+    swept.removed = gone.iter().filter(|key| map.remove(key).is_ok()).count() as u64;
+    swept
+}
+
+fn table_use(table: &'static str, map: &MapData, entries: u64) -> TableUse {
+    let capacity = map.info().map_or(0, |info| info.max_entries());
+    TableUse { table, entries, capacity, bytes: accounted(map).unwrap_or(0) }
+}
+
+/// Bytes that the kernel accounts for a map; from Linux 6.4 on of what it really uses, before of what it could use at most.
+fn accounted(map: &MapData) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    memlock(&fs::read_to_string(path).ok()?)
+}
+
+/// The `memlock` line of a map's description in /proc/<pid>/fdinfo.
+fn memlock(description: &str) -> Option<u64> {
+    description.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+fn counter<K: Pod + Send + 'static, V: Pod + Send + 'static>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<Box<dyn Fn() -> u64 + Send>, DataplaneError> {
+    let map: HashMap<MapData, K, V> = HashMap::try_from(Map::LruHashMap(pinned(pins, name)?))
+        .map_err(|error| failed(name)(error.into()))?;
+    Ok(Box::new(move || map.keys().flatten().count() as u64))
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<HashMap<MapData, K, V>, DataplaneError> {
+    HashMap::try_from(Map::HashMap(pinned(pins, name)?)).map_err(|error| failed(name)(error.into()))
+}
+
+fn pinned(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(pins.map(name)).map_err(|error| failed(name)(error.into()))
+}
+
+fn failed(map: &'static str) -> impl Fn(anyhow::Error) -> DataplaneError {
+    move |source| DataplaneError::Map { what: "read", map, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::tcp::state::{CLIENT_FINISHED, ESTABLISHED};
+
+    use super::*;
+
+    /// A day and a half after the machine was started.
+    const NOW: u64 = 36 * 3_600 * 1_000_000_000;
+
+    fn after(silence: Duration, tcp_state: u8, is_current: bool, limit: Duration) -> Fate {
+        fate(NOW - silence.as_nanos() as u64, tcp_state, is_current, NOW, limit)
+    }
+
+    #[test]
+    fn a_silent_flow_is_kept_until_its_limit() {
+        let second = Duration::from_secs(1);
+        assert_eq!(after(IDLE, ESTABLISHED, true, IDLE), Fate::Keep);
+        assert_eq!(after(IDLE + second, ESTABLISHED, true, IDLE), Fate::Remove);
+        let limit = Duration::from_mins(1);
+        assert_eq!(after(limit + second, ESTABLISHED, true, limit), Fate::Remove);
+        assert_eq!(fate(NOW + 5, ESTABLISHED, true, NOW, Duration::ZERO), Fate::Keep, "seen just now");
+    }
+
+    #[test]
+    fn what_is_half_closed_or_gone_goes_earlier() {
+        let half_closed = ESTABLISHED | CLIENT_FINISHED;
+        let while_kept = Duration::from_mins(5);
+        assert_eq!(after(while_kept, half_closed, true, IDLE), Fate::Keep);
+        assert_eq!(after(2 * while_kept + while_kept, half_closed, true, IDLE), Fate::Remove);
+        assert_eq!(after(while_kept, ESTABLISHED, false, IDLE), Fate::Remove);
+        assert_eq!(after(Duration::from_secs(1), ESTABLISHED, false, IDLE), Fate::Keep);
+    }
+
+    #[test]
+    fn limits_are_by_backend_and_replies_wait_for_the_longest() {
+        let week = Duration::from_hours(7 * 24);
+        let limits = IdleLimits { by_backend: BTreeMap::from([(7, week), (8, Duration::from_mins(1))]) };
+        assert_eq!((limits.of(7), limits.of(8), limits.of(9)), (week, Duration::from_mins(1), IDLE));
+        assert_eq!(limits.longest(), week);
+        assert_eq!(IdleLimits::default().longest(), IDLE);
+    }
+
+    #[test]
+    fn the_kernels_accounting_is_read() {
+        assert_eq!(memlock("pos:\t0\nmap_type:\t9\nmemlock:\t4096\nmap_id:\t7\n"), Some(4096));
+        assert_eq!(memlock("pos:\t0\n"), None);
+    }
+}
