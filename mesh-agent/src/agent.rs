@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,13 +14,13 @@ use tracing::{error, info, warn};
 use crate::args::{Metrics, RunArguments, Switch};
 use crate::core::{Core, Inputs, Outputs};
 use crate::dataplane::counters::Counters;
-use crate::dataplane::flows::{Collection, Flows, IdleLimits};
+use crate::dataplane::flows::{Collection, Flows};
 use crate::dataplane::heartbeat::Heartbeat;
 use crate::dataplane::pins::Pins;
 use crate::dns::resolver::{Resolver, ResolverSettings};
 use crate::node::{self, namespaces};
 use crate::single::Single;
-use crate::status::collect::Collector;
+use crate::status::collect::{Collector, Published};
 use crate::swarm::source::{self, SourceHandles};
 use crate::{dns, reach, status};
 
@@ -81,7 +81,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let (ask, inquiries) = mpsc::channel(1);
     let counters = Counters::open(&pins)?;
     let (collection_sender, collection) = watch::channel(Collection::default());
-    tokio::spawn(collect_flows(Flows::open(&pins)?, collection_sender));
+    tokio::spawn(collect_flows(Flows::open(&pins)?, outputs.published.clone(), collection_sender));
     let collector =
         Collector::new(counters, outputs.published, board, resolver, arguments.flows, ask, collection);
     let collector = Arc::new(collector);
@@ -99,13 +99,18 @@ async fn serve(arguments: RunArguments) -> Result<()> {
 }
 
 /// Keeps flows that are over from piling up.
-async fn collect_flows(mut flows: Flows, collection: watch::Sender<Collection>) {
+async fn collect_flows(
+    mut flows: Flows,
+    published: Arc<Mutex<Published>>,
+    collection: watch::Sender<Collection>,
+) {
     let mut turns = interval(COLLECTION);
     loop {
         turns.tick().await;
+        let limits = published.lock().unwrap_or_else(PoisonError::into_inner).idle_limits();
         // The tables may be long, and each of their entries is a system call.
         let turn = tokio::task::spawn_blocking(move || {
-            let found = flows.collect(status::collect::monotonic_nanoseconds(), &IdleLimits::default());
+            let found = flows.collect(status::collect::monotonic_nanoseconds(), &limits);
             (flows, found)
         });
         let Ok((back, found)) = turn.await else {

@@ -31,7 +31,42 @@ pub struct Frontend {
     pub set: u32,
     /// How many slots the set has; 0 refuses.
     pub count: u32,
-    pub padding: u32,
+    /// One of [`policy`].
+    pub policy: u8,
+    pub padding: [u8; 3],
+    /// For how many seconds after its last new flow a client keeps its backend; 0 for each flow on its own.
+    pub affinity: u32,
+}
+
+/// How a slot is chosen for a new flow.
+pub mod policy {
+    /// In turns.
+    pub const ROUND_ROBIN: u8 = 0;
+    /// By the flow's hash.
+    pub const MAGLEV: u8 = 1;
+    /// Of two at random, the one whose backend has fewer connections through this node.
+    pub const LEAST_CONNECTIONS: u8 = 2;
+    pub const RANDOM: u8 = 3;
+}
+
+/// Key of `AFFINITIES`: a client of a frontend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// [`Frontend::turn`]. Another frontend that gets the same one later has other backends.
+    pub turn: u32,
+    pub client: Address,
+}
+
+/// Value of `AFFINITIES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Affinity {
+    /// When the client last began a flow: nanoseconds of the kernel's coarse monotonic clock.
+    pub last_used: u64,
+    pub backend: u32,
+    /// [`crate::backend::Backend::generation`] at that time.
+    pub generation: u32,
 }
 
 /// Key of `SLOTS`: the `slot`-th backend of a set.

@@ -13,7 +13,7 @@ pub const LAYOUT: u32 = 2;
 /// Frontends; with every one of them served by ten backends, [`SLOTS`] fits.
 pub const FRONTENDS: u32 = 16_384;
 /// Places in backend sets: while a set is replaced, the old and the new one are both here.
-pub const SLOTS: u32 = 262_144;
+pub const SLOTS: u32 = 1_048_576;
 /// Backend ids. Each costs 32 bytes, and 24 bytes of counters per CPU.
 pub const BACKENDS: u32 = 16_384;
 /// Addresses of this node.
@@ -34,11 +34,13 @@ pub const TASKS: u32 = 16_384;
 pub const VIPS: u32 = 16_384;
 /// Network namespaces whose queries go to the agent's resolver.
 pub const ASKERS: u32 = 4_096;
+/// Clients that keep their backends.
+pub const AFFINITIES: u32 = 65_536;
 /// Sockets of this node's own processes that talk to a frontend.
 pub const SOCKETS: u32 = 65_536;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 31] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -47,7 +49,9 @@ pub const NAMES: [&str; 29] = [
     "BACKENDS",
     "BACKEND_STATS",
     "SUSPECTS",
+    "CONNECTIONS",
     "TURNS",
+    "AFFINITIES",
     "FLOWS",
     "OPENING",
     "SCRATCH",

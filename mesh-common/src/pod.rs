@@ -4,7 +4,7 @@ use aya::Pod;
 
 use crate::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
-use crate::frontend::{Frontend, FrontendKey, SlotKey};
+use crate::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, SlotKey};
 use crate::net::{Address, Port};
 use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 use crate::reply::{Reply, ReplyKey, TranslationKey};
@@ -23,6 +23,8 @@ macro_rules! pod {
 
 pod!(
     Address,
+    Affinity,
+    AffinityKey,
     Backend,
     BackendCounters,
     Flow,

@@ -19,7 +19,7 @@ use crate::packet::{Fragment, Packet};
 use crate::refusals::Offer;
 use crate::rewrite::Ends;
 use crate::verdict::PackedVerdict;
-use crate::{counters, frontends, refusals, rewrite, suspects};
+use crate::{connections, counters, frontends, refusals, rewrite, suspects};
 
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
@@ -184,9 +184,11 @@ pub(crate) fn remember_opening<T: Tables>(
 
 /// Forgets an established flow whose backend is gone or whose client starts another.
 #[inline(always)]
-pub(crate) fn forget_established<T: Tables>(key: &T::Key) {
+pub(crate) fn forget_established<T: Tables>(key: &T::Key, backend: u32) {
     // Another CPU may have been faster.
-    let _ = T::established().remove(key);
+    if T::established().remove(key).is_ok() {
+        connections::closed(backend);
+    }
 }
 
 /// Takes note of a client's packet in the flow that it belongs to, which `backend` serves.
@@ -280,6 +282,7 @@ fn establish<T: Tables>(key: &T::Key, opening: &'static mut Opening) {
     }
     let flow = &opening.flow;
     if T::established().insert(key, flow, u64::from(BPF_ANY)).is_ok() {
+        connections::opened(opening.flow.backend);
         let _ = T::opening().remove(key);
     } else if first_time {
         counters::count(Outcome::FlowUnprotected);
@@ -297,7 +300,7 @@ fn put<K>(table: &LruHashMap<K, Opening>, key: &K, opening: &Opening) -> Result<
 fn retire<T: Tables>(key: &T::Key, flow: &Flow) {
     let Some(opening) = fresh(flow) else { return };
     if put(T::opening(), key, opening).is_ok() {
-        let _ = T::established().remove(key);
+        forget_established::<T>(key, opening.flow.backend);
     }
 }
 

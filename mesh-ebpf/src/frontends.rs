@@ -11,8 +11,6 @@ use mesh_common::maps;
 use mesh_common::net::Port;
 use mesh_common::select;
 
-use crate::suspects;
-
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PortBit::WORDS, 0);
 
@@ -52,41 +50,15 @@ pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
     BACKENDS.get(id)
 }
 
-/// The backend whose turn it is, if it is none that has just refused somebody: then the next one's; if there are too many of
-/// them, the first one's after all.
-#[inline(always)]
-pub(crate) fn next_in_turn(frontend: &Frontend, now: u64) -> Option<u32> {
-    let turn = draw(frontend)?;
-    let first = in_slot(frontend, select::slot_in_turn(turn, frontend.count))?;
-    if suspects::is_suspect(first, now) { Some(another(frontend, turn, first, now)) } else { Some(first) }
-}
-
-/// Draws turns for a moment, so that the others share alike; then looks at the slots that follow.
-#[inline(never)]
-fn another(frontend: &Frontend, turn: u64, first: u32, now: u64) -> u32 {
-    const DRAWS: u64 = 3;
-    const LOOKS: u64 = 8;
-
-    for attempt in 0..DRAWS + LOOKS {
-        let turn = if attempt < DRAWS { draw(frontend).unwrap_or(turn) } else { turn + 1 + attempt - DRAWS };
-        if let Some(id) = in_slot(frontend, select::slot_in_turn(turn, frontend.count))
-            && !suspects::is_suspect(id, now)
-        {
-            return id;
-        }
-    }
-    first
-}
-
 /// Takes a turn. Exact: every caller draws a number of its own.
 #[inline(always)]
-fn draw(frontend: &Frontend) -> Option<u64> {
+pub(crate) fn draw(frontend: &Frontend) -> Option<u64> {
     let turns = TURNS.get_ptr_mut(frontend.turn)?;
     // SAFETY: the pointer is to an aligned value of the map that is only ever changed by this instruction.
     Some(unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(turns, 1) })
 }
 
-/// The backend that every node chooses for a flow with this hash.
+/// The backend that every node chooses for a flow with this hash and no beginning.
 #[inline(always)]
 pub(crate) fn by_hash(frontend: &Frontend, hash: u32) -> Option<u32> {
     in_slot(frontend, select::slot_by_hash(hash, frontend.count))
@@ -99,8 +71,9 @@ pub(crate) fn task(key: &TaskKey) -> Option<LocalTask> {
     unsafe { TASKS.get(key) }.copied()
 }
 
+/// The backend in a slot of the frontend's set.
 #[inline(always)]
-fn in_slot(frontend: &Frontend, slot: u32) -> Option<u32> {
+pub(crate) fn in_slot(frontend: &Frontend, slot: u32) -> Option<u32> {
     let key = SlotKey { set: frontend.set, slot };
     // SAFETY: as in `find`.
     unsafe { SLOTS.get(key) }.copied()

@@ -16,6 +16,7 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod connections;
 mod counters;
 mod delivery;
 mod flows;
@@ -33,6 +34,7 @@ mod request;
 mod resolver;
 mod rewrite;
 mod route;
+mod selection;
 mod socket;
 mod split;
 mod suspects;

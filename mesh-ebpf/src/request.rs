@@ -15,7 +15,7 @@ use crate::flows::{Known, Published, Tables};
 use crate::frame::Frame;
 use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{counters, flows, frontends, node, refuse, split, suspects, tunnel};
+use crate::{counters, flows, frontends, node, refuse, selection, split, suspects, tunnel};
 
 /// What a packet's backend is, or why it has none.
 pub(crate) enum Choice {
@@ -143,10 +143,10 @@ pub(crate) fn choose<T: Tables>(
         }
         return match known {
             Known::Opening(opening) if is_offered_again(packet, opening) => {
-                Ok(offer_again(opening, frontend, now))
+                Ok(offer_again(opening, frontend, packet, now))
             }
             Known::Established(_) => {
-                flows::forget_established::<T>(key);
+                flows::forget_established::<T>(key, id);
                 choose_new::<T>(frame, packet, frontend, key, now)
             }
             Known::Opening(_) | Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
@@ -200,8 +200,10 @@ fn is_offered_again(packet: &Packet, opening: &Opening) -> bool {
 }
 
 #[inline(always)]
-fn offer_again(opening: &mut Opening, frontend: &Frontend, now: u64) -> Choice {
-    let Some((id, backend)) = in_turn(frontend, now) else { return Choice::Refuse };
+fn offer_again(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
+    let hash = select::hash(&packet.flow_from_client());
+    let pick = selection::pick(frontend, packet.source, hash, now);
+    let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
     opening.flow = given(id, backend, now);
     counters::count_flow(id);
     Choice::Backend(id, backend)
@@ -219,12 +221,13 @@ fn choose_new<T: Tables>(
     if packet.tcp_flags & flag::RST != 0 {
         return Err(Outcome::UnknownReset);
     }
-    let chosen = if starts {
-        in_turn(frontend, now)
+    let hash = select::hash(&packet.flow_from_client());
+    let pick = if starts {
+        selection::pick(frontend, packet.source, hash, now)
     } else {
-        usable(frontends::by_hash(frontend, select::hash(&packet.flow_from_client())))
+        selection::guess(frontend, hash)
     };
-    let Some((id, backend)) = chosen else { return Ok(Choice::Refuse) };
+    let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
     let flow = given(id, backend, now);
     if packet.is_tcp() {
         flows::remember_opening::<T>(frame, packet, key, &flow, true)?;
@@ -239,19 +242,4 @@ fn choose_new<T: Tables>(
 #[inline(always)]
 fn given(id: u32, backend: &Backend, now: u64) -> Flow {
     Flow { last_seen: now, backend: id, generation: backend.generation, ..Flow::default() }
-}
-
-#[inline(always)]
-fn in_turn(frontend: &Frontend, now: u64) -> Option<(u32, &'static Backend)> {
-    if frontend.count == 0 {
-        return None;
-    }
-    usable(frontends::next_in_turn(frontend, now))
-}
-
-#[inline(always)]
-fn usable(id: Option<u32>) -> Option<(u32, &'static Backend)> {
-    let id = id?;
-    let backend = frontends::backend(id)?;
-    if backend.state == state::DOWN { None } else { Some((id, backend)) }
 }

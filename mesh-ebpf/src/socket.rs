@@ -18,7 +18,7 @@ use crate::flows::Published;
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::verdict::{PackedVerdict, Step};
-use crate::{counters, flows, frontends, node, refuse, split, tunnel};
+use crate::{counters, flows, frontends, node, refuse, selection, split, tunnel};
 
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
@@ -140,14 +140,9 @@ impl Call {
         let (id, backend) = if let Some(kept) = kept {
             kept
         } else {
-            if frontend.count == 0 {
-                return refuse_call();
-            }
-            let Some(id) = frontends::next_in_turn(&frontend, now) else { return refuse_call() };
-            let Some(backend) = frontends::backend(id) else { return refuse_call() };
-            if backend.state == state::DOWN {
-                return refuse_call();
-            }
+            // All processes of the node are one client; each socket is a flow.
+            let pick = selection::pick(&frontend, Address::LOCALHOST, self.cookie as u32, now);
+            let Some((id, backend)) = selection::usable(pick) else { return refuse_call() };
             counters::count_flow(id);
             (id, backend)
         };

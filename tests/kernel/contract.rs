@@ -8,7 +8,7 @@ use aya::programs::{Program, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
-use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
+use mesh_common::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
@@ -39,6 +39,8 @@ fn the_maps_are_what_the_contract_says() {
         ("BACKEND_STATS", per_cpu_array::<BackendCounters>(maps::BACKENDS)),
         ("TURNS", array::<u64>(maps::FRONTENDS)),
         ("SUSPECTS", array::<u64>(maps::BACKENDS)),
+        ("CONNECTIONS", array::<u64>(maps::BACKENDS)),
+        ("AFFINITIES", lru_hash::<AffinityKey, Affinity>(maps::AFFINITIES)),
         ("FLOWS", hash::<FlowKey, Flow>(maps::FLOWS)),
         ("OPENING", lru_hash::<FlowKey, Opening>(maps::OTHER_FLOWS)),
         ("SCRATCH", per_cpu_array::<Opening>(1)),

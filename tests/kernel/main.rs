@@ -17,6 +17,7 @@ mod overlay_flows;
 mod overlay_malformed;
 mod overlay_self;
 mod overlay_wire;
+mod policies;
 mod probe;
 mod refusals;
 mod refuse;

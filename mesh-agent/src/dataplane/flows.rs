@@ -3,6 +3,7 @@
 //! The programs remove a flow when it ends. What is left over is what ended without anybody's saying so here: a client that
 //! vanished, a task that is gone, an end whose packets took another way.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -93,6 +94,7 @@ pub struct Flows {
     calls: HashMap<MapData, VipFlowKey, Flow>,
     replies: HashMap<MapData, ReplyKey, Reply>,
     backends: Array<MapData, Backend>,
+    connections: Array<MapData, u64>,
     /// Those that forget by themselves.
     others: Vec<Box<dyn Fn() -> u64 + Send>>,
     /// All of them once more, in the order of [`maps::SIZED_BY_FLOWS`].
@@ -108,6 +110,8 @@ impl Flows {
             replies: hash(pins, "REPLIES")?,
             backends: Array::try_from(Map::Array(pinned(pins, "BACKENDS")?))
                 .map_err(|error| failed("BACKENDS")(error.into()))?,
+            connections: Array::try_from(Map::Array(pinned(pins, "CONNECTIONS")?))
+                .map_err(|error| failed("CONNECTIONS")(error.into()))?,
             others: vec![
                 counter::<FlowKey, Opening>(pins, "OPENING")?,
                 counter::<FlowKey, Flow>(pins, "UDP_FLOWS")?,
@@ -133,8 +137,17 @@ impl Flows {
         let of_flow =
             |flow: &Flow| fate(flow.last_seen, flow.state, is_current(flow), now, limits.of(flow.backend));
         let of_reply = |reply: &Reply| fate(reply.last_seen, reply.state, true, now, limits.longest());
+        let open = RefCell::new(BTreeMap::<u32, u64>::new());
+        let of_flow = |flow: &Flow| {
+            let fate = of_flow(flow);
+            if fate == Fate::Keep {
+                *open.borrow_mut().entry(flow.backend).or_default() += 1;
+            }
+            fate
+        };
         let flows = sweep(&mut self.entry, of_flow);
         let calls = sweep(&mut self.calls, of_flow);
+        count_anew(&mut self.connections, &open.into_inner());
         let replies = sweep(&mut self.replies, of_reply);
         let others: Vec<u64> = self.others.iter().map(|count| count()).collect();
         let [opening, udp, opening_replies, udp_replies, opening_calls, udp_calls, call_replies] = others[..]
@@ -157,6 +170,18 @@ impl Flows {
         Collection {
             removed: flows.removed + calls.removed + replies.removed,
             tables: tables.map(|((name, map), entries)| table_use(name, map, entries)).collect(),
+        }
+    }
+}
+
+/// The programs count along; what the agent removed, they did not see. What opens or closes at this very moment may be
+/// missed by one, until the next time.
+fn count_anew(connections: &mut Array<MapData, u64>, open: &BTreeMap<u32, u64>) {
+    for id in 0..connections.len() {
+        let counted = open.get(&id).copied().unwrap_or(0);
+        if connections.get(&id, 0).is_ok_and(|known| known != counted) {
+            // What could not be written now will be next time.
+            let _ = connections.set(id, counted, 0);
         }
     }
 }

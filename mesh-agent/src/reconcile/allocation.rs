@@ -221,7 +221,10 @@ mod tests {
         let draining = Backend { generation: 5, state: state::DRAINING, ..backend(3) };
         let gone = Backend { generation: 3, state: state::DOWN, ..backend(2) };
         let tables = Tables {
-            frontends: BTreeMap::from([(FRONTEND, Frontend { turn: 5, set: 9, count: 1, padding: 0 })]),
+            frontends: BTreeMap::from([(
+                FRONTEND,
+                Frontend { turn: 5, set: 9, count: 1, ..Frontend::default() },
+            )]),
             slots: BTreeMap::from([(SlotKey { set: 9, slot: 0 }, 4)]),
             backends: BTreeMap::from([(4, live), (1, gone), (2, draining)]),
             ..Tables::default()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::backend::{self, Backend as KernelBackend, state};
-use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey};
+use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey, policy};
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::settings::Settings;
 
@@ -171,8 +171,15 @@ fn set_slots(set: u32, backends: &[u32], tables: &Tables) -> Vec<Operation> {
 }
 
 /// Without what depends on the tables.
-fn kernel_frontend(_frontend: &Frontend) -> KernelFrontend {
-    KernelFrontend::default()
+fn kernel_frontend(frontend: &Frontend) -> KernelFrontend {
+    let affinity = frontend.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    let policy = match frontend.policy {
+        Policy::RoundRobin => policy::ROUND_ROBIN,
+        Policy::Maglev => policy::MAGLEV,
+        Policy::LeastConnections => policy::LEAST_CONNECTIONS,
+        Policy::Random => policy::RANDOM,
+    };
+    KernelFrontend { policy, affinity, ..KernelFrontend::default() }
 }
 
 /// A port's bit is set when there is a frontend behind it. The tunnel's own port is among them: one test is enough for

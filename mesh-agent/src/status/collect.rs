@@ -17,7 +17,7 @@ use super::server::ReportSource;
 use crate::dataplane::Dataplane;
 use crate::dataplane::attachments::Attached;
 use crate::dataplane::counters::{Counters, FlowSummary};
-use crate::dataplane::flows::{Collection, TableUse};
+use crate::dataplane::flows::{Collection, IdleLimits, TableUse};
 use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
 use crate::desired::{Backend, Desired, FrontendId, State};
@@ -74,6 +74,19 @@ impl Published {
             pulses: Arc::default(),
             update: reconciler.last_update(),
         }
+    }
+}
+
+impl Published {
+    /// How long flows may be silent, where a service has its own idea of that.
+    pub fn idle_limits(&self) -> IdleLimits {
+        let frontends = self.desired.frontends.iter();
+        let own = frontends.filter_map(|(id, frontend)| Some((id, frontend, frontend.idle_timeout?)));
+        let by_backend = own.flat_map(|(id, frontend, limit)| {
+            let known = frontend.backends.keys().filter_map(|task| self.ids.get(&(*id, task.clone())));
+            known.map(move |(backend, _)| (*backend, limit))
+        });
+        IdleLimits { by_backend: by_backend.collect() }
     }
 }
 

@@ -288,7 +288,7 @@ two    worker    down    drain          -           1          no      silent
 Node:      one 10.99.0.1 (agent 0.1.0)
 Source:    manager via /var/run/docker.sock, last heard 0.4s ago
 Dataplane: eth0 xdp-native, docker_gwbridge tcx-ingress
-Flows:     12 of 131072
+Flows:     12 of 131072, opening 7 (3 MiB)
 Packets:   forwarded 1000
 Error:     Swarm: Docker is away
 Warning:   look here

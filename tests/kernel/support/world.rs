@@ -212,6 +212,40 @@ impl World {
         self.publish(port, protocol, true);
     }
 
+    /// Changes how a frontend of a published port is served.
+    pub(crate) fn change_frontend(&mut self, port: u16, protocol: u8, change: impl FnOnce(&mut Frontend)) {
+        let key = FrontendKey::published(Port::new(port), protocol);
+        let mut frontend: Frontend = self.hash("FRONTENDS").get(&key, 0).expect("the port is published");
+        change(&mut frontend);
+        self.insert("FRONTENDS", key, frontend);
+    }
+
+    /// Gives a published port a set without this backend.
+    pub(crate) fn leave_out(&mut self, port: u16, protocol: u8, id: u32) {
+        let rest: Vec<u32> = (1..=self.backends).filter(|other| *other != id).collect();
+        let turn = self.turn(port, protocol);
+        let set = self.set_of(turn, &rest);
+        self.change_frontend(port, protocol, |frontend| {
+            (frontend.set, frontend.count) = (set.set, set.count)
+        });
+    }
+
+    pub(crate) fn turn(&self, port: u16, protocol: u8) -> u32 {
+        self.frontends[&(port, protocol)]
+    }
+
+    pub(crate) fn generation(&self, id: u32) -> u32 {
+        self.array::<Backend>("BACKENDS").get(&id, 0).expect("the id is in range").generation
+    }
+
+    pub(crate) fn connections(&self, id: u32) -> u64 {
+        self.array("CONNECTIONS").get(&id, 0).expect("the id is in range")
+    }
+
+    pub(crate) fn set_connections(&mut self, id: u32, count: u64) {
+        self.set("CONNECTIONS", id, count);
+    }
+
     /// Lets these backends serve a virtual address, or replaces the ones that it has.
     pub(crate) fn vip(&mut self, network: u32, address: Ip, ids: &[u32]) {
         let next = self.next_turn();
@@ -440,7 +474,7 @@ impl World {
         for (slot, id) in ids.iter().enumerate() {
             self.insert("SLOTS", SlotKey { set, slot: slot as u32 }, *id);
         }
-        Frontend { turn, set, count: ids.len() as u32, padding: 0 }
+        Frontend { turn, set, count: ids.len() as u32, ..Frontend::default() }
     }
 
     fn outcomes(&self) -> Vec<(Outcome, u64)> {
