@@ -166,9 +166,12 @@ impl<'a> Frame<'a> {
     }
 
     /// Makes room for a tunnel header between the Ethernet and the IP header, so that an aggregate is still cut into
-    /// packets of the same size.
+    /// packets of the same size. One that is `plain` is not marked as a tunnel's.
     #[inline(always)]
-    pub(crate) fn grow_for_tunnel(&self) -> Result<(), Outcome> {
+    pub(crate) fn grow_for_tunnel(&self, plain: bool) -> Result<(), Outcome> {
+        if plain {
+            return self.grow(OVERHEAD as u16);
+        }
         let flags = u64::from(
             BPF_F_ADJ_ROOM_FIXED_GSO
                 | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
@@ -194,6 +197,14 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub(crate) fn shrink(&self, bytes: u16) -> Result<(), Outcome> {
         self.adjust_room(-i32::from(bytes), 0)
+    }
+
+    /// As [`Self::resize`], with the room made or taken behind the Ethernet header: the kernel takes a packet out of the
+    /// tunnel for one whose transport header is before its start, and refuses to change its end.
+    #[inline(always)]
+    pub(crate) fn fit(&self, bytes: u32) -> Result<(), Outcome> {
+        let now = self.len();
+        if now < bytes { self.grow((bytes - now) as u16) } else { self.shrink((now - bytes) as u16) }
     }
 
     #[inline(always)]

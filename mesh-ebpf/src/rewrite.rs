@@ -225,8 +225,8 @@ fn lower_mss(frame: &Frame, packet: &Packet, place: usize, largest: u16, odd: bo
 
 /// Puts the packet into the tunnel.
 #[inline(always)]
-pub(crate) fn encapsulate(frame: &Frame, header: &TunnelHeader) -> Result<(), Outcome> {
-    frame.grow_for_tunnel()?;
+pub(crate) fn encapsulate(frame: &Frame, header: &TunnelHeader, plain: bool) -> Result<(), Outcome> {
+    frame.grow_for_tunnel(plain)?;
     write(frame, NETWORK, *header)
 }
 
@@ -329,7 +329,10 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
 pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outcome> {
     let options = u32::from(syn.options_length);
     let segment = TCP_HEADER as u16 + options as u16;
-    frame.resize((NETWORK + IPV4_HEADER) as u32 + u32::from(segment))?;
+    let length = (NETWORK + IPV4_HEADER) as u32 + u32::from(segment);
+    if frame.resize(length).is_err() {
+        frame.fit(length)?;
+    }
     frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
     if options != 0 {
         frame.store(NETWORK + IPV4_HEADER + TCP_HEADER, &syn.options, options)?;

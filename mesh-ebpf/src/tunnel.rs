@@ -6,6 +6,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::Settings;
+use mesh_common::tcp::flag;
 use mesh_common::tunnel::flags::PROBE;
 use mesh_common::tunnel::{
     OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
@@ -51,8 +52,16 @@ pub(crate) fn send(
         traffic_class: packet.traffic_class,
         address,
     });
-    rewrite::encapsulate(frame, &header)?;
+    rewrite::encapsulate(frame, &header, is_refusal(packet))?;
     Ok(Way::Neighbour(uplink))
+}
+
+/// Whether this may be a refusal that the entry node makes a SYN again and sends into the tunnel once more: the kernel puts
+/// nothing into a tunnel that is marked as having been in one, and between network namespaces of one machine the mark stays.
+/// Refusals are whole packets with complete checksums (`tcp_v4_send_reset`, `icmp_send`): they can do without it.
+#[inline(always)]
+fn is_refusal(packet: &Packet) -> bool {
+    packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0 && packet.sequence == 0
 }
 
 /// Whether a packet to this node is for the tunnel.
