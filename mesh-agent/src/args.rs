@@ -112,7 +112,8 @@ pub struct RunArguments {
     /// Where counters for Prometheus are served, at `/metrics`; `off` serves none
     #[arg(long, env = "MESH_METRICS", default_value = "0.0.0.0:4797", value_parser = metrics, value_name = "ADDRESS:PORT|off")]
     pub metrics: Metrics,
-    /// How many conversations the tables remember before the oldest ones make room
+    /// How many established TCP connections the tables remember; of half-open ones and of UDP half as many each, before
+    /// the oldest make room
     #[arg(long, env = "MESH_FLOWS", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
     pub flows: u32,
     /// How long a manager goes without asking Docker for everything, at most

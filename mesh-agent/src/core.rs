@@ -40,6 +40,8 @@ const FULL_ROUND: Duration = Duration::from_secs(30);
 /// How long after the first good round the programs of an earlier agent are surely replaced, also on overlays, where a
 /// thread in each namespace does it.
 const SETTLED: Duration = Duration::from_secs(1);
+/// How often flows are taken over in the meantime.
+const MIGRATION_TURN: Duration = Duration::from_millis(50);
 /// How long after a change that failed it is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -86,8 +88,10 @@ pub struct Core {
     last: Option<Last>,
     /// Tables of another shape that are still to be given up.
     migration: Option<Migration>,
-    /// When the programs that may use them are surely gone.
+    /// When their flows are to be looked at again.
     migrated: Option<Instant>,
+    /// When the programs that may use them are surely gone.
+    migration_ends: Option<Instant>,
     drains: Drains,
     /// When the next draining task will have had its time.
     drain_over: Option<Instant>,
@@ -119,6 +123,7 @@ impl Core {
             last: None,
             migration: Some(migration).filter(Migration::is_pending),
             migrated: None,
+            migration_ends: None,
             drains: Drains::default(),
             drain_over: None,
             warnings: Vec::new(),
@@ -149,8 +154,7 @@ impl Core {
                 _ = full_round.tick() => self.reconciler.refresh(),
                 () = until(self.drain_over), if self.drain_over.is_some() => {}
                 () = until(self.migrated), if self.migrated.is_some() => {
-                    self.migrated = None;
-                    self.migration.take().into_iter().for_each(Migration::finish);
+                    self.go_on_migrating();
                     continue;
                 }
                 () = sleep(RETRY), if failed => {}
@@ -174,7 +178,10 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
+        let flows = self.migration.as_ref().filter(|_| self.migrated.is_none());
+        flows.inspect(|migration| migration.copy_flows());
         let errors = self.attachments.sync(&uplinks, bridge);
+        flows.inspect(|migration| migration.copy_flows());
         warnings.extend(errors.iter().map(|error| format!("{error:#}")));
 
         let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
@@ -211,7 +218,8 @@ impl Core {
             }
             failed |= !self.reconciler.problems().is_empty();
             if !failed && self.migration.is_some() && self.migrated.is_none() {
-                self.migrated = Some(Instant::now() + SETTLED);
+                self.migrated = Some(Instant::now() + MIGRATION_TURN);
+                self.migration_ends = Some(Instant::now() + SETTLED);
             }
             let (snapshot, local) = (snapshot.clone(), local.clone());
             self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
@@ -221,6 +229,18 @@ impl Core {
         self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
         self.tell(warnings);
         failed
+    }
+
+    /// Follows the flows that come in while programs are replaced, until they surely are.
+    fn go_on_migrating(&mut self) {
+        let now = Instant::now();
+        if self.migration_ends.is_some_and(|end| now < end) {
+            self.migration.iter().for_each(Migration::copy_flows);
+            self.migrated = Some(now + MIGRATION_TURN);
+        } else {
+            self.migrated = None;
+            self.migration.take().into_iter().for_each(Migration::finish);
+        }
     }
 
     /// Without a complete view there is no answer, and the asker is told so.

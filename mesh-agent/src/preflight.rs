@@ -34,7 +34,7 @@ use Finding::{Bad, Good, Note};
 /// Prints a line for each check; fails if any of them does.
 pub async fn run(arguments: &RunArguments) -> ExitCode {
     let node = read_node().await;
-    let agent_runs = matches!(Single::take(), Err(SingleError::Taken));
+    let agent_runs = matches!(Single::try_take(), Err(SingleError::Taken));
     let mut findings = vec![
         ("kernel", kernel_version()),
         ("privileges", privileges()),

@@ -3,6 +3,13 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How long a predecessor may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Held for as long as the agent runs.
 #[derive(Debug)]
@@ -21,7 +28,19 @@ pub enum SingleError {
 }
 
 impl Single {
-    pub fn take() -> Result<Self, SingleError> {
+    /// Gives another agent a moment to end: Docker may start a successor before it has stopped the one before.
+    pub async fn take() -> Result<Self, SingleError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_take() {
+                Err(SingleError::Taken) if Instant::now() < deadline => sleep(PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Without any patience.
+    pub fn try_take() -> Result<Self, SingleError> {
         let address = SocketAddr::from_abstract_name("mesh-agent")?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => Ok(Self { _listener: listener }),

@@ -12,9 +12,12 @@
 //! | `BACKENDS` | array | backend id → [`backend::Backend`] | agent | request, sockets | agent reports it |
 //! | `BACKEND_STATS` | per-CPU array | backend id → [`backend::BackendCounters`] | kernel | agent | – |
 //! | `SUSPECTS` | array | backend id → until when it gets no new flows, coarse monotonic nanoseconds | kernel | kernel | – |
+//! | `CONNECTIONS` | array | backend id → established flows that it has of this node | kernel; agent corrects | kernel | – |
+//! | `AFFINITIES` | LRU hash | [`frontend::AffinityKey`] → [`frontend::Affinity`] | kernel | kernel | oldest goes |
 //! | `TURNS` | array | [`frontend::Frontend::turn`] → next turn | kernel | kernel | – |
 //! | `FLOWS` | hash | [`flow::FlowKey`] → [`flow::Flow`], established TCP | kernel (entry node); agent removes | kernel, agent | flow stays in `OPENING`; counted |
 //! | `OPENING` | LRU hash | [`flow::FlowKey`] → [`flow::Opening`], other TCP | kernel (entry node) | kernel, agent | oldest goes |
+//! | `SCRATCH` | per-CPU array of 1 | → [`flow::Opening`], where an element of `OPENING` is made | kernel | kernel | – |
 //! | `UDP_FLOWS` | LRU hash | [`flow::FlowKey`] → [`flow::Flow`] | kernel (entry node) | kernel, agent | oldest goes |
 //! | `REPLIES` | hash | [`reply::ReplyKey`] → [`reply::Reply`], established TCP | kernel (home node); agent removes | kernel | stays in `OPENING_REPLIES`; counted |
 //! | `OPENING_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`], other TCP | kernel (home node) | kernel | oldest goes |

@@ -1,8 +1,8 @@
 //! Taking over tables that another version has pinned, or that had another size.
 //!
 //! Within one layout ([`mesh_common::maps::LAYOUT`]) a map's key never changes, and its value only grows at its end. So a
-//! table of another shape is set aside, a new one is made in its place, and the entries are copied: once before the new
-//! programs are attached, and once more afterwards for those that came in between. Going back to an older version works
+//! table of another shape is set aside, a new one is made in its place, and the entries are copied: flows right before the
+//! new programs are attached, and right after, for those that came in between. Going back to an older version works
 //! the same way.
 
 use std::collections::BTreeMap;
@@ -47,13 +47,28 @@ impl Migration {
         Ok(Self { pins: pins.clone(), aside })
     }
 
-    /// Once the new maps are pinned.
+    /// Once the new maps are pinned: all but the flows.
     pub(super) fn copy(&self) {
-        for (name, Aside { map, .. }) in self.aside.iter().filter(|(_, old)| !old.resumed) {
+        for (name, Aside { map, .. }) in
+            self.aside.iter().filter(|(name, old)| !old.resumed && !is_of_flows(name))
+        {
             let (was, Ok(new)) = (map.shape(), RawMap::open(&self.pins.map(name))) else { continue };
             match map.copy_to(&new, false) {
                 Ok(refused) => info!(table = name, ?was, now = ?new.shape(), refused, "table taken over"),
                 Err(error) => warn!(table = name, "the table could not be taken over: {error}"),
+            }
+        }
+    }
+
+    /// Right before and right after the programs are replaced: packets go on making flows in the old tables until then.
+    /// What is in the new ones already stays as it is.
+    pub fn copy_flows(&self) {
+        for (name, Aside { map, .. }) in self.aside.iter().filter(|(name, _)| is_of_flows(name)) {
+            let Ok(new) = RawMap::open(&self.pins.map(name)) else { continue };
+            match map.copy_to(&new, true) {
+                Ok(0) => {}
+                Ok(refused) => warn!(table = name, refused, "flows had no room in the new table"),
+                Err(error) => warn!(table = name, "the flows could not be taken over: {error}"),
             }
         }
     }
@@ -91,6 +106,10 @@ impl Migration {
         pinned.retain(|path| !is_ours(path));
         pinned
     }
+}
+
+fn is_of_flows(name: &str) -> bool {
+    maps::SIZED_BY_FLOWS.contains(&name)
 }
 
 /// The maps as this version defines them.

@@ -3,6 +3,8 @@
 //! ```text
 //! reconcile ─► Dataplane::apply ─► maps, pinned under <bpffs>/mesh/maps
 //! node      ─► Attachments      ─► programs on interfaces and the cgroup; links pinned under <bpffs>/mesh/links
+//! core      ─► Overlays         ─► programs on the ports of Docker's overlays, in their namespaces
+//! core      ─► Migration        ─► tables of another size or version, taken over with their entries
 //! status    ─► Counters         ─► reads the pinned maps
 //! agent     ─► Flows            ─► removes flows that are over, counts the others
 //! ```

@@ -104,8 +104,11 @@ fn leave_out(backends: &mut BTreeMap<String, Backend>, is_out_of_reach: impl Fn(
     if !backends.values().any(serves) {
         return;
     }
-    for backend in backends.values_mut().filter(|backend| is_out_of_reach(backend)) {
+    let left_out = |backend: &&mut Backend| backend.state == State::Active && is_out_of_reach(backend);
+    for backend in backends.values_mut().filter(left_out) {
         backend.state = State::Draining;
+        // Nobody has told it to stop.
+        backend.drain = None;
     }
 }
 

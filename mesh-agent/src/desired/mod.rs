@@ -4,8 +4,8 @@
 //! Snapshot ─────┐
 //! LocalView ────┤
 //! Surroundings ─┴─► Desired ─┬─► frontends: what clients dial, and which tasks serve it      → FRONTENDS, SLOTS, BACKENDS
-//!                        ├─► deliveries: published ports of tasks on this node           → TASKS
-//!                        └─► peers: the other nodes, who may send through the tunnel     → PEERS
+//!                            ├─► deliveries: published ports of tasks on this node           → TASKS
+//!                            └─► peers: the other nodes, who may send through the tunnel     → PEERS
 //! ```
 //!
 //! Deliveries follow the containers, not the tasks' states: a task's home node can deliver to it before any entry node

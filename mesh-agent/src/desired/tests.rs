@@ -243,8 +243,11 @@ fn a_node_out_of_reach_gets_nothing_new_unless_there_is_no_other() {
     let without = Reach { without_mesh: BTreeSet::from([node]), ..Reach::default() };
     for reach in [silent, without] {
         let here = Surroundings { reach, ..Surroundings::default() };
+        let labels = BTreeMap::from([("mesh.drain".to_owned(), "5s".to_owned())]);
+        snapshot.services.get_mut("web-id").expect("web").labels = labels;
         let backends = &Desired::from(&snapshot, &local, &here).frontends[&WEB].backends;
         assert_eq!((backends["t1"].state, backends["t2"].state), (State::Active, State::Draining));
+        assert_eq!(backends["t2"].drain, None, "its connections are not over");
 
         let first = snapshot.tasks.remove("t1").expect("t1");
         let backends = &Desired::from(&snapshot, &local, &here).frontends[&WEB].backends;

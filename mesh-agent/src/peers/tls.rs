@@ -33,7 +33,7 @@ struct Testimony {
 }
 
 /// For one connection.
-pub(super) fn server_config(identity: &Identity, witness: Witness) -> Result<ServerConfig, String> {
+pub(crate) fn server_config(identity: &Identity, witness: Witness) -> Result<ServerConfig, String> {
     let text = |error: &dyn Error| error.to_string();
     let provider = Arc::new(provider());
     let inner = WebPkiClientVerifier::builder_with_provider(identity.roots.clone(), provider.clone())

@@ -131,7 +131,7 @@ impl Control<'_> {
     }
 
     /// Ready for calls.
-    pub(super) async fn connect(self) -> Result<Grpc<Channel>, ControlError> {
+    async fn connect(self) -> Result<Grpc<Channel>, ControlError> {
         let socket = self.socket.to_owned();
         let untrusted = |reason| ControlError::Untrusted { socket: socket.clone(), reason };
         let unreachable = |reason| ControlError::Unreachable { socket: socket.clone(), reason };
@@ -152,7 +152,7 @@ impl Control<'_> {
     }
 }
 
-pub(super) async fn watch(
+async fn watch(
     client: &mut Grpc<Channel>,
     resume_from: Option<Version>,
 ) -> Result<Streaming<WatchMessage>, ControlError> {
@@ -166,7 +166,7 @@ pub(super) async fn watch(
     Ok(answer.map_err(|status| refused(&status))?.into_inner())
 }
 
-pub(super) async fn tasks(client: &mut Grpc<Channel>) -> Result<ListTasksResponse, ControlError> {
+async fn tasks(client: &mut Grpc<Channel>) -> Result<ListTasksResponse, ControlError> {
     let codec = ProstCodec::<ListTasksRequest, ListTasksResponse>::default();
     client.ready().await.map_err(|error| ControlError::Refused { reason: tls::in_words(&error) })?;
     let path = PathAndQuery::from_static(LIST_TASKS);

@@ -47,12 +47,12 @@ pub(super) enum Standing {
     Worker { node_id: String },
 }
 
-const COALESCE: Duration = Duration::from_millis(20);
+const COALESCE: Duration = Duration::from_millis(5);
 
 /// How soon, and how often, to look again for a container's place on the bridge that is still missing. Containers on
 /// internal networks only never get one.
-const BRIDGE_RETRY: Duration = Duration::from_millis(100);
-const BRIDGE_RETRIES: u32 = 5;
+const BRIDGE_RETRY: Duration = Duration::from_millis(25);
+const BRIDGE_RETRIES: u32 = 20;
 
 impl Local<'_> {
     /// Runs until dropped. While Docker does not answer, the last view stays.

@@ -1,6 +1,9 @@
-//! The loops against a Docker API that does what the test says.
+//! The loops against a Docker and a Swarm manager that do what the test says.
 
+mod agent;
 mod docker_api;
 mod following;
 mod recording;
 mod scenarios;
+mod swarm_manager;
+mod watching;

@@ -66,6 +66,11 @@ impl DockerApi {
         self.events.send(format!("{event}\n")).unwrap();
     }
 
+    /// How many follow the events: of an agent on a manager, the watchers of containers and of the Swarm.
+    pub(super) fn listeners(&self) -> usize {
+        self.events.receiver_count()
+    }
+
     /// Which paths were asked for, in order.
     pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()

@@ -1,21 +1,15 @@
 //! What is published when Docker says what, and what stays when it says nothing.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::agent::{Agent, RARELY, free_port};
 use super::docker_api::DockerApi;
 use crate::peers::tests::authority::{Authority, Issue};
-use crate::swarm::snapshot::{LocalView, Snapshot};
-use crate::swarm::source::{Source, SourceSettings, follow};
-use crate::swarm::status::{SourceRole, StatusBoard};
+use crate::swarm::status::SourceRole;
 
 #[tokio::test]
 async fn a_manager_publishes_the_whole_swarm_and_what_changes_soon_after_an_event() {
@@ -95,7 +89,7 @@ async fn a_new_container_shows_soon_after_its_start_and_with_its_place_on_the_br
 async fn a_container_drains_when_it_gets_the_signal_that_stops_it() {
     let api = DockerApi::start();
     let agent = Agent::start(&api, RARELY);
-    agent.eventually(|agent| agent.containers().len() == 4).await;
+    agent.eventually(|agent| agent.containers().len() == 4 && api.listeners() == 2).await;
     let is_draining = |agent: &Agent| agent.view().unwrap().containers["web1"].draining;
     let signal = |signal: &str| json!({"com.docker.swarm.task.id": "task1", "signal": signal});
     api.event("container", "kill", "web1", &signal("1"));
@@ -147,78 +141,4 @@ async fn a_worker_follows_its_manager_from_one_end_to_the_other() {
     worker.eventually(|worker| worker.snapshot().is_some_and(|snapshot| snapshot.services.is_empty())).await;
     let manager = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
     assert_eq!(worker.board.read().connected_to, Some(format!("[{manager}]:{peer_port}")));
-}
-
-const RARELY: Duration = Duration::from_mins(1);
-
-struct Agent {
-    board: StatusBoard,
-    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    view: watch::Receiver<Option<Arc<LocalView>>>,
-    running: JoinHandle<()>,
-}
-
-impl Agent {
-    fn start(api: &DockerApi, resync: Duration) -> Self {
-        let state = Authority::new("cluster-of-the-certificate").issue(&Issue::manager("node1"));
-        Self::start_with(api, resync, free_port(), state)
-    }
-
-    fn start_with(api: &DockerApi, resync: Duration, peer_port: u16, state: TempDir) -> Self {
-        let settings = SourceSettings {
-            source: Source::Swarm,
-            docker_socket: api.socket(),
-            control_socket: state.path().join("control.sock"),
-            swarm_state: PathBuf::from(state.path()),
-            bridge: "docker_gwbridge".into(),
-            resync,
-            peer_port,
-        };
-        let board = StatusBoard::default();
-        let (snapshot_sender, snapshot) = watch::channel(None);
-        let (view_sender, view) = watch::channel(None);
-        let on_board = board.clone();
-        let running = tokio::spawn(async move {
-            let _state = state;
-            let local_resync = Duration::from_millis(500);
-            match Box::pin(follow(&settings, local_resync, &snapshot_sender, &view_sender, &on_board)).await {}
-        });
-        Self { board, snapshot, view, running }
-    }
-
-    fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.borrow().clone()
-    }
-
-    fn view(&self) -> Option<Arc<LocalView>> {
-        self.view.borrow().clone()
-    }
-
-    fn containers(&self) -> Vec<String> {
-        self.view().map(|view| view.containers.keys().cloned().collect()).unwrap_or_default()
-    }
-
-    fn error(&self) -> String {
-        self.board.read().swarm.last_error.unwrap_or_default()
-    }
-
-    async fn eventually(&self, is_so: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !is_so(self) {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let outcome = timeout(Duration::from_secs(10), waiting).await;
-        assert!(outcome.is_ok(), "it never became so; {:#?}\n{:#?}", self.board.read(), self.view());
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.running.abort();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
