@@ -1,6 +1,9 @@
 //! The lab's client: it runs `mesh-workload` at a place in the lab and reads its report.
 
-use std::{collections::BTreeMap, process::Child};
+use std::{
+    collections::BTreeMap,
+    process::{Child, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -61,12 +64,20 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its standard input stays open until somebody has had enough: clients without an end of their own wait for that.
     pub(crate) fn begin(cmd: Cmd) -> Result<Self> {
         let line = cmd.line();
-        Ok(Self { child: cmd.quiet().spawn()?, line })
+        let mut command = cmd.into_inner();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self { child: command.spawn().with_context(|| format!("cannot start `{line}`"))?, line })
     }
 
-    /// Waits for its end and returns its report.
+    /// Tells a client that goes on until then to come to its end.
+    pub fn enough(&mut self) {
+        self.child.stdin.take();
+    }
+
+    /// Waits for its end and returns its report; implies [`Running::enough`].
     pub fn report<T: DeserializeOwned>(self) -> Result<T> {
         let output = self.child.wait_with_output()?;
         if !output.status.success() {
@@ -93,6 +104,8 @@ pub struct Report {
     /// The last address and port that a server saw.
     pub last_peer: Option<String>,
     pub slowest_ms: f64,
+    /// The longest time without an answer to a datagram.
+    pub longest_gap_ms: f64,
     /// From which addresses datagrams came back.
     pub sources: BTreeMap<String, u64>,
     /// What `getpeername` says of a connected socket for datagrams.
@@ -107,6 +120,63 @@ impl Report {
             if self.tasks.len() < tasks { 0 } else { self.tasks.values().min().copied().unwrap_or(0) };
         most - least
     }
+}
+
+/// What became of constant load. Times are milliseconds since 1970.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Load {
+    /// New connections with one request each, and how many of them had no answer.
+    pub requests: u64,
+    pub failed: u64,
+    /// The first hundred.
+    pub failures: Vec<Failure>,
+    pub tasks: BTreeMap<String, u64>,
+    pub versions: BTreeMap<String, u64>,
+    /// Of the slowest request that was answered: how long it took, when it began, and who answered.
+    pub slowest_ms: f64,
+    pub slowest_at: u64,
+    pub slowest_task: String,
+    /// Requests that took longer than a fifth of a second.
+    pub slow: u64,
+    /// Connections that were held, those in place of broken ones included.
+    pub held: u64,
+    pub broken: Vec<Broken>,
+    pub exchanges: u64,
+    pub slowest_exchange_ms: f64,
+}
+
+/// A request without an answer, or a connection that was not made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Failure {
+    /// When it began.
+    pub at: u64,
+    /// How long it took to fail.
+    pub ms: u64,
+    pub target: String,
+    /// Whether there was a connection before it failed.
+    pub connected: bool,
+    /// The task, if its answer had begun.
+    pub task: Option<String>,
+    pub error: String,
+}
+
+/// A held connection that ended before the load did.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Broken {
+    pub at: u64,
+    pub lasted_ms: u64,
+    pub target: String,
+    pub task: String,
+    /// The task's id in the Swarm.
+    pub id: String,
+    pub error: String,
+}
+
+/// What a flood came to.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Flood {
+    pub sent: u64,
+    pub seconds: f64,
 }
 
 /// One TCP echo conversation.

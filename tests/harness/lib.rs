@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod client;
 pub mod cmd;
+pub mod deaths;
 pub mod dig;
 pub mod images;
 pub mod inside;

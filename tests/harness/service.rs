@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    deaths::Deaths,
     images::{NGINX, WORKLOAD},
     lab::Lab,
     wait,
@@ -168,6 +169,37 @@ impl Service<'_> {
             .read()?;
         ensure!(!id.is_empty(), "{} has no container on {}", task.name, task.node);
         Ok(id)
+    }
+
+    /// `docker service rollback`, without waiting for its end.
+    pub fn rollback(&self) -> Result<()> {
+        self.lab.docker(["service", "rollback", "--quiet", "--detach", &self.name]).read().map(drop)
+    }
+
+    /// Waits until an update or a rollback has come to this end: `completed`, `rollback_completed`.
+    pub fn wait_for_update(&self, end: &str) -> Result<()> {
+        let state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}";
+        wait::for_up_to(Duration::from_secs(90), &format!("the update of {} is {end}", self.name), || {
+            let inspect = ["service", "inspect", "--format", state, &self.name];
+            let state = self.lab.docker(inspect).quiet().read()?;
+            ensure!(state == end, "it is {state:?}");
+            Ok(())
+        })
+    }
+
+    /// From now on, notes when its containers end.
+    pub fn watch_deaths(&self) -> Result<Deaths> {
+        Deaths::of(self.lab, &self.name)
+    }
+
+    /// Its virtual address on a network.
+    pub fn vip(&self, network: &str) -> Result<String> {
+        let id = self.lab.docker(["network", "inspect", "--format", "{{.Id}}", network]).quiet().read()?;
+        let format = "{{range .Endpoint.VirtualIPs}}{{.NetworkID}} {{.Addr}} {{end}}";
+        let text = self.lab.docker(["service", "inspect", "--format", format, &self.name]).quiet().read()?;
+        let address = text.split(' ').skip_while(|word| *word != id).nth(1);
+        let address = address.and_then(|address| address.split('/').next());
+        Ok(address.with_context(|| format!("{} has no address on {network}: {text}", self.name))?.into())
     }
 
     /// All that its containers on all nodes have written.

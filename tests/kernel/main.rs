@@ -24,6 +24,7 @@ mod refuse;
 mod reply;
 mod request;
 mod split;
+mod stack;
 mod support;
 mod tunnel;
 mod wire;

@@ -51,6 +51,8 @@ fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
     table(&pins.map(TABLE)).insert(key(1), flow(1), 0).expect("room");
 
     let (_, _, migration) = kernel::load(&pins, 4096).expect("an agent with other flags");
+    assert_eq!(flows_in(&pins), [], "flows are taken over when the programs are");
+    migration.copy_flows();
     assert_eq!(flows_in(&pins), [(1, 1)]);
     assert!(migration.is_pending());
     // The first agent's programs are still attached and use the old table.
@@ -63,6 +65,7 @@ fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
     assert!(Pins::entries(&pins.aside()).is_empty());
 
     let (_, _, migration) = kernel::load(&pins, 1024).expect("and back");
+    migration.copy_flows();
     assert_eq!(flows_in(&pins), [(1, 1), (2, 2)]);
     migration.finish();
 }
@@ -100,6 +103,7 @@ fn values_of_another_length_are_cut_or_filled_up_and_foreign_tables_go() {
         other.pin(pins.map("LATER")).expect("pin what this version does not know");
 
         let (_, _, migration) = kernel::load(&pins, 1024).expect("this version");
+        migration.copy_flows();
         let found = table(&pins.map(TABLE)).get(&key(5), 0).expect("the flow");
         assert_eq!((found.last_seen, found.backend, found.generation), (7, 4, 3));
         assert!(pins.map("LATER").exists(), "programs of the other version may use it");

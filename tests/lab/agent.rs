@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     client::{At, Conversation, Report},
-    lab::Lab,
+    images::AGENT,
+    lab::{Lab, Node},
     mesh,
     service::Spec,
     wait,
@@ -14,11 +15,14 @@ use serde_json::Value;
 
 use crate::{
     Scenario,
-    support::{PATIENCE, all_ok, exact_through_every_node, live, live_on, target},
+    load::{Callers, under_load},
+    support::{PATIENCE, Undo, all_ok, exact_through_every_node, live, live_on, target},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("agents that are killed interrupt no connection and no request", killed_agents),
+    ("agents that are killed in turn interrupt no connection and no request", killed_in_turn),
+    ("new builds and other table sizes of the agent interrupt no connection and no request", exchanged),
     ("an agent keeps to its memory limit", memory),
 ];
 
@@ -64,6 +68,66 @@ fn killed_agents(lab: &Lab) -> Result<()> {
     service.scale(2)?;
     live_on(&nodes, "steady", 2, Duration::from_secs(5))?;
     exact_through_every_node(lab, 8701, 2, 3)
+}
+
+fn killed_in_turn(lab: &Lab) -> Result<()> {
+    let (outcome, _) =
+        under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
+            for node in &lab.nodes {
+                let old = mesh::agent_container(node)?;
+                node.docker(["kill", "--signal", "KILL", &old]).quiet().read()?;
+                replaced(node, &old)?;
+            }
+            service.scale(6)?;
+            service.wait_for(6)?;
+            live(lab, service.name(), 6)
+        })?;
+    outcome.nothing_failed()?;
+    outcome.nothing_broke()
+}
+
+/// Another tag of the same build: to the Swarm a new image.
+const OTHER_BUILD: &str = "mesh-agent:other";
+
+fn exchanged(lab: &Lab) -> Result<()> {
+    lab.on_every_node(|node| node.docker(["tag", AGENT, OTHER_BUILD]).quiet().read())?;
+    let name = format!("{}_agent", mesh::STACK);
+    let (outcome, _) =
+        under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
+            let _as_deployed = Undo::at_the_end(|| {
+                let options = ["--image", AGENT, "--env-rm", "MESH_FLOWS", "--update-monitor", "10s"];
+                let _ = exchange(lab, &name, &[&options[..], &["--update-parallelism", "1"]].concat());
+            });
+            exchange(lab, &name, &["--force", "--update-monitor", "500ms", "--rollback-monitor", "500ms"])
+                .context("restarted in turn")?;
+            exchange(lab, &name, &["--image", OTHER_BUILD, "--update-parallelism", "3"])
+                .context("another image, all at once")?;
+            // Tables of another size are new tables.
+            exchange(lab, &name, &["--env-add", "MESH_FLOWS=65536"]).context("smaller tables")?;
+            exchange(lab, &name, &["--image", AGENT, "--env-rm", "MESH_FLOWS"]).context("and back")?;
+            service.scale(6)?;
+            service.wait_for(6)?;
+            live(lab, service.name(), 6)
+        })?;
+    outcome.nothing_failed()?;
+    outcome.nothing_broke()
+}
+
+/// Updates the agents' service, and waits until all nodes have an agent that it made and that answers.
+fn exchange(lab: &Lab, service: &str, options: &[&str]) -> Result<()> {
+    let before = lab.on_every_node(mesh::agent_container)?;
+    let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
+    lab.docker(update).args(options).arg(service).read()?;
+    let nodes = lab.nodes.iter().zip(&before);
+    nodes.into_iter().try_for_each(|(node, old)| replaced(node, old))
+}
+
+/// Waits until another agent than that one answers.
+fn replaced(node: &Node, old: &str) -> Result<()> {
+    wait::for_up_to(PATIENCE, &format!("a new agent of {} answers", node.name), || {
+        ensure!(mesh::agent_container(node)? != old, "the old one runs");
+        mesh::status(node).map(drop)
+    })
 }
 
 fn memory(lab: &Lab) -> Result<()> {

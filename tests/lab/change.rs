@@ -114,14 +114,14 @@ fn ports_at_run_time(lab: &Lab) -> Result<()> {
     ensure!(echo(lab.manager()).is_err(), "a port that is not published yet is served");
 
     service.update(&["--publish-add", "8105:9000"])?;
-    updated(lab, "ports")?;
+    service.wait_for_update("completed")?;
     live(lab, "ports", 2)?;
     lab.nodes.iter().try_for_each(echo)?;
     exact_through_every_node(lab, 8104, 2, 3)?;
 
     // Docker wants the target here.
     service.update(&["--publish-rm", "9000"])?;
-    updated(lab, "ports")?;
+    service.wait_for_update("completed")?;
     live(lab, "ports", 2)?;
     for node in &lab.nodes {
         wait::for_up_to(PROMPT, "the port is left alone", || {
@@ -130,16 +130,6 @@ fn ports_at_run_time(lab: &Lab) -> Result<()> {
         })?;
     }
     exact_through_every_node(lab, 8104, 2, 3)
-}
-
-/// Waits until a service's update is through.
-fn updated(lab: &Lab, service: &str) -> Result<()> {
-    let state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}";
-    wait::for_up_to(PATIENCE, &format!("the update of {service} is through"), || {
-        let state = lab.docker(["service", "inspect", "--format", state, service]).quiet().read()?;
-        ensure!(state == "completed", "it is {state:?}");
-        Ok(())
-    })
 }
 
 fn nobody_home(lab: &Lab) -> Result<()> {

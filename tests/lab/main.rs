@@ -5,14 +5,22 @@
 mod agent;
 mod balance;
 mod change;
+mod deaths;
+mod flood;
 mod flows;
 mod host;
+mod load;
+mod managers;
 mod names;
+mod nodes;
 mod peers;
+mod policies;
 mod support;
 mod tunnel;
 mod uninstall;
 mod untouched;
+mod updates;
+mod upstreams;
 mod vip;
 
 use std::{
@@ -40,9 +48,16 @@ const SUITES: &[&[Scenario]] = &[
     tunnel::SCENARIOS,
     vip::SCENARIOS,
     names::SCENARIOS,
+    upstreams::SCENARIOS,
     change::SCENARIOS,
+    policies::SCENARIOS,
+    updates::SCENARIOS,
+    deaths::SCENARIOS,
     agent::SCENARIOS,
+    nodes::SCENARIOS,
+    flood::SCENARIOS,
     peers::SCENARIOS,
+    managers::SCENARIOS,
     uninstall::SCENARIOS,
 ];
 

@@ -176,12 +176,18 @@ fn a_lost_quorum(lab: &Lab) -> Result<()> {
 }
 
 /// Makes a node a manager until the end of the scope.
-fn promote<'a>(lab: &'a Lab, node: &'a Node) -> Result<Undo<impl FnMut() + 'a>> {
+pub(crate) fn promote<'a>(lab: &'a Lab, node: &'a Node) -> Result<Undo<impl FnMut() + 'a>> {
     let undo = Undo::at_the_end(|| {
         let demote =
             || lab.docker(["node", "demote", &node.name]).quiet().read().map(drop).context("cannot demote");
-        let _ =
-            wait::for_up_to(PATIENCE, "the manager is demoted", demote).and_then(|()| agent_answers(node));
+        let follows = || {
+            let source = &mesh::status(node)?["source"];
+            let well = source["role"] == "worker" && source["swarm"]["error"].is_null();
+            ensure!(well, "its agent says {source}");
+            Ok(())
+        };
+        let demoted = wait::for_up_to(PATIENCE, "the manager is demoted", demote);
+        let _ = demoted.and_then(|()| wait::for_up_to(PATIENCE, "it follows a manager", follows));
     });
     lab.docker(["node", "promote", &node.name]).read()?;
     wait::for_up_to(PATIENCE, &format!("{} is a manager", node.name), || {

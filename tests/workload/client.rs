@@ -51,6 +51,8 @@ pub(crate) struct Report {
     /// The last address and port that a server saw.
     last_peer: Option<String>,
     slowest_ms: f64,
+    /// The longest time without an answer.
+    longest_gap_ms: f64,
     /// From which addresses datagrams came back.
     sources: BTreeMap<String, u64>,
     /// What `getpeername` says of a connected socket for datagrams.
@@ -88,15 +90,15 @@ fn count(counts: &mut BTreeMap<String, u64>, key: String) {
 }
 
 /// Who answered, and whom they saw.
-struct Answer {
-    task: String,
-    version: Option<String>,
+pub(crate) struct Answer {
+    pub(crate) task: String,
+    pub(crate) version: Option<String>,
     peer: Option<String>,
 }
 
 impl Answer {
     /// From the identity that our server answers, or else whatever text came.
-    fn from(text: &str, header: Option<String>) -> Self {
+    pub(crate) fn from(text: &str, header: Option<String>) -> Self {
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let field = |name: &str| value[name].as_str().map(String::from);
         let task = field("task").or(header).unwrap_or_else(|| text.lines().next().unwrap_or_default().into());
@@ -244,12 +246,17 @@ pub(crate) fn udp(args: &Udp) -> Report {
     };
     report.connected_to = socket.peer_addr().ok().map(|address| address.to_string());
     let mut buffer = vec![0; 65_536];
+    let mut answered = Instant::now();
     for number in 0..args.count {
         let begin = Instant::now();
         let answer = exchange(args, &socket, number, &mut buffer).map(|(answer, source)| {
             count(&mut report.sources, source.to_string());
             answer
         });
+        report.longest_gap_ms = report.longest_gap_ms.max(answered.elapsed().as_secs_f64() * 1000.0);
+        if answer.is_ok() {
+            answered = Instant::now();
+        }
         report.add(begin, answer);
         thread::sleep(Duration::from_millis(args.interval));
     }

@@ -7,10 +7,10 @@ use std::{
     thread,
 };
 
-use crate::serve::State;
+use crate::serve::{State, accepted};
 
 pub(crate) fn serve_tcp(listener: &TcpListener, state: &Arc<State>) {
-    for stream in listener.incoming().flatten() {
+    for stream in accepted(listener) {
         let state = Arc::clone(state);
         thread::spawn(move || {
             let _ = converse(stream, &state);

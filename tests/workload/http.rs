@@ -1,5 +1,6 @@
 //! Just enough HTTP/1.1: keep-alive, content lengths, and these paths:
-//! `/` identity, `/slow?ms=`, `/bytes?n=`, POST `/sink`, `/health`, `/unhealthy`, `/healthy`.
+//! `/` identity, `/slow?ms=`, `/bytes?n=`, POST `/sink`, `/health`, `/unhealthy`, `/healthy`, and `/refuse?ms=`, which
+//! closes all listening sockets for so long. Every head names the task, that of `/slow` long before its body.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -13,11 +14,11 @@ use serde_json::json;
 
 use crate::{
     pattern::{Pattern, measure},
-    serve::State,
+    serve::{State, accepted},
 };
 
 pub(crate) fn serve(listener: &TcpListener, state: &Arc<State>) {
-    for stream in listener.incoming().flatten() {
+    for stream in accepted(listener) {
         let state = Arc::clone(state);
         thread::spawn(move || {
             // A client that goes away is its own affair.
@@ -51,7 +52,7 @@ fn answer(
     let (status, text) = match request.path.as_str() {
         "/bytes" => {
             let length = request.parameter("n");
-            head(stream, "200 OK", "application/octet-stream", length, false)?;
+            head(stream, state, "200 OK", "application/octet-stream", length, false)?;
             io::copy(&mut Pattern::new(length), &mut stream)?;
             return Ok(false);
         }
@@ -68,7 +69,14 @@ fn answer(
             ("200 OK", json!({ "healthy": request.path == "/healthy" }))
         }
         "/slow" => {
+            let text = identity(stream, state)?.to_string();
+            head(stream, state, "200 OK", "application/json", text.len() as u64, request.close)?;
             thread::sleep(Duration::from_millis(request.parameter("ms")));
+            stream.write_all(text.as_bytes())?;
+            return Ok(request.close);
+        }
+        "/refuse" => {
+            state.refuse(Duration::from_millis(request.parameter("ms")))?;
             ("200 OK", identity(stream, state)?)
         }
         "/" => ("200 OK", identity(stream, state)?),
@@ -77,7 +85,7 @@ fn answer(
     io::copy(&mut body, &mut io::sink())?;
     let close = request.close || state.stopping.load(Ordering::SeqCst);
     let text = text.to_string();
-    head(stream, status, "application/json", text.len() as u64, close)?;
+    head(stream, state, status, "application/json", text.len() as u64, close)?;
     stream.write_all(text.as_bytes())?;
     Ok(close)
 }
@@ -87,10 +95,19 @@ fn identity(stream: &TcpStream, state: &State) -> io::Result<serde_json::Value> 
     Ok(state.identity.to(stream.peer_addr()?, stream.local_addr().ok(), count))
 }
 
-fn head(mut stream: &TcpStream, status: &str, kind: &str, length: u64, close: bool) -> io::Result<()> {
+fn head(
+    mut stream: &TcpStream,
+    state: &State,
+    status: &str,
+    kind: &str,
+    length: u64,
+    close: bool,
+) -> io::Result<()> {
     let connection = if close { "close" } else { "keep-alive" };
     let text = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n"
+        "HTTP/1.1 {status}\r\nX-Task: {}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
+         Connection: {connection}\r\n\r\n",
+        state.identity.task
     );
     stream.write_all(text.as_bytes())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    task: String,
+    pub(crate) task: String,
     id: String,
     node: String,
     service: String,

@@ -5,8 +5,10 @@ mod ask;
 mod client;
 mod dial;
 mod echo;
+mod flood;
 mod http;
 mod identity;
+mod load;
 mod pattern;
 mod serve;
 mod transfer;
@@ -35,6 +37,10 @@ enum Command {
     Healthcheck(serve::Args),
     /// HTTP requests, one after the other or many at once
     Get(client::Get),
+    /// Constant load on new and on held connections, until its standard input ends
+    Load(load::Args),
+    /// Packets from random sources at full speed, in the lab only
+    Flood(flood::Args),
     /// One TCP echo conversation
     Tcp(client::Tcp),
     /// Lines to a server of any kind, and the first line of each answer
@@ -74,6 +80,8 @@ fn main() -> Result<ExitCode> {
         Command::Serve(args) => serve::run(&args)?,
         Command::Healthcheck(args) => return Ok(serve::healthcheck(&args)),
         Command::Get(args) => print(&client::get(&args))?,
+        Command::Load(args) => print(&load::run(&args)?)?,
+        Command::Flood(args) => print(&flood::run(&args)?)?,
         Command::Tcp(args) => print(&client::tcp(&args))?,
         Command::Ask(args) => print(&ask::run(&args)?)?,
         Command::Resolve(args) => print(&ask::resolve(&args))?,

@@ -1,7 +1,8 @@
 //! The server's life: slow to start, slow or abrupt to stop, as its environment says.
 
 use std::{
-    net::{TcpListener, UdpSocket},
+    io, iter,
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     process::{ExitCode, exit},
     sync::{
         Arc,
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use socket2::SockRef;
 
 use crate::{client, echo, http, identity::Identity};
 
@@ -52,6 +54,42 @@ pub(crate) struct State {
     pub(crate) under_way: AtomicU64,
     pub(crate) healthy: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    listeners: [TcpListener; 2],
+}
+
+impl State {
+    /// Closes the listeners, and opens them again after that time.
+    pub(crate) fn refuse(&self, time: Duration) -> io::Result<()> {
+        self.close()?;
+        let listeners = [self.listeners[0].try_clone()?, self.listeners[1].try_clone()?];
+        thread::spawn(move || {
+            thread::sleep(time);
+            for listener in listeners {
+                // It is still bound, so it only has to listen again.
+                let _ = SockRef::from(&listener).listen(BACKLOG);
+            }
+        });
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.listeners.iter().try_for_each(|listener| SockRef::from(listener).shutdown(Shutdown::Both))
+    }
+}
+
+const BACKLOG: i32 = 1024;
+
+/// The connections to a listener, for as long as the process lives.
+pub(crate) fn accepted(listener: &TcpListener) -> impl Iterator<Item = TcpStream> {
+    let accept = || {
+        let accepted = listener.accept().ok();
+        if accepted.is_none() {
+            // It is closed, perhaps only for a while.
+            thread::sleep(Duration::from_millis(2));
+        }
+        Some(accepted)
+    };
+    iter::from_fn(accept).flatten().map(|(stream, _)| stream)
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -64,18 +102,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         });
         thread::sleep(Duration::from_millis(args.start_delay));
     }
+    let web = listen(args.http)?;
+    let tcp = listen(args.echo)?;
+    let udp = UdpSocket::bind(("::", args.echo)).or_else(|_| UdpSocket::bind(("0.0.0.0", args.echo)));
+    let udp = udp.with_context(|| format!("cannot bind UDP port {}", args.echo))?;
     let state = Arc::new(State {
         identity: Identity::from_environment(),
         requests: AtomicU64::new(0),
         under_way: AtomicU64::new(0),
         healthy: AtomicBool::new(true),
         stopping: AtomicBool::new(false),
+        listeners: [web.try_clone()?, tcp.try_clone()?],
     });
-    let web = listen(args.http)?;
-    let tcp = listen(args.echo)?;
-    let udp = UdpSocket::bind(("::", args.echo)).or_else(|_| UdpSocket::bind(("0.0.0.0", args.echo)));
-    let udp = udp.with_context(|| format!("cannot bind UDP port {}", args.echo))?;
-    let listeners = [web.try_clone()?, tcp.try_clone()?];
     spawn(&state, move |state| http::serve(&web, state));
     spawn(&state, move |state| echo::serve_tcp(&tcp, state));
     spawn(&state, move |state| echo::serve_udp(&udp, state));
@@ -88,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             thread::park();
         }
     }
-    end(args, &state, &listeners)
+    end(args, &state)
 }
 
 /// Fails when the server does not answer, or answers that it is not well.
@@ -97,12 +135,10 @@ pub(crate) fn healthcheck(args: &Args) -> ExitCode {
     if client::is_healthy(target) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn end(args: &Args, state: &State, listeners: &[TcpListener]) -> Result<()> {
+fn end(args: &Args, state: &State) -> Result<()> {
     state.stopping.store(true, Ordering::SeqCst);
     if args.stop == Stop::Refuse {
-        for listener in listeners {
-            socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both)?;
-        }
+        state.close()?;
     }
     thread::sleep(Duration::from_millis(args.stop_delay));
     while args.stop == Stop::Graceful && state.under_way.load(Ordering::SeqCst) > 0 {

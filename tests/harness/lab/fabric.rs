@@ -61,6 +61,11 @@ pub(super) fn connect(node: &str, index: usize, pid: i32) -> Result<()> {
     feed(Cmd::new("nsenter").arg(net).args(["ip", "-batch", "-"]), &script)
 }
 
+/// Pulls a node's cable, or plugs it in again.
+pub(super) fn cable(node: &str, plugged: bool) -> Result<()> {
+    batch(Some(FABRIC), &format!("link set {node} {}", if plugged { "up" } else { "down" }))
+}
+
 /// The address of node `index`, counted from 1.
 pub(super) fn address(index: usize) -> String {
     format!("10.99.0.{index}")

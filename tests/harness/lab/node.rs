@@ -104,11 +104,24 @@ impl Node {
 
     /// Ends dockerd; its containers end with it if it is asked, and live on if it is killed.
     pub fn stop_docker(&self, signal: &str) -> Result<()> {
-        self.command("sh").args(["-c", &format!("kill -{signal} $(cat /run/docker.pid)")]).quiet().read()?;
+        self.signal_docker(signal)?;
         wait::for_up_to(Duration::from_secs(30), "dockerd ends", || {
+            // It stops answering long before it has ended its containers.
+            const GONE: &str = "! { [ -e /run/docker.pid ] && kill -0 $(cat /run/docker.pid); }";
             ensure!(!self.docker_answers(), "it still answers");
+            ensure!(self.command("sh").args(["-c", GONE]).succeeds(), "it is still there");
             Ok(())
         })
+    }
+
+    /// Sends its dockerd a signal; STOP and CONT make it freeze and go on, with its containers untouched.
+    pub fn signal_docker(&self, signal: &str) -> Result<()> {
+        let kill = format!("kill -{signal} $(cat /run/docker.pid)");
+        self.command("sh").args(["-c", &kill]).quiet().read()?;
+        if signal == "CONT" {
+            wake_waiting(&self.name)?;
+        }
+        Ok(())
     }
 
     pub fn wait_for_docker(&self) -> Result<()> {
@@ -132,6 +145,33 @@ impl Node {
         ask().unwrap_or(false)
     }
 
+    /// Pulls the cable of its `eth0`.
+    pub fn unplug(&self) -> Result<()> {
+        fabric::cable(&self.name, false)
+    }
+
+    pub fn plug_in(&self) -> Result<()> {
+        fabric::cable(&self.name, true)
+    }
+
+    /// The process of the host that is process 1 of a container here.
+    pub fn container_process(&self, container: &str) -> Result<i32> {
+        let pids = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let first_in = |pid: &i32| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let numbers = read("status");
+            let numbers = numbers.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            numbers.split_whitespace().next_back() == Some("1") && read("cgroup").contains(container)
+        };
+        pids.into_iter().find(first_in).with_context(|| format!("no process of {container} on {}", self.name))
+    }
+
+    /// A file of the node, for the host.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
+    }
+
     /// Whether the node's process 1 is there.
     pub fn is_alive(&self) -> bool {
         let proc = format!("/proc/{}/cmdline", self.pid);
@@ -146,6 +186,20 @@ impl Node {
     fn dir(&self) -> PathBuf {
         Path::new(BASE).join(&self.name)
     }
+}
+
+/// nsenter stops when what it has started stops, and would not go on with it.
+fn wake_waiting(node: &str) -> Result<()> {
+    for file in cgroups::membership(node)? {
+        for pid in fs::read_to_string(&file)?.lines() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if let ("nsenter", Ok(pid)) = (name.trim(), pid.parse()) {
+                // SAFETY: `kill` takes two integers; the process is one of this node's.
+                unsafe { libc::kill(pid, libc::SIGCONT) };
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Starts a program that outlives this process, in a session of its own.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Lab, in_parallel};
+use super::{Lab, Node, in_parallel};
 use crate::{cmd::Cmd, wait};
 
 pub(super) fn form(lab: &Lab) -> Result<()> {
@@ -31,6 +31,43 @@ pub(super) fn form(lab: &Lab) -> Result<()> {
         ensure!(count == lab.nodes.len(), "{count} of {} nodes are ready", lab.nodes.len());
         Ok(())
     })
+}
+
+impl Lab {
+    /// Makes a worker leave the Swarm; its tasks and its agent end with that.
+    pub fn leave(&self, node: &Node) -> Result<()> {
+        node.docker(["swarm", "leave"]).read().map(drop)
+    }
+
+    /// Makes a node that has left a worker again, under another id, and has the Swarm forget the old one.
+    pub fn rejoin(&self, node: &Node) -> Result<()> {
+        let token = self.docker(["swarm", "join-token", "--quiet", "worker"]).quiet().read()?;
+        let endpoint = format!("{}:2377", self.manager().address);
+        let join = ["swarm", "join", "--token", &token, "--advertise-addr", &node.address, &endpoint];
+        node.docker(join).quiet().read()?;
+        let known = || {
+            let filter = format!("name={}", node.name);
+            let list = ["node", "ls", "--filter", &filter, "--format", "{{.ID}} {{.Status}}"];
+            node_list(self.docker(list))
+        };
+        let what = format!("{} is ready", node.name);
+        wait::until(&what, Duration::from_secs(30), Duration::from_millis(50), || {
+            let known = known()?;
+            ensure!(known.iter().any(|line| line.ends_with(" Ready")), "{known:?}");
+            Ok(())
+        })?;
+        // The old one is not forgotten before the Swarm has seen that it is down.
+        let what = format!("the old {} is forgotten", node.name);
+        wait::until(&what, Duration::from_secs(30), Duration::from_millis(200), || {
+            let known = known()?;
+            for line in known.iter().filter(|line| !line.ends_with(" Ready")) {
+                let id = line.split(' ').next().unwrap_or_default();
+                self.docker(["node", "rm", "--force", id]).quiet().read()?;
+            }
+            ensure!(known.len() == 1, "{known:?}");
+            Ok(())
+        })
+    }
 }
 
 fn node_list(cmd: Cmd) -> Result<Vec<String>> {

@@ -226,7 +226,7 @@ impl World {
         let turn = self.turn(port, protocol);
         let set = self.set_of(turn, &rest);
         self.change_frontend(port, protocol, |frontend| {
-            (frontend.set, frontend.count) = (set.set, set.count)
+            (frontend.set, frontend.count) = (set.set, set.count);
         });
     }
 
