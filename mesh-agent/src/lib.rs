@@ -7,7 +7,7 @@
 //!                     status/ reads what the others publish
 //! ```
 //!
-//! Only `agent.rs` starts tasks and makes channels between these parts.
+//! Only `agent.rs` makes the channels between these parts.
 
 pub mod agent;
 pub mod args;

@@ -218,7 +218,7 @@ fn accounted(map: &MapData) -> Option<u64> {
     memlock(&fs::read_to_string(path).ok()?)
 }
 
-/// The `memlock` line of a map's description in /proc/<pid>/fdinfo.
+/// The `memlock` line of a map's description in `/proc/PID/fdinfo`.
 fn memlock(description: &str) -> Option<u64> {
     description.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
