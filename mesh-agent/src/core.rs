@@ -37,9 +37,9 @@ use crate::swarm::snapshot::{LocalView, Snapshot};
 const PACKETS_PASS: Duration = Duration::from_millis(20);
 /// How often the kernel's tables are compared with what was written.
 const FULL_ROUND: Duration = Duration::from_secs(30);
-/// How long after the first good round the programs of an earlier agent are surely replaced, also on overlays, where a
-/// thread in each namespace does it.
-const SETTLED: Duration = Duration::from_secs(1);
+/// How long after the first good round it is still waited for overlays that have no programs yet: a thread in each of their
+/// namespaces attaches them.
+const SETTLED_AT_LAST: Duration = Duration::from_secs(30);
 /// How often flows are taken over in the meantime.
 const MIGRATION_TURN: Duration = Duration::from_millis(50);
 /// How long after a change that failed it is tried again.
@@ -178,10 +178,14 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
-        let flows = self.migration.as_ref().filter(|_| self.migrated.is_none());
-        flows.inspect(|migration| migration.copy_flows());
+        let mut flows = self.migration.as_mut().filter(|_| self.migrated.is_none());
+        if let Some(migration) = &mut flows {
+            migration.copy_flows();
+        }
         let errors = self.attachments.sync(&uplinks, bridge);
-        flows.inspect(|migration| migration.copy_flows());
+        if let Some(migration) = flows {
+            migration.copy_flows();
+        }
         warnings.extend(errors.iter().map(|error| format!("{error:#}")));
 
         let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
@@ -219,7 +223,7 @@ impl Core {
             failed |= !self.reconciler.problems().is_empty();
             if !failed && self.migration.is_some() && self.migrated.is_none() {
                 self.migrated = Some(Instant::now() + MIGRATION_TURN);
-                self.migration_ends = Some(Instant::now() + SETTLED);
+                self.migration_ends = Some(Instant::now() + SETTLED_AT_LAST);
             }
             let (snapshot, local) = (snapshot.clone(), local.clone());
             self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
@@ -234,8 +238,9 @@ impl Core {
     /// Follows the flows that come in while programs are replaced, until they surely are.
     fn go_on_migrating(&mut self) {
         let now = Instant::now();
-        if self.migration_ends.is_some_and(|end| now < end) {
-            self.migration.iter().for_each(Migration::copy_flows);
+        let settled = self.overlays.states().values().all(|overlay| overlay.is_followed);
+        if !settled && self.migration_ends.is_some_and(|end| now < end) {
+            self.migration.iter_mut().for_each(Migration::copy_flows);
             self.migrated = Some(now + MIGRATION_TURN);
         } else {
             self.migrated = None;

@@ -34,6 +34,7 @@
 //! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
 //! | `ASKERS` | hash | cookie of a task's network namespace → 1 | agent | sockets | agent reports it |
 //! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |
+//! | `TAKING_OVER` | array of 1 | → whether the programs of the agent before come after these, and know flows that these do not | agent | request, overlay | – |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
 #![no_std]
 

@@ -40,7 +40,7 @@ pub const AFFINITIES: u32 = 65_536;
 pub const SOCKETS: u32 = 65_536;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 32] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -71,6 +71,7 @@ pub const NAMES: [&str; 31] = [
     "VIP_REPLIES",
     "ASKERS",
     "HEARTBEAT",
+    "TAKING_OVER",
     "OUTCOMES",
 ];
 

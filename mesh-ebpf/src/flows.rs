@@ -1,4 +1,4 @@
-//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS` and `FRAGMENTS`: conversations that this node is the entry node of.
+//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS` and `TAKING_OVER`: conversations that this node is the entry node of.
 //!
 //! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
 //! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use mesh_common::backend::{Backend, flags};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::maps;
@@ -37,6 +37,10 @@ static SCRATCH: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(maps::FRAGMENTS, 0);
+
+/// Not 0 while the programs of the agent before come after these on the same hooks, and know flows that these do not.
+#[map]
+static TAKING_OVER: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The tables of one kind of frontend.
 pub(crate) trait Tables {
@@ -135,6 +139,12 @@ pub(crate) fn offer(key: &FlowKey, identity: Address, port: Port) -> Offer {
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Whether a flow that the tables do not have is better left to the programs that come after these.
+#[inline(always)]
+pub(crate) fn are_taken_over() -> bool {
+    TAKING_OVER.get(0).is_some_and(|taking_over| *taking_over != 0)
 }
 
 /// The flow as the tables have it.

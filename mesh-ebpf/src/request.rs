@@ -134,6 +134,9 @@ pub(crate) fn choose<T: Tables>(
 ) -> Result<Choice, Outcome> {
     let now = flows::now();
     let Some(known) = flows::recall::<T>(key) else {
+        if !packet.opens() && flows::are_taken_over() {
+            return Err(Outcome::NotOurs);
+        }
         return choose_new::<T>(frame, packet, frontend, key, now);
     };
     let id = known.flow().backend;

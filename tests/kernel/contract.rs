@@ -60,6 +60,7 @@ fn the_maps_are_what_the_contract_says() {
         ("VIP_REPLIES", lru_hash::<VipReplyKey, VipReply>(maps::FLOWS)),
         ("ASKERS", hash::<u64, u32>(maps::ASKERS)),
         ("HEARTBEAT", array::<u64>(1)),
+        ("TAKING_OVER", array::<u32>(1)),
         ("OUTCOMES", per_cpu_array::<u64>(Outcome::CAPACITY)),
     ]);
     assert_eq!(actual, expected);

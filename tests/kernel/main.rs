@@ -25,6 +25,7 @@ mod reply;
 mod request;
 mod split;
 mod stack;
+mod succession;
 mod support;
 mod tunnel;
 mod wire;

@@ -50,24 +50,43 @@ fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
     assert!(!migration.is_pending(), "there is nothing to take over");
     table(&pins.map(TABLE)).insert(key(1), flow(1), 0).expect("room");
 
-    let (_, _, migration) = kernel::load(&pins, 4096).expect("an agent with other flags");
+    let (_, _, mut migration) = kernel::load(&pins, 4096).expect("an agent with other flags");
     assert_eq!(flows_in(&pins), [], "flows are taken over when the programs are");
     migration.copy_flows();
     assert_eq!(flows_in(&pins), [(1, 1)]);
     assert!(migration.is_pending());
+    table(&pins.map(TABLE)).insert(key(3), flow(3), 0).expect("room");
+    table(&pins.aside().join(TABLE)).insert(key(4), flow(4), 0).expect("room");
+    migration.copy_flows();
+    table(&pins.map(TABLE)).remove(&key(4)).expect("it was taken over");
     // The first agent's programs are still attached and use the old table.
     let mut old = table(&pins.aside().join(TABLE));
     old.insert(key(1), flow(9), 0).expect("room");
     old.insert(key(2), flow(2), 0).expect("room");
     drop(old);
     migration.finish();
-    assert_eq!(flows_in(&pins), [(1, 1), (2, 2)], "what is in use already stays as it is");
+    let expected = [(1, 1), (2, 2), (3, 3)];
+    assert_eq!(flows_in(&pins), expected, "what is in use stays as it is, and what is over is over");
     assert!(Pins::entries(&pins.aside()).is_empty());
 
-    let (_, _, migration) = kernel::load(&pins, 1024).expect("and back");
+    let (_, _, mut migration) = kernel::load(&pins, 1024).expect("and back");
     migration.copy_flows();
-    assert_eq!(flows_in(&pins), [(1, 1), (2, 2)]);
+    assert_eq!(flows_in(&pins), expected);
     migration.finish();
+}
+
+#[test]
+fn an_agent_that_died_in_the_middle_is_finished_for_by_one_of_the_size_before() {
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    drop(kernel::load(&pins, 1024).expect("the first agent"));
+    drop(kernel::load(&pins, 4096).expect("an agent that is killed before it could finish"));
+    table(&pins.aside().join(TABLE)).insert(key(2), flow(2), 0).expect("room");
+    table(&pins.map(TABLE)).insert(key(3), flow(3), 0).expect("room");
+
+    let (_, _, migration) = kernel::load(&pins, 1024).expect("the first agent once more");
+    migration.finish();
+    assert_eq!(flows_in(&pins), [(2, 2), (3, 3)]);
 }
 
 #[test]
@@ -102,7 +121,7 @@ fn values_of_another_length_are_cut_or_filled_up_and_foreign_tables_go() {
         put(&other, key(5), value as usize);
         other.pin(pins.map("LATER")).expect("pin what this version does not know");
 
-        let (_, _, migration) = kernel::load(&pins, 1024).expect("this version");
+        let (_, _, mut migration) = kernel::load(&pins, 1024).expect("this version");
         migration.copy_flows();
         let found = table(&pins.map(TABLE)).get(&key(5), 0).expect("the flow");
         assert_eq!((found.last_seen, found.backend, found.generation), (7, 4, 3));

@@ -55,7 +55,10 @@ impl Attachments {
             .chain(bridge.map(|bridge| (bridge.index, (bridge, BRIDGE))))
             .collect();
         let mut errors = Vec::new();
-        for (index, (interface, programs)) in &wanted {
+        // The bridge first: what hears answers there lets others' pass, while new flows need it.
+        let mut in_order: Vec<_> = wanted.iter().collect();
+        in_order.sort_by_key(|(index, _)| bridge.is_none_or(|bridge| bridge.index != **index));
+        for (index, (interface, programs)) in in_order {
             if self.interfaces.get(index).is_some_and(|attached| attached.programs == *programs) {
                 continue;
             }
@@ -111,6 +114,7 @@ impl Attachments {
             interface: &interface.name,
             link: self.pins.interface_link(name, interface.index),
             marker: self.pins.qdiscs().join(interface.index.to_string()),
+            pins: &self.pins,
         };
         tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)
     }
@@ -134,7 +138,7 @@ impl Attachments {
     /// Unpins links of interfaces that are not ours any more.
     fn forget_others(&self) -> Result<(), DataplaneError> {
         for path in Pins::entries(&self.pins.links()) {
-            let Some(index) = interface_of(&path) else { continue };
+            let Some(index) = pins::interface_of(&path) else { continue };
             if !self.interfaces.contains_key(&index) {
                 info!(link = %path.display(), "the interface is not ours any more: taking the program off");
                 pins::unpin(&path)?;
@@ -142,11 +146,6 @@ impl Attachments {
         }
         Ok(())
     }
-}
-
-/// The interface that a link's pin is named for; cgroup links have none.
-fn interface_of(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {

@@ -56,7 +56,8 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), Datapl
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
     migration.copy();
-    load_all(&mut ebpf)?;
+    // Those for overlays are loaded once for each.
+    load_all(&mut ebpf, &program::TC)?;
     let kernel = Kernel {
         settings: take(&mut ebpf, "SETTINGS")?,
         addresses: take(&mut ebpf, "LOCAL_ADDRESSES")?,
@@ -77,18 +78,18 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), Datapl
 pub fn try_load() -> Result<usize, DataplaneError> {
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|error| load(error.into()))?;
-    load_all(&mut ebpf)
+    load_all(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())
 }
 
-fn load_all(ebpf: &mut Ebpf) -> Result<usize, DataplaneError> {
+fn load_all(ebpf: &mut Ebpf, tc: &[&str]) -> Result<usize, DataplaneError> {
     let load = |source: anyhow::Error| DataplaneError::Load { source };
-    for name in program::TC.into_iter().chain(program::OVERLAY) {
-        load_tc(ebpf, name).with_context(|| name.to_owned()).map_err(load)?;
+    for name in tc {
+        load_tc(ebpf, name).with_context(|| (*name).to_owned()).map_err(load)?;
     }
     for name in program::CGROUP {
         load_cgroup(ebpf, name).with_context(|| name.to_owned()).map_err(load)?;
     }
-    Ok(program::TC.len() + program::OVERLAY.len() + program::CGROUP.len())
+    Ok(tc.len() + program::CGROUP.len())
 }
 
 impl Dataplane for Kernel {

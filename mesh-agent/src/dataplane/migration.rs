@@ -1,13 +1,16 @@
 //! Taking over tables that another version has pinned, or that had another size.
 //!
 //! Within one layout ([`mesh_common::maps::LAYOUT`]) a map's key never changes, and its value only grows at its end. So a
-//! table of another shape is set aside, a new one is made in its place, and the entries are copied: flows right before the
-//! new programs are attached, and right after, for those that came in between. Going back to an older version works
-//! the same way.
+//! table of another shape is set aside, a new one is made in its place, and the entries are copied. Going back to an older
+//! version works the same way.
+//!
+//! Packets do not wait for that. The new programs are attached before the old ones on the same hooks, and take what starts;
+//! what they do not know they leave to the old ones (`TAKING_OVER`), which go on serving it with the old tables. A flow
+//! that has been copied is the new programs'. When all are, the old ones are taken off. With clsact, where programs are
+//! replaced in place, flows are copied right before and right after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use mesh_common::maps;
@@ -32,6 +35,14 @@ struct Aside {
     map: RawMap,
     /// Its successor is in use already: an agent was ended before it could finish.
     resumed: bool,
+    /// Keys of what has been copied: if it is not in the successor any more, it is over.
+    copied: HashSet<Vec<u8>>,
+}
+
+impl Aside {
+    fn new(map: RawMap, resumed: bool) -> Self {
+        Self { map, resumed, copied: HashSet::new() }
+    }
 }
 
 impl Migration {
@@ -44,11 +55,15 @@ impl Migration {
                 aside.insert(name.clone(), old);
             }
         }
+        if aside.values().any(|old| !old.resumed) {
+            part_from_predecessors(pins)?;
+        }
         Ok(Self { pins: pins.clone(), aside })
     }
 
-    /// Once the new maps are pinned: all but the flows.
+    /// Once the new maps are pinned: all but the flows, which the programs may leave to those that are attached.
     pub(super) fn copy(&self) {
+        self.tell_programs(self.pins.predecessors().is_dir());
         for (name, Aside { map, .. }) in
             self.aside.iter().filter(|(name, old)| !old.resumed && !is_of_flows(name))
         {
@@ -60,12 +75,12 @@ impl Migration {
         }
     }
 
-    /// Right before and right after the programs are replaced: packets go on making flows in the old tables until then.
-    /// What is in the new ones already stays as it is.
-    pub fn copy_flows(&self) {
-        for (name, Aside { map, .. }) in self.aside.iter().filter(|(name, _)| is_of_flows(name)) {
+    /// Again and again while the programs are replaced: packets go on making flows in the old tables. What is in the new ones
+    /// already stays as it is.
+    pub fn copy_flows(&mut self) {
+        for (name, Aside { map, copied, .. }) in self.aside.iter_mut().filter(|(name, _)| is_of_flows(name)) {
             let Ok(new) = RawMap::open(&self.pins.map(name)) else { continue };
-            match map.copy_to(&new, true) {
+            match map.copy_new_to(&new, copied) {
                 Ok(0) => {}
                 Ok(refused) => warn!(table = name, refused, "flows had no room in the new table"),
                 Err(error) => warn!(table = name, "the flows could not be taken over: {error}"),
@@ -75,13 +90,24 @@ impl Migration {
 
     /// Whether something waits for [`Self::finish`].
     pub fn is_pending(&self) -> bool {
-        !self.aside.is_empty() || !self.surplus().is_empty()
+        !self.aside.is_empty() || !self.surplus().is_empty() || self.pins.predecessors().is_dir()
     }
 
-    /// Once no program uses the old tables any more. What is in an array is the agent's, who has written it anew.
-    pub fn finish(self) {
+    /// Once the programs are on all hooks. What is in an array is the agent's, who has written it anew.
+    pub fn finish(mut self) {
+        self.copy_flows();
+        self.tell_programs(false);
+        // For what came in just before.
+        self.copy_flows();
+        for link in Pins::entries(&self.pins.predecessors()) {
+            if let Err(error) = pins::unpin(&link) {
+                warn!("{error}");
+            }
+        }
+        let _ = fs::remove_dir(self.pins.predecessors());
         for (name, Aside { map, .. }) in &self.aside {
             if !is_array(map.shape().kind)
+                && !is_of_flows(name)
                 && let Ok(new) = RawMap::open(&self.pins.map(name))
                 && let Err(error) = map.copy_to(&new, true)
             {
@@ -97,6 +123,14 @@ impl Migration {
         let _ = fs::remove_dir(self.pins.aside());
     }
 
+    /// Whether there are programs behind ours that know more flows.
+    fn tell_programs(&self, are_there: bool) {
+        let opened = RawMap::open(&self.pins.map(TAKING_OVER));
+        if let Err(error) = opened.and_then(|map| map.set_number(0, u32::from(are_there))) {
+            warn!(table = TAKING_OVER, "cannot be written: {error}");
+        }
+    }
+
     /// Tables of other versions that this one does not have.
     fn surplus(&self) -> Vec<PathBuf> {
         let is_ours = |path: &PathBuf| {
@@ -110,6 +144,29 @@ impl Migration {
 
 fn is_of_flows(name: &str) -> bool {
     maps::SIZED_BY_FLOWS.contains(&name)
+}
+
+/// Whether new programs leave to old ones what they do not know. Old and new ones have a map of their own.
+const TAKING_OVER: &str = "TAKING_OVER";
+
+/// The programs that are attached shall have nobody behind them, and stay while others come before them.
+fn part_from_predecessors(pins: &Pins) -> Result<(), DataplaneError> {
+    if let Ok(map) = RawMap::open(&pins.map(TAKING_OVER))
+        && let Err(error) = map.set_number(0, 0)
+    {
+        warn!(table = TAKING_OVER, "cannot be written: {error}");
+    }
+    pins::unpin(&pins.map(TAKING_OVER))?;
+    for link in Pins::entries(&pins.predecessors()) {
+        pins::unpin(&link)?;
+    }
+    let folder = pins.predecessors();
+    if !pins.interface_links().is_empty()
+        && let Err(error) = fs::create_dir_all(&folder)
+    {
+        warn!("programs are replaced in place: cannot make {}: {error}", folder.display());
+    }
+    Ok(())
 }
 
 /// The maps as this version defines them.
@@ -134,7 +191,7 @@ fn shapes(flows: u32) -> Result<BTreeMap<String, Shape>, DataplaneError> {
 /// has set aside that did not live to finish.
 fn set_aside(pins: &Pins, name: &str, wanted: Shape) -> Option<Aside> {
     let (pin, aside) = (pins.map(name), pins.aside().join(name));
-    let earlier = |resumed| RawMap::open(&aside).ok().map(|map| Aside { map, resumed });
+    let earlier = |resumed| RawMap::open(&aside).ok().map(|map| Aside::new(map, resumed));
     let Ok(pinned) = RawMap::open(&pin) else { return earlier(false) };
     if pinned.shape() == wanted {
         return earlier(true);
@@ -144,21 +201,19 @@ fn set_aside(pins: &Pins, name: &str, wanted: Shape) -> Option<Aside> {
         forget(&pin);
         return None;
     }
-    match move_pin(&pin, &aside) {
-        Ok(()) => Some(Aside { map: pinned, resumed: false }),
+    if let Some(mut unfinished) = earlier(true)
+        && let Err(error) = unfinished.map.copy_new_to(&pinned, &mut unfinished.copied)
+    {
+        warn!(table = name, "what was not taken over yet is lost: {error}");
+    }
+    match pins::move_pin(&pin, &aside) {
+        Ok(()) => Some(Aside::new(pinned, false)),
         Err(error) => {
             warn!(table = name, "the pinned table cannot be set aside, starting with an empty one: {error}");
             forget(&pin);
             None
         }
     }
-}
-
-fn move_pin(from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::rename(from, to)
 }
 
 fn forget(pin: &Path) {

@@ -13,8 +13,9 @@ pub mod program {
     pub const BRIDGE_IN: &str = "bridge_in";
     /// All of TC.
     pub const TC: [&str; 3] = [UPLINK_IN, UPLINK_OUT, BRIDGE_IN];
-    /// TC ingress and egress of a task's port in an overlay's namespace.
-    pub const OVERLAY: [&str; 2] = ["overlay_in", "overlay_out"];
+    /// TC egress and ingress of a task's port in an overlay's namespace. What hears answers comes first: it lets others' pass,
+    /// while new calls need it.
+    pub const OVERLAY: [&str; 2] = ["overlay_out", "overlay_in"];
     /// The root cgroup.
     pub const CGROUP: [&str; 7] =
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];

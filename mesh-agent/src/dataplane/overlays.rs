@@ -48,6 +48,8 @@ pub struct Overlay {
 /// What is attached on an overlay, for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayState {
+    /// Whether its ports have been looked at.
+    pub is_followed: bool,
     /// Names of the bridge's ports with our programs.
     pub ports: BTreeSet<String>,
     /// Why it cannot be followed at present.
@@ -147,7 +149,7 @@ fn follow(
     stopped: &mut oneshot::Receiver<()>,
 ) -> Result<()> {
     namespaces::enter(&overlay.namespace)?;
-    let mut ports = Ports::load(overlay, pins, mode)?;
+    let mut ports = Ports::new(overlay, pins, mode)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
@@ -158,7 +160,7 @@ fn follow(
             let names = ports.sync(&handle).await?;
             {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                *state = OverlayState { ports: names, error: None };
+                *state = OverlayState { is_followed: true, ports: names, error: None };
             }
             tokio::select! {
                 _ = &mut *stopped => return Ok(()),
@@ -172,7 +174,7 @@ fn follow(
 
 /// The programs of one overlay, and the ports that have them. Lives in the overlay's namespace.
 struct Ports {
-    ebpf: Ebpf,
+    programs: Option<Programs>,
     pins: Pins,
     mode: TcMode,
     name: String,
@@ -183,13 +185,19 @@ struct Ports {
     attached: BTreeMap<u32, String>,
 }
 
+/// The programs, as they were loaded.
+struct Programs {
+    ebpf: Ebpf,
+    /// The load balancer's hardware address that they know; 0 for none.
+    balancer: u64,
+}
+
 impl Ports {
-    fn load(overlay: &Overlay, pins: &Pins, mode: TcMode) -> Result<Self> {
-        let ebpf = load(pins, overlay.vni, 0)?;
+    fn new(overlay: &Overlay, pins: &Pins, mode: TcMode) -> Result<Self> {
         let folder = pins.overlay(overlay.vni);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(Self {
-            ebpf,
+            programs: None,
             pins: pins.clone(),
             mode,
             name: overlay.name.clone(),
@@ -210,16 +218,13 @@ impl Ports {
             .iter()
             .filter(|link| link.bridge == Some(bridge) && link.name.starts_with("veth"))
             .collect();
-        let mut reloaded = false;
         if !ports.iter().any(|port| self.faces_balancer(port)) {
             // Docker makes its load balancer at about the same time as the first port.
             self.balancer =
                 namespaces::visit(&self.balancer_namespace).map(|seen| seen.view).unwrap_or_default();
-            if let Some(mac) = ports.iter().find_map(|port| self.balancer_behind(port)) {
-                self.ebpf = load(&self.pins, self.vni, mac)?;
-                reloaded = true;
-            }
         }
+        let balancer = ports.iter().find_map(|port| self.balancer_behind(port));
+        let reloaded = self.load_programs(balancer)?;
         let wanted: BTreeMap<u32, String> = ports
             .iter()
             .filter(|port| !self.faces_balancer(port))
@@ -249,6 +254,18 @@ impl Ports {
         Ok(self.attached.values().cloned().collect())
     }
 
+    /// Loads the programs if there are none yet, or none that know the load balancer's address. Returns whether it did.
+    fn load_programs(&mut self, balancer: Option<u64>) -> Result<bool> {
+        let known = self.programs.as_ref().map(|programs| programs.balancer);
+        let wanted = balancer.or(known).unwrap_or_default();
+        if known == Some(wanted) {
+            return Ok(false);
+        }
+        let ebpf = load(&self.pins, self.vni, wanted)?;
+        self.programs = Some(Programs { ebpf, balancer: wanted });
+        Ok(true)
+    }
+
     /// Whether the other end of a port is in the load balancer's namespace. Indexes are unique in one namespace only, so
     /// both ends must name each other.
     fn faces_balancer(&self, port: &Interface) -> bool {
@@ -265,11 +282,12 @@ impl Ports {
     }
 
     fn attach(&mut self, index: u32, port: &str) -> Result<()> {
+        let programs = self.programs.as_mut().context("no programs are loaded")?;
         for name in program::OVERLAY {
             let path = self.pins.overlay_link(self.vni, name, index);
             let marker = self.pins.overlay(self.vni).join(format!("qdisc-{index}"));
-            let place = Place { interface: port, link: path, marker };
-            tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)?;
+            let place = Place { interface: port, link: path, marker, pins: &self.pins };
+            tc::attach(program(&mut programs.ebpf, name)?, name, &place, self.mode)?;
         }
         Ok(())
     }

@@ -84,6 +84,27 @@ impl Pins {
         self.overlay(vni).join(format!("{program}-{port}"))
     }
 
+    /// For links of programs that serve the flows of a table that has a successor, until these are taken over. Is there
+    /// only as long.
+    pub fn predecessors(&self) -> PathBuf {
+        self.root.join("predecessors")
+    }
+
+    /// Where the link pinned at `link` is moved then.
+    pub fn predecessor(&self, link: &Path) -> PathBuf {
+        let below = link.strip_prefix(&self.root).unwrap_or(link);
+        let parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
+        self.predecessors().join(parts.join("-"))
+    }
+
+    /// Links of TC programs, on interfaces of the node and on ports of overlays.
+    pub fn interface_links(&self) -> Vec<PathBuf> {
+        let mut links = Self::entries(&self.links());
+        links.extend(Self::entries(&self.overlays()).iter().flat_map(|overlay| Self::entries(overlay)));
+        links.retain(|link| interface_of(link).is_some() && link.is_file());
+        links
+    }
+
     /// Has a folder for each interface that we gave a clsact qdisc.
     pub fn qdiscs(&self) -> PathBuf {
         self.root.join("qdiscs")
@@ -100,6 +121,19 @@ impl Pins {
         paths.sort();
         paths
     }
+}
+
+/// The interface that a link's pin is named for; cgroup links have none.
+pub fn interface_of(link: &Path) -> Option<u32> {
+    link.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
+}
+
+/// Moves a pin, over one that is there.
+pub fn move_pin(from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::rename(from, to)
 }
 
 /// Whether `path` is on a BPF file system.

@@ -1,6 +1,7 @@
 //! Maps whose keys and values are only bytes to us: what aya's typed maps cannot read, because the types are another
 //! version's.
 
+use std::collections::HashSet;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -45,18 +46,49 @@ impl RawMap {
     /// `only_new`, entries that `target` has too are left as they are. Gives how many entries had no room.
     pub(super) fn copy_to(&self, target: &Self, only_new: bool) -> io::Result<usize> {
         let mut refused = 0;
+        self.walk(|key, value| {
+            refused += usize::from(!target.set(key, &self.fitted(value, target), only_new)?);
+            Ok(())
+        })?;
+        Ok(refused)
+    }
+
+    /// Copies entries whose keys are not in `copied`, and adds them there. What `target` has too is left as it is. Gives how
+    /// many entries had no room.
+    pub(super) fn copy_new_to(&self, target: &Self, copied: &mut HashSet<Vec<u8>>) -> io::Result<usize> {
+        let mut refused = 0;
+        self.walk(|key, value| {
+            if copied.contains(key) {
+                return Ok(());
+            }
+            if target.set(key, &self.fitted(value, target), true)? {
+                copied.insert(key.to_vec());
+            } else {
+                refused += 1;
+            }
+            Ok(())
+        })?;
+        Ok(refused)
+    }
+
+    /// Writes an element of an array of numbers.
+    pub(super) fn set_number(&self, index: u32, number: u32) -> io::Result<()> {
+        self.set(&index.to_ne_bytes(), &number.to_ne_bytes(), false).map(drop)
+    }
+
+    /// Calls `visit` with every key and value.
+    fn walk(&self, mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut key: Option<Vec<u8>> = None;
         // A hash may be walked again from its start while entries come and go; it still has an end.
         let limit = u64::from(self.shape.capacity) * 4 + 1024;
         for _ in 0..limit {
-            let Some(next) = self.key_after(key.as_deref())? else { return Ok(refused) };
+            let Some(next) = self.key_after(key.as_deref())? else { break };
             if let Some(value) = self.value(&next)? {
-                let value = self.fitted(&value, target);
-                refused += usize::from(!target.set(&next, &value, only_new)?);
+                visit(&next, &value)?;
             }
             key = Some(next);
         }
-        Ok(refused)
+        Ok(())
     }
 
     /// `value` as `target` takes it.

@@ -43,6 +43,7 @@ pub async fn remove(bpffs: &Path, docker_run: &Path) -> Result<Vec<String>, Vec<
         Err(error) => failed.push(format!("{error:#}")),
     }
     let mut links = Pins::entries(&pins.links());
+    links.extend(Pins::entries(&pins.predecessors()));
     links.extend(Pins::entries(&pins.overlays()).iter().flat_map(|overlay| Pins::entries(overlay)));
     for path in links.into_iter().chain(Pins::entries(&pins.maps())) {
         match fs::remove_file(&path) {

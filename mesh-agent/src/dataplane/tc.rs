@@ -15,7 +15,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use tracing::debug;
 
 use super::object::program;
-use super::pins;
+use super::pins::{self, Pins};
 
 /// Our filters' place among others on a clsact qdisc.
 const PRIORITY: u16 = 0x6d65;
@@ -38,6 +38,7 @@ pub(super) struct Place<'a> {
     pub(super) link: PathBuf,
     /// A folder that tells that the interface's clsact qdisc is ours.
     pub(super) marker: PathBuf,
+    pub(super) pins: &'a Pins,
 }
 
 /// Attaches a program, in the place of the one that an agent before this one has left there. Returns `tcx` or `clsact`.
@@ -68,6 +69,7 @@ pub(super) fn detach_clsact(interface: &str) -> bool {
 }
 
 fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
+    keep_predecessor(place);
     if let Ok(pinned) = PinnedLink::from_pin(&place.link) {
         let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
         if program.attach_to_link(link).is_ok() {
@@ -81,6 +83,15 @@ fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> R
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&place.link).with_context(|| format!("pin {}", place.link.display()))?;
     Ok(())
+}
+
+/// While tables are taken over, the program of the agent before stays, behind ours: it has the flows that ours do not know yet.
+fn keep_predecessor(place: &Place<'_>) {
+    let predecessor = place.pins.predecessor(&place.link);
+    if place.pins.predecessors().is_dir() && !predecessor.exists() {
+        // Where it is not to be moved, it is replaced.
+        let _ = fs::rename(&place.link, predecessor);
+    }
 }
 
 fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {

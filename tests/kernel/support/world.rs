@@ -181,6 +181,11 @@ impl World {
         self.set("SETTINGS", 0, settings);
     }
 
+    /// Whether the programs have those of another agent behind them, which know more flows.
+    pub(crate) fn taking_over(&mut self, taking_over: bool) {
+        self.set("TAKING_OVER", 0, u32::from(taking_over));
+    }
+
     /// Gives the backends ids.
     pub(crate) fn backends(&mut self, backends: &[Backend]) -> Vec<u32> {
         backends
