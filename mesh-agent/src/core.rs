@@ -180,7 +180,7 @@ impl Core {
         }
         let mut flows = self.migration.as_mut().filter(|_| self.migrated.is_none());
         if let Some(migration) = &mut flows {
-            migration.copy_flows();
+            migration.prepare();
         }
         let errors = self.attachments.sync(&uplinks, bridge);
         if let Some(migration) = flows {

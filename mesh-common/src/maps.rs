@@ -39,6 +39,9 @@ pub const AFFINITIES: u32 = 65_536;
 /// Sockets of this node's own processes that talk to a frontend.
 pub const SOCKETS: u32 = 65_536;
 
+/// What the kernel says when something that must be new is there already (`-EEXIST`, asm-generic/errno-base.h).
+pub const EXISTS: i32 = -17;
+
 /// Every map the programs define, for pinning, inspection and removal.
 pub const NAMES: [&str; 32] = [
     "SETTINGS",

@@ -3,7 +3,7 @@
 //! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
 //! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -154,11 +154,17 @@ pub(crate) fn recall<T: Tables>(key: &T::Key) -> Option<Known> {
         // SAFETY: see `Known`, here and below.
         return T::others().get_ptr_mut(key).map(|flow| Known::Other(unsafe { &mut *flow }));
     }
-    if let Some(flow) = T::established().get_ptr_mut(key) {
-        // SAFETY: as above.
-        return Some(Known::Established(unsafe { &mut *flow }));
+    match recall_established::<T>(key) {
+        Some(known) => Some(known),
+        None => recall_opening::<T>(key).map(Known::Opening),
     }
-    recall_opening::<T>(key).map(Known::Opening)
+}
+
+/// An established TCP flow.
+#[inline(always)]
+pub(crate) fn recall_established<T: Tables>(key: &T::Key) -> Option<Known> {
+    // SAFETY: see `Known`.
+    T::established().get_ptr_mut(key).map(|flow| Known::Established(unsafe { &mut *flow }))
 }
 
 /// A TCP flow that is known not to be established.
@@ -291,11 +297,15 @@ fn establish<T: Tables>(key: &T::Key, opening: &'static mut Opening) {
         suspects::forgive(opening.flow.backend);
     }
     let flow = &opening.flow;
-    if T::established().insert(key, flow, u64::from(BPF_ANY)).is_ok() {
-        connections::opened(opening.flow.backend);
-        let _ = T::opening().remove(key);
-    } else if first_time {
-        counters::count(Outcome::FlowUnprotected);
+    match T::established().insert(key, flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            connections::opened(opening.flow.backend);
+            let _ = T::opening().remove(key);
+        }
+        // Another CPU was faster, and what is read here may be another flow's by now.
+        Err(maps::EXISTS) => {}
+        Err(_) if first_time => counters::count(Outcome::FlowUnprotected),
+        Err(_) => {}
     }
 }
 

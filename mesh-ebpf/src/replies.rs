@@ -48,6 +48,18 @@ pub(crate) fn recall(key: &ReplyKey) -> Option<Known> {
     OPENING_REPLIES.get_ptr_mut(key).map(|reply| known(reply, false))
 }
 
+/// As [`recall`], for a packet of the conversation.
+#[inline(always)]
+pub(crate) fn recall_of(key: &ReplyKey, packet: &Packet) -> Option<Known> {
+    let known = recall(key);
+    if known.is_some() || !packet.is_tcp() || packet.opens() {
+        return known;
+    }
+    // On another CPU it may have moved from one table to the other between the two looks.
+    // SAFETY: as in `recall`.
+    REPLIES.get_ptr_mut(key).map(|reply| Known { reply: unsafe { &mut *reply }, is_established: true })
+}
+
 /// Takes note of a task's packet in the conversation that it belongs to, and returns the conversation as it is then.
 #[inline(always)]
 pub(crate) fn note_task(key: &ReplyKey, known: Known, packet: &Packet, now: u64) -> Reply {
@@ -101,10 +113,12 @@ fn establish(key: &ReplyKey, reply: &'static mut Reply) {
     let first_time = reply.state & state::PROVEN == 0;
     reply.state |= state::PROVEN;
     let value: &Reply = reply;
-    if REPLIES.insert(key, value, u64::from(BPF_ANY)).is_ok() {
-        let _ = OPENING_REPLIES.remove(key);
-    } else if first_time {
-        counters::count(Outcome::FlowUnprotected);
+    match REPLIES.insert(key, value, u64::from(BPF_NOEXIST)) {
+        Ok(()) => drop(OPENING_REPLIES.remove(key)),
+        // Another CPU was faster, and what is read here may be another conversation's by now.
+        Err(maps::EXISTS) => {}
+        Err(_) if first_time => counters::count(Outcome::FlowUnprotected),
+        Err(_) => {}
     }
 }
 
@@ -127,7 +141,7 @@ pub(crate) fn forget(key: &ReplyKey) {
 /// `key` has the client's own port.
 #[inline(always)]
 pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result<Port, Outcome> {
-    match recall(key) {
+    match recall_of(key, packet) {
         Some(known) if known.reply.is_same_conversation(reply) => {
             touch(key, known, reply, packet);
             return Ok(key.client_port);

@@ -28,7 +28,7 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedV
         protocol: packet.protocol,
         padding: [0; 3],
     };
-    let Some(known) = replies::recall(&key) else { return Outcome::NotOurs.into() };
+    let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
     let now = flows::now();
     if is_its_own(packet, known.reply, now) {
         replies::forget(&key);

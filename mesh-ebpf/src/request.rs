@@ -133,7 +133,12 @@ pub(crate) fn choose<T: Tables>(
     key: &T::Key,
 ) -> Result<Choice, Outcome> {
     let now = flows::now();
-    let Some(known) = flows::recall::<T>(key) else {
+    let mut known = flows::recall::<T>(key);
+    if known.is_none() && packet.is_tcp() && !packet.opens() {
+        // On another CPU it may have moved from one table to the other between the two looks.
+        known = flows::recall_established::<T>(key);
+    }
+    let Some(known) = known else {
         if !packet.opens() && flows::are_taken_over() {
             return Err(Outcome::NotOurs);
         }

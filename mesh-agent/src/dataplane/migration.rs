@@ -75,10 +75,21 @@ impl Migration {
         }
     }
 
-    /// Again and again while the programs are replaced: packets go on making flows in the old tables. What is in the new ones
+    /// Before programs are replaced in place. Those that stay behind others keep their flows until then: what is copied is
+    /// not theirs to change any more.
+    pub fn prepare(&mut self) {
+        if !self.pins.predecessors().is_dir() {
+            self.copy_flows();
+        }
+    }
+
+    /// Again and again once programs are replaced: packets go on making flows in the old tables. What is in the new ones
     /// already stays as it is.
     pub fn copy_flows(&mut self) {
-        for (name, Aside { map, copied, .. }) in self.aside.iter_mut().filter(|(name, _)| is_of_flows(name)) {
+        // A flow moves from the opening ones to the established ones: so it is found in one of them at least.
+        let mut tables: Vec<_> = self.aside.iter_mut().filter(|(name, _)| is_of_flows(name)).collect();
+        tables.sort_by_key(|(name, _)| !name.contains("OPENING"));
+        for (name, Aside { map, copied, .. }) in tables {
             let Ok(new) = RawMap::open(&self.pins.map(name)) else { continue };
             match map.copy_new_to(&new, copied) {
                 Ok(0) => {}
