@@ -5,9 +5,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_agent::dataplane::pins::Pins;
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
 use mesh_common::flow::{Flow, FlowKey, Opening};
@@ -24,24 +24,17 @@ use super::cast::{self, Ip};
 use super::namespace::Namespace;
 use super::overlay;
 use super::packet::Packet;
+use super::programs::{self, Programs};
 use super::run::{self, Hook, Run};
 use super::wire::Wire;
 
-/// Tables that the tests need not be large, beside those of flows: the kernel allocates their elements when they are made.
-const SMALL: [&str; 3] = ["TRANSLATIONS", "FRAGMENTS", "SOCKETS"];
-const SMALL_SIZE: u32 = 4096;
-/// The kernel forgets by batches.
-const SMALLEST_LRU: u32 = 512;
-
 pub(crate) struct World {
-    ebpf: Ebpf,
+    ebpf: Programs,
     /// Backend ids and set numbers that have been given out.
     backends: u32,
     sets: u32,
     frontends: BTreeMap<(u16, u8), u32>,
     vips: BTreeMap<(u32, Ip), u32>,
-    /// The overlay programs for the other network.
-    other_network: Option<Ebpf>,
     namespace: Namespace,
 }
 
@@ -77,31 +70,20 @@ pub(crate) fn remote(number: u8) -> Backend {
 impl World {
     /// A node with an uplink, a bridge, a neighbour on every address, and no frontends.
     pub(crate) fn new() -> Self {
-        Self::with_flows(SMALL_SIZE)
+        Self::of(Programs::take())
     }
 
     /// As [`World::new`], with a table for so many established flows.
     pub(crate) fn with_flows(flows: u32) -> Self {
+        Self::of(Programs::with_flows(flows))
+    }
+
+    fn of(ebpf: Programs) -> Self {
         let namespace = Namespace::new();
         namespace.ip(&interfaces());
         namespace.forward();
-        let mut loader = EbpfLoader::new();
-        for name in SMALL.into_iter().chain(maps::SIZED_BY_FLOWS) {
-            let is_established = maps::ESTABLISHED.contains(&name);
-            loader.map_max_entries(name, if is_established { flows } else { flows.max(SMALLEST_LRU) });
-        }
-        loader.override_global("NETWORK", &overlay::NETWORK, true);
-        let mut ebpf = loader.load(object()).expect("the object is accepted");
-        load(&mut ebpf, &Hook::ALL);
-        let mut world = Self {
-            ebpf,
-            backends: 0,
-            sets: 0,
-            frontends: BTreeMap::new(),
-            vips: BTreeMap::new(),
-            other_network: None,
-            namespace,
-        };
+        let mut world =
+            Self { ebpf, backends: 0, sets: 0, frontends: BTreeMap::new(), vips: BTreeMap::new(), namespace };
         world.settings(|_| {});
         world.insert("LOCAL_ADDRESSES", Address::new(cast::NODE), 1_u32);
         world.insert("PEERS", Address::new(cast::OTHER), 1_u32);
@@ -142,17 +124,7 @@ impl World {
 
     /// Loads the overlay programs once more, for the other network, as the agent does it: all tables are shared.
     pub(crate) fn join_other_network(&mut self) {
-        let files = BpfFs::new();
-        let mut loader = EbpfLoader::new();
-        for name in maps::NAMES {
-            let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
-            map.pin(files.path(name)).unwrap_or_else(|error| panic!("{name} can be pinned: {error}"));
-            loader.map_pin_path(name, files.path(name));
-        }
-        loader.override_global("NETWORK", &overlay::OTHER_NETWORK, true);
-        let mut ebpf = loader.load(object()).expect("the object is accepted");
-        load(&mut ebpf, &[Hook::OverlayIn, Hook::OverlayOut]);
-        self.other_network = Some(ebpf);
+        self.ebpf.join_other_network();
     }
 
     /// The maps as an agent finds them, for as long as the file system lives.
@@ -290,9 +262,7 @@ impl World {
             (Hook::UplinkOut, "uplink", TcAttachType::Egress),
             (Hook::BridgeIn, "bridge", TcAttachType::Ingress),
         ] {
-            let program = self.ebpf.program_mut(hook.program()).expect("it is loaded");
-            let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
-            program.attach(interface, place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
+            self.ebpf.attach(hook, interface, place);
         }
         ["uplink", "bridge"].map(Wire::at_far_end_of)
     }
@@ -310,9 +280,7 @@ impl World {
         for (hook, place) in
             [(Hook::OverlayIn, TcAttachType::Ingress), (Hook::OverlayOut, TcAttachType::Egress)]
         {
-            let program = self.ebpf.program_mut(hook.program()).expect("it is loaded");
-            let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
-            program.attach("port", place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
+            self.ebpf.attach(hook, "port", place);
         }
         ["port", "rest"].map(Wire::at_far_end_of)
     }
@@ -339,9 +307,7 @@ impl World {
 
     /// As [`World::run`], on the other network.
     pub(crate) fn run_on_other_network(&self, hook: Hook, packet: &[u8]) -> Run {
-        let ebpf = self.other_network.as_ref().expect("the other network has been joined");
-        let program = ebpf.program(hook.program()).expect("it is loaded");
-        self.run_program(program.try_into().expect("it is a TC program"), hook, packet)
+        self.run_program(self.ebpf.on_other_network(hook), hook, packet)
     }
 
     fn run_program(&self, program: &SchedClassifier, hook: Hook, packet: &[u8]) -> Run {
@@ -375,7 +341,7 @@ impl World {
     }
 
     pub(crate) fn program(&self, hook: Hook) -> &SchedClassifier {
-        self.ebpf.program(hook.program()).expect("it is loaded").try_into().expect("it is a TC program")
+        programs::classifier(&self.ebpf, hook)
     }
 
     /// What backend `id` has been given, on all CPUs.
@@ -505,17 +471,6 @@ impl World {
     fn map<'a, M: TryFrom<&'a aya::maps::Map, Error = aya::maps::MapError>>(&'a self, name: &str) -> M {
         let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
         M::try_from(map).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-}
-
-fn load(ebpf: &mut Ebpf, hooks: &[Hook]) {
-    for hook in hooks {
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(hook.program())
-            .unwrap_or_else(|| panic!("there is a program {}", hook.program()))
-            .try_into()
-            .expect("it is a TC program");
-        program.load().expect("the verifier accepts it");
     }
 }
 
