@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     dig::Dig,
-    inside::{Inside, Network},
+    inside::{Container, Inside, Network},
     lab::{CLIENT, Lab, Node},
     mesh,
     service::Spec,
@@ -22,6 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("names are answered as the golden table says", golden),
     ("names are found as musl and as glibc look them up", libraries),
     ("names of networks that a task is not on are not told, and the first network has the say", views),
+    ("names of a container attached by hand are known on other nodes until it is gone", attached_by_hand),
     ("names of forty tasks are cut short over UDP and complete over TCP", forty_tasks),
     ("names in two stacks with the same alias on one network are both meant", one_alias_twice),
     ("names are answered by Docker within a second after the agent stopped", without_agent),
@@ -200,6 +201,38 @@ fn views(lab: &Lab) -> Result<()> {
         ensure!(again.data() == first.data(), "D17: {again:?} after {first:?}");
     }
     empty(place, &["nosuch"], "NXDOMAIN").context("D13")?;
+    Ok(())
+}
+
+fn attached_by_hand(lab: &Lab) -> Result<()> {
+    let _upstream = Upstream::start()?;
+    let net = Network::create(lab, "hand-net", &[])?;
+    let dns = format!("--dns={CLIENT}");
+    let askers =
+        [net.run(&lab.nodes[0], "hand-one", &[&dns])?, net.run(&lab.nodes[2], "hand-three", &[&dns])?];
+    let places: Vec<_> = askers.iter().map(Container::inside).collect::<Result<_>>()?;
+    let options = ["--network-alias=db", "--hostname=database.example"];
+    let container = net.run(&lab.nodes[1], "hand-two", &options)?;
+    let address = container.inside()?.address(&net.name)?;
+    let id = container.inside()?.container_id()?;
+    let names = ["hand-two", "db", "db.hand-net", "database.example", &id[..12]];
+    for place in &places {
+        for name in names {
+            told(place, name, std::slice::from_ref(&address))?;
+        }
+        let dig = Dig::ask(place, &[&reversed(&address), "PTR"])?;
+        ensure!(dig.data() == ["hand-two.hand-net."], "{dig:?}");
+    }
+    told(&container.inside()?, "hand-three", &[places[1].address(&net.name)?])?;
+
+    drop(container);
+    for place in &places {
+        for name in names {
+            wait::for_up_to(PROMPT, &format!("{name} is forgotten on {}", place.node.name), || {
+                empty(place, &[name], "NXDOMAIN").map(drop)
+            })?;
+        }
+    }
     Ok(())
 }
 

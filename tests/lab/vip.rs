@@ -277,8 +277,8 @@ fn an_attachable_container(lab: &Lab) -> Result<()> {
         exact(&report, 3)?;
         let own = place.address(&network.name)?;
         ensure!(report.peers.keys().eq([&own]), "the tasks saw {:?}, not {own}", report.peers);
-        // Other nodes learn no more than its id: the Swarm's API has neither names nor aliases of such containers.
-        for task in Inside::tasks(lab, &service)?.iter().filter(|task| task.node.name == node.name) {
+        // Also on the other nodes: the Swarm's API has neither names nor aliases of such containers, but the agents do.
+        for task in &Inside::tasks(lab, &service)? {
             for name in [&name, "hand", &place.container_id()?[..12]] {
                 named(task, name, &own).with_context(|| format!("of {}'s container", node.name))?;
             }

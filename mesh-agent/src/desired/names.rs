@@ -267,15 +267,23 @@ impl Builder<'_> {
         here.into_iter().find(is_meant).map(|network| network.id.as_str())
     }
 
-    /// A container attached by hand on another node: the Swarm knows its id, and nothing of its names.
+    /// A container attached by hand on another node: the Swarm knows its id and its addresses, and that node's agent tells
+    /// what it is called.
     fn attached_elsewhere(&mut self, index: &Index<'_>, task: &Task) {
         if task.node_id == index.local.node.id || !answers(index, task, false) {
             return;
         }
-        let Some(name) = short_id(task) else { return };
+        let Some(id) = task.container_id.as_deref() else { return };
+        let of_node = index.snapshot.attached.get(&task.node_id);
+        let told = of_node.and_then(|containers| containers.get(id)).cloned().unwrap_or_default();
         for attachment in &task.attachments {
             let Some(network) = self.network(&attachment.network_id) else { continue };
-            network.add_single(name, &attachment.addresses, TASK_TTL);
+            let aliases = told.aliases.get(&attachment.network_id).into_iter().flatten();
+            let names = [told.name.as_str(), shortened(id), &told.hostname].into_iter();
+            for name in names.chain(aliases.map(String::as_str)) {
+                network.add_single(name, &attachment.addresses, TASK_TTL);
+            }
+            let name = if told.name.is_empty() { shortened(id) } else { &told.name };
             network.add_reverse(&attachment.addresses, &name.into(), TASK_TTL, true);
         }
     }

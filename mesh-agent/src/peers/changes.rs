@@ -23,6 +23,7 @@ pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Changes {
     changes.collect(Kind::Service, &old.services, &new.services);
     changes.collect(Kind::Task, &old.tasks, &new.tasks);
     changes.collect(Kind::Condition, &old.conditions, &new.conditions);
+    changes.collect(Kind::Attached, &old.attached, &new.attached);
     changes
 }
 
@@ -36,6 +37,7 @@ pub(super) fn apply(changes: Changes, snapshot: &mut Snapshot) -> Vec<String> {
             Kind::Service => upsert(&mut snapshot.services, &object),
             Kind::Task => upsert(&mut snapshot.tasks, &object),
             Kind::Condition => upsert(&mut snapshot.conditions, &object),
+            Kind::Attached => upsert(&mut snapshot.attached, &object),
             Kind::Unknown => Err("an object of a kind that this agent does not know".to_owned()),
         };
         if let Err(reason) = outcome {
@@ -86,6 +88,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, id: &str) {
         Kind::Service => drop(snapshot.services.remove(id)),
         Kind::Task => drop(snapshot.tasks.remove(id)),
         Kind::Condition => drop(snapshot.conditions.remove(id)),
+        Kind::Attached => drop(snapshot.attached.remove(id)),
         Kind::Unknown => {}
     }
 }

@@ -1,15 +1,16 @@
-//! What nodes know first-hand of their own tasks: the sender's side, which works it out from its containers, and the
+//! What nodes know first-hand of their own tasks and containers: the sender's side, which works it out from its containers, and the
 //! manager's side, which keeps what each node has told. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::swarm::snapshot::{Condition, LocalView, Snapshot};
+use crate::swarm::snapshot::{AttachedContainers, Condition, ContainerNames, LocalView, Snapshot};
 
-/// What one node tells of its tasks.
+/// What one node tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) ended: BTreeSet<String>,
     pub(super) draining: BTreeSet<String>,
+    pub(super) attached: AttachedContainers,
 }
 
 /// On every node: turns the containers that it sees into what the managers should be told.
@@ -22,7 +23,7 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// `snapshot` is only used to forget what the Swarm knows too.
+    /// `snapshot` tells what the Swarm knows too, which is then forgotten, and which networks are the Swarm's.
     pub(super) fn look(&mut self, local: &LocalView, snapshot: Option<&Snapshot>) -> Told {
         let containers = || local.containers.values().filter(|container| !container.task_id.is_empty());
         let alive: BTreeSet<String> = containers().map(|container| container.task_id.clone()).collect();
@@ -37,8 +38,24 @@ impl Observer {
         Told {
             ended: self.ended.clone(),
             draining: draining.map(|container| container.task_id.clone()).collect(),
+            attached: snapshot.map(|snapshot| attached(local, snapshot)).unwrap_or_default(),
         }
     }
+}
+
+/// What nobody but this node knows: the names of containers that are no tasks of services.
+fn attached(local: &LocalView, snapshot: &Snapshot) -> AttachedContainers {
+    let containers = local.containers.iter().filter(|(_, container)| {
+        container.task_id.is_empty()
+            && container.addresses.keys().any(|network| snapshot.networks.contains_key(network))
+    });
+    let names = containers.map(|(id, container)| {
+        let details = container.details.clone().unwrap_or_default();
+        let aliases = details.aliases.into_iter();
+        let aliases = aliases.filter(|(network, _)| snapshot.networks.contains_key(network)).collect();
+        (id.clone(), ContainerNames { name: container.name.clone(), hostname: details.hostname, aliases })
+    });
+    names.collect()
 }
 
 /// On managers: what each node has told, by node id.
@@ -55,7 +72,8 @@ impl AllTold {
         true
     }
 
-    /// A node that has not been heard for a while: what is final stays, the rest may have changed.
+    /// A node that has not been heard for a while: what is final stays, and so do names, which last as long as the Swarm
+    /// has the containers. The rest may have changed.
     pub(super) fn fell_silent(&mut self, node_id: &str) -> bool {
         let Some(told) = self.0.get_mut(node_id) else { return false };
         let is_news = !told.draining.is_empty();
@@ -63,8 +81,8 @@ impl AllTold {
         is_news
     }
 
-    /// The snapshot with what the nodes have told. A node is believed about its own tasks only.
-    pub(super) fn added_to(&self, snapshot: &Snapshot) -> BTreeMap<String, Condition> {
+    /// What the nodes have told of tasks, by task id. A node is believed about its own tasks only.
+    pub(super) fn conditions(&self, snapshot: &Snapshot) -> BTreeMap<String, Condition> {
         let mut conditions = BTreeMap::new();
         for (node_id, told) in &self.0 {
             let draining = told.draining.iter().map(|task| (task, Condition::Draining));
@@ -77,12 +95,19 @@ impl AllTold {
         }
         conditions
     }
+
+    /// What the nodes of the Swarm have told of containers, by node id.
+    pub(super) fn attached(&self, snapshot: &Snapshot) -> BTreeMap<String, AttachedContainers> {
+        let nodes = self.0.iter();
+        let nodes = nodes.filter(|(id, told)| !told.attached.is_empty() && snapshot.nodes.contains_key(*id));
+        nodes.map(|(id, told)| (id.clone(), told.attached.clone())).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::snapshot::{LocalContainer, Node, Task};
+    use crate::swarm::snapshot::{ContainerDetails, LocalContainer, Network, Node, Task};
 
     fn local(tasks: &[(&str, bool)]) -> LocalView {
         let containers = tasks.iter().map(|(task, draining)| {
@@ -110,9 +135,9 @@ mod tests {
         let mut observer = Observer::default();
         let swarm = swarm(&[("t1", "n1"), ("t2", "n1"), ("never-seen", "n1")]);
         let told = observer.look(&local(&[("t1", false), ("t2", true)]), Some(&swarm));
-        assert_eq!(told, Told { ended: ids(&[]), draining: ids(&["t2"]) });
+        assert_eq!(told, Told { draining: ids(&["t2"]), ..Told::default() });
         let told = observer.look(&local(&[("t1", false)]), Some(&swarm));
-        assert_eq!(told, Told { ended: ids(&["t2"]), draining: ids(&[]) });
+        assert_eq!(told, Told { ended: ids(&["t2"]), ..Told::default() });
         let told = observer.look(&local(&[("t1", false), ("t2", false)]), Some(&swarm));
         assert_eq!(told, Told::default(), "it was started again");
     }
@@ -129,21 +154,68 @@ mod tests {
     #[test]
     fn a_node_is_believed_about_its_own_tasks_only() {
         let mut all = AllTold::default();
-        let told = Told { ended: ids(&["t1", "t2", "gone"]), draining: ids(&["t3"]) };
+        let told = Told { ended: ids(&["t1", "t2", "gone"]), draining: ids(&["t3"]), ..Told::default() };
         assert!(all.set("n1", told.clone()));
         assert!(!all.set("n1", told), "no news");
         let swarm = swarm(&[("t1", "n1"), ("t2", "n2"), ("t3", "n1")]);
         let expected = [("t1".to_owned(), Condition::Ended), ("t3".to_owned(), Condition::Draining)];
-        assert_eq!(all.added_to(&swarm), expected.into());
+        assert_eq!(all.conditions(&swarm), expected.into());
     }
 
     #[test]
     fn of_a_silent_node_only_what_is_final_stays() {
         let mut all = AllTold::default();
-        all.set("n1", Told { ended: ids(&["t1"]), draining: ids(&["t2"]) });
+        all.set(
+            "n1",
+            Told {
+                ended: ids(&["t1"]),
+                draining: ids(&["t2"]),
+                attached: AttachedContainers::from([("c1".into(), ContainerNames::default())]),
+            },
+        );
         assert!(all.fell_silent("n1"));
         assert!(!all.fell_silent("n1") && !all.fell_silent("n2"));
         let swarm = swarm(&[("t1", "n1"), ("t2", "n1")]);
-        assert_eq!(all.added_to(&swarm), [("t1".to_owned(), Condition::Ended)].into());
+        assert_eq!(all.conditions(&swarm), [("t1".to_owned(), Condition::Ended)].into());
+    }
+
+    #[test]
+    fn names_are_told_of_containers_on_networks_of_the_swarm_that_are_no_tasks() {
+        let mut local = local(&[("t1", false)]);
+        let details = ContainerDetails {
+            hostname: "handy".into(),
+            aliases: [("net1".into(), vec!["db".into()]), ("local1".into(), vec!["own".into()])].into(),
+            ..ContainerDetails::default()
+        };
+        for (id, network) in [("c1", "net1"), ("c2", "local1")] {
+            let container = LocalContainer {
+                name: format!("name-of-{id}"),
+                addresses: [(network.into(), [10, 0, 1, 2].into())].into(),
+                details: Some(details.clone()),
+                ..LocalContainer::default()
+            };
+            local.containers.insert(id.into(), container);
+        }
+        let mut swarm = swarm(&[("t1", "n1")]);
+        swarm.networks.insert("net1".into(), Network::default());
+        let mut observer = Observer::default();
+        assert!(observer.look(&local, None).attached.is_empty(), "which networks are the Swarm's is unknown");
+        let names = ContainerNames {
+            name: "name-of-c1".into(),
+            hostname: "handy".into(),
+            aliases: [("net1".into(), vec!["db".into()])].into(),
+        };
+        let told = observer.look(&local, Some(&swarm));
+        assert_eq!(told.attached, [("c1".into(), names)].into());
+
+        let mut all = AllTold::default();
+        all.set("n1", told.clone());
+        all.set("removed", told.clone());
+        assert_eq!(all.attached(&swarm), [("n1".into(), told.attached.clone())].into());
+        all.fell_silent("n1");
+        assert_eq!(all.attached(&swarm), [("n1".into(), told.attached)].into(), "they go with the container");
+        local.containers.remove("c1");
+        all.set("n1", observer.look(&local, Some(&swarm)));
+        assert_eq!(all.attached(&swarm), BTreeMap::new());
     }
 }

@@ -137,8 +137,9 @@ impl Transfer {
                 Kind::Service => (following(Kind::Service, &self.snapshot.services, after), Kind::Task),
                 Kind::Task => (following(Kind::Task, &self.snapshot.tasks, after), Kind::Condition),
                 Kind::Condition => {
-                    (following(Kind::Condition, &self.snapshot.conditions, after), Kind::Unknown)
+                    (following(Kind::Condition, &self.snapshot.conditions, after), Kind::Attached)
                 }
+                Kind::Attached => (following(Kind::Attached, &self.snapshot.attached, after), Kind::Unknown),
                 Kind::Unknown => return None,
             };
             if let Some(object) = object {

@@ -24,7 +24,7 @@ pub(super) struct SubscribeRequest {
     pub(super) agent_version: String,
 }
 
-/// What a node knows first-hand of its own tasks: all of it, replacing what it told before. Repeated now and then, so that
+/// What a node knows first-hand of its own tasks and containers: all of it, replacing what it told before. Repeated now and then, so that
 /// the manager knows that the node is still there.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct Conditions {
@@ -37,6 +37,9 @@ pub(super) struct Conditions {
     /// Ids of tasks that shall get nothing new.
     #[prost(string, repeated, tag = "3")]
     pub(super) draining: Vec<String>,
+    /// `AttachedContainers` as JSON: those on networks of the Swarm. Nothing from agents that do not tell of them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(super) attached: Bytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -87,4 +90,6 @@ pub(super) enum Kind {
     Task = 4,
     /// Of a task, by its id.
     Condition = 5,
+    /// The containers attached by hand on a node, by the node's id.
+    Attached = 6,
 }

@@ -1,4 +1,5 @@
-//! On every node: tells the agents of all managers what this node sees of its own tasks before Docker tells anybody.
+//! On every node: tells the agents of all managers what this node sees of its own tasks before Docker
+//! tells anybody, and what its containers that are no tasks are called.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -147,6 +148,8 @@ fn reports(node_id: String, told: watch::Receiver<Told>) -> impl Stream<Item = C
             node_id: node_id.clone(),
             ended: now.ended.into_iter().collect(),
             draining: now.draining.into_iter().collect(),
+            // Plain data with string keys: it always has a form in JSON.
+            attached: serde_json::to_vec(&now.attached).unwrap_or_default().into(),
         };
         Some((report, (told, node_id, false)))
     })

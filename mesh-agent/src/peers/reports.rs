@@ -1,4 +1,4 @@
-//! On managers: takes the reports of all nodes about their own tasks, and adds them to what Docker says.
+//! On managers: takes the reports of all nodes about their own tasks and containers, and adds them to what Docker says.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use super::client::SILENCE;
 use super::conditions::{AllTold, Told};
 use super::messages::{Conditions, ReportEnd};
-use crate::swarm::snapshot::Snapshot;
+use crate::swarm::snapshot::{AttachedContainers, Snapshot};
 
 /// How long after its last report a node is still believed about what may change: an agent that is restarted comes back
 /// in the meantime.
@@ -73,6 +73,7 @@ impl Reports {
         let told = Told {
             ended: report.ended.into_iter().collect(),
             draining: report.draining.into_iter().collect(),
+            attached: attached(node_id, &report.attached),
         };
         self.told.send_if_modified(|all| all.set(node_id, told));
     }
@@ -84,6 +85,17 @@ impl Reports {
             info!(node_id, "a node's agent reports no more: only the Swarm tells of its tasks now");
         }
     }
+}
+
+/// Names that are not understood are worth less than the rest of a report.
+fn attached(node_id: &str, json: &[u8]) -> AttachedContainers {
+    if json.is_empty() {
+        return AttachedContainers::default();
+    }
+    serde_json::from_slice(json).unwrap_or_else(|error| {
+        debug!(node_id, "what a node's containers are called is not understood: {error}");
+        AttachedContainers::default()
+    })
 }
 
 /// Publishes the Swarm as Docker has it together with what the nodes have told.
@@ -114,9 +126,11 @@ pub(super) async fn add(
 }
 
 fn with(mut snapshot: Arc<Snapshot>, told: &AllTold) -> Arc<Snapshot> {
-    let conditions = told.added_to(&snapshot);
-    if snapshot.conditions != conditions {
-        Arc::make_mut(&mut snapshot).conditions = conditions;
+    let (conditions, attached) = (told.conditions(&snapshot), told.attached(&snapshot));
+    if snapshot.conditions != conditions || snapshot.attached != attached {
+        let snapshot = Arc::make_mut(&mut snapshot);
+        snapshot.conditions = conditions;
+        snapshot.attached = attached;
     }
     snapshot
 }

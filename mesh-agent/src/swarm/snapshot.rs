@@ -21,6 +21,22 @@ pub struct Snapshot {
     /// What tasks' own nodes tell of them, by task id: earlier than Docker tells the managers, who do not even hear of
     /// everything.
     pub conditions: BTreeMap<String, Condition>,
+    /// What nodes tell of the containers that were attached to networks by hand there, by node id: the Swarm knows only
+    /// their ids and addresses.
+    pub attached: BTreeMap<String, AttachedContainers>,
+}
+
+/// What containers are called that no service made, by container id.
+pub type AttachedContainers = BTreeMap<String, ContainerNames>;
+
+/// Docker's resolver knows a container by these and by its short id (moby, `daemon/container_operations.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerNames {
+    pub name: String,
+    pub hostname: String,
+    /// By network id.
+    pub aliases: BTreeMap<String, Vec<String>>,
 }
 
 /// What a task's node knows first-hand and the Swarm does not know yet, or never will.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::swarm::snapshot::ContainerNames;
 
 #[derive(Deserialize)]
 struct Described {
@@ -135,6 +136,38 @@ fn containers_attached_by_hand_have_their_names_here_and_their_ids_elsewhere() {
     }
     assert_eq!(found(&names, "999999999999"), Some((vec![90], TASK_TTL)));
     assert_eq!(on(&names, "local1", "neighbour"), Some((vec![7], TASK_TTL)));
+}
+
+#[test]
+fn containers_attached_by_hand_elsewhere_have_the_names_that_their_own_node_tells_as_long_as_the_swarm_has_them()
+ {
+    let (mut snapshot, local) = swarm();
+    let told = ContainerNames {
+        name: "Distant".into(),
+        hostname: "faraway".into(),
+        aliases: [("net1".into(), vec!["remote".into()]), ("net2".into(), vec!["other".into()])].into(),
+    };
+    let of_node = BTreeMap::from([("999999999999aaaa".to_owned(), told)]);
+    let all = ["distant", "999999999999", "faraway", "remote"];
+    snapshot.attached.insert("n3".into(), of_node.clone());
+    assert_eq!(found(&Names::from(&snapshot, &local), "distant"), None, "not that node's container");
+
+    snapshot.attached = BTreeMap::from([("n2".to_owned(), of_node)]);
+    let names = Names::from(&snapshot, &local);
+    for name in all {
+        assert_eq!(found(&names, name), Some((vec![90], TASK_TTL)), "{name}");
+    }
+    assert_eq!((found(&names, "other"), on(&names, "net2", "other")), (None, None), "not on that network");
+    let network = names.networks().iter().find(|network| network.id == "net1").unwrap();
+    assert_eq!(&*network.reverse([10, 0, 1, 90].into()).unwrap().name, "Distant");
+
+    let mut ended = snapshot.clone();
+    ended.tasks.get_mut("h1").unwrap().desired_state = TaskState::Shutdown;
+    snapshot.tasks.remove("h1");
+    for snapshot in [ended, snapshot] {
+        let names = Names::from(&snapshot, &local);
+        assert!(all.iter().all(|name| found(&names, name).is_none()));
+    }
 }
 
 #[test]

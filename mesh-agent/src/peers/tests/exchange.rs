@@ -16,7 +16,7 @@ use crate::peers::certificates::Certificates;
 use crate::peers::client::Client;
 use crate::peers::reporter::Reporter;
 use crate::peers::server;
-use crate::swarm::snapshot::{Condition, LocalContainer, LocalView, Snapshot};
+use crate::swarm::snapshot::{Condition, ContainerNames, LocalContainer, LocalView, Network, Snapshot};
 use crate::swarm::status::StatusBoard;
 
 type Snapshots = watch::Sender<Option<Arc<Snapshot>>>;
@@ -179,11 +179,38 @@ async fn what_a_node_sees_of_its_own_tasks_reaches_every_other_node() {
     assert_eq!(*manager.published.borrow(), Some(Arc::new(expected)), "the manager's own tables follow too");
 }
 
+#[tokio::test]
+async fn what_a_nodes_own_containers_are_called_reaches_every_other_node_until_they_are_gone() {
+    let cluster = Authority::new("a");
+    let manager = Manager::start(ONE, 0, cluster.issue(&Issue::manager("manager-1")));
+    let mut swarm = Arc::unwrap_or_clone(numbered(1));
+    swarm.networks.insert("net1".into(), Network::default());
+    let swarm = Arc::new(swarm);
+    manager.publish(swarm.clone());
+    let mut other = Worker::start(manager.port, &[ONE], cluster.issue(&Issue::manager("manager-2")));
+
+    let container = LocalContainer {
+        name: "by-hand".into(),
+        addresses: [("net1".into(), [10, 0, 1, 9].into())].into(),
+        ..LocalContainer::default()
+    };
+    let local = LocalView { containers: [("c1".into(), container)].into(), ..LocalView::default() };
+    let node = Node::start(manager.port, cluster.issue(&Issue::worker("worker-1")), local);
+    node.snapshot.send_replace(Some(swarm.clone()));
+    let names = ContainerNames { name: "by-hand".into(), ..ContainerNames::default() };
+    let mut expected = Arc::unwrap_or_clone(swarm.clone());
+    expected.attached.insert("worker-1".into(), [("c1".into(), names)].into());
+    other.expect(&Arc::new(expected)).await;
+
+    node.local.send_replace(Some(Arc::default()));
+    other.expect(&swarm).await;
+}
+
 /// A node that reports.
 struct Node {
     local: watch::Sender<Option<Arc<LocalView>>>,
     _managers: watch::Sender<Vec<IpAddr>>,
-    _snapshot: Snapshots,
+    snapshot: Snapshots,
     _state: TempDir,
 }
 
@@ -200,7 +227,7 @@ impl Node {
             local: view,
         };
         tokio::spawn(async { match reporter.run().await {} });
-        Self { local, _managers: managers, _snapshot: sender, _state: state }
+        Self { local, _managers: managers, snapshot: sender, _state: state }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 
-use crate::swarm::snapshot::{Condition, Network, Node, Service, Snapshot, Task, TaskState};
+use crate::swarm::snapshot::{Condition, ContainerNames, Network, Node, Service, Snapshot, Task, TaskState};
 
 /// Small ones with few ids, so that two of them share objects, equal and changed.
 pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
@@ -18,19 +18,22 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         .prop_map(|is_here| Node { address: is_here.then(|| [10, 0, 0, 1].into()), ..Node::default() });
     let network = any::<bool>().prop_map(|internal| Network { internal, ..Network::default() });
     let condition = prop_oneof![Just(Condition::Draining), Just(Condition::Ended)];
+    let container = id().prop_map(|name| ContainerNames { name, ..ContainerNames::default() });
     (
         btree_map(id(), service, 0..4),
         btree_map(id(), task, 0..4),
         btree_map(id(), node, 0..4),
         btree_map(id(), network, 0..4),
         btree_map(id(), condition, 0..4),
+        btree_map(id(), btree_map(id(), container, 0..2), 0..4),
     )
-        .prop_map(|(services, tasks, nodes, networks, conditions)| Snapshot {
+        .prop_map(|(services, tasks, nodes, networks, conditions, attached)| Snapshot {
             services,
             tasks,
             nodes,
             networks,
             conditions,
+            attached,
         })
 }
 
