@@ -22,6 +22,7 @@ pub mod peers;
 pub mod preflight;
 pub mod reach;
 pub mod reconcile;
+pub mod shared_map;
 pub mod single;
 pub mod status;
 pub mod swarm;

@@ -47,10 +47,10 @@ fn swarm() -> (Snapshot, LocalView) {
     };
     let ingress = Network { id: "ingress".into(), ingress: true, ..Network::default() };
     let snapshot = Snapshot {
-        services: BTreeMap::from([("web-id".into(), web)]),
-        tasks: BTreeMap::from([task("t1", 1, "n1", 6), task("t2", 2, "n2", 7)]),
-        nodes: BTreeMap::from([node("n1", 1, NodeState::Ready), node("n2", 2, NodeState::Ready)]),
-        networks: BTreeMap::from([("ingress".into(), ingress)]),
+        services: [("web-id".into(), web)].into(),
+        tasks: [task("t1", 1, "n1", 6), task("t2", 2, "n2", 7)].into(),
+        nodes: [node("n1", 1, NodeState::Ready), node("n2", 2, NodeState::Ready)].into(),
+        networks: [("ingress".into(), ingress)].into(),
         ..Snapshot::default()
     };
     let container = LocalContainer {
@@ -252,7 +252,7 @@ fn a_node_out_of_reach_gets_nothing_new_unless_there_is_no_other() {
         let first = snapshot.tasks.remove("t1").expect("t1");
         let backends = &Desired::from(&snapshot, &local, &here).frontends[&WEB].backends;
         assert_eq!(backends["t2"].state, State::Active, "it may be us who cannot hear");
-        snapshot.tasks.insert("t1".into(), first);
+        snapshot.tasks.insert_shared("t1".into(), first);
     }
 }
 

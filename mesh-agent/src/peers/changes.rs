@@ -1,12 +1,11 @@
 //! What changed from one snapshot to the next, and a snapshot with that applied. Pure.
 
-use std::collections::BTreeMap;
-
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::messages::{Kind, Object, ObjectRef};
+use crate::shared_map::{Difference, SharedMap};
 use crate::swarm::snapshot::Snapshot;
 
 /// `apply(between(old, new), old) == new`
@@ -59,13 +58,15 @@ impl Changes {
     fn collect<T: PartialEq + Serialize>(
         &mut self,
         kind: Kind,
-        old: &BTreeMap<String, T>,
-        new: &BTreeMap<String, T>,
+        old: &SharedMap<String, T>,
+        new: &SharedMap<String, T>,
     ) {
-        let changed = new.iter().filter(|(id, value)| old.get(*id) != Some(value));
-        self.upserts.extend(changed.map(|(id, value)| object(kind, id, value)));
-        let gone = old.keys().filter(|id| !new.contains_key(*id));
-        self.removes.extend(gone.map(|id| ObjectRef { kind: kind.into(), id: id.clone() }));
+        for Difference { key: id, after, .. } in new.differences(old) {
+            match after {
+                Some(value) => self.upserts.push(object(kind, id, value)),
+                None => self.removes.push(ObjectRef { kind: kind.into(), id: id.clone() }),
+            }
+        }
     }
 }
 
@@ -75,7 +76,7 @@ pub(super) fn object<T: Serialize>(kind: Kind, id: &str, value: &T) -> Object {
     Object { kind: kind.into(), id: id.to_owned(), json: Bytes::from(json) }
 }
 
-fn upsert<T: DeserializeOwned>(objects: &mut BTreeMap<String, T>, object: &Object) -> Result<(), String> {
+fn upsert<T: DeserializeOwned>(objects: &mut SharedMap<String, T>, object: &Object) -> Result<(), String> {
     let value = serde_json::from_slice(&object.json).map_err(|error| error.to_string())?;
     objects.insert(object.id.clone(), value);
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::shared_map::SharedMap;
 use crate::swarm::snapshot::{AttachedContainers, Condition, ContainerNames, LocalView, Snapshot};
 
 /// What one node tells.
@@ -82,8 +83,8 @@ impl AllTold {
     }
 
     /// What the nodes have told of tasks, by task id. A node is believed about its own tasks only.
-    pub(super) fn conditions(&self, snapshot: &Snapshot) -> BTreeMap<String, Condition> {
-        let mut conditions = BTreeMap::new();
+    pub(super) fn conditions(&self, snapshot: &Snapshot) -> SharedMap<String, Condition> {
+        let mut conditions = SharedMap::new();
         for (node_id, told) in &self.0 {
             let draining = told.draining.iter().map(|task| (task, Condition::Draining));
             let ended = told.ended.iter().map(|task| (task, Condition::Ended));
@@ -97,7 +98,7 @@ impl AllTold {
     }
 
     /// What the nodes of the Swarm have told of containers, by node id.
-    pub(super) fn attached(&self, snapshot: &Snapshot) -> BTreeMap<String, AttachedContainers> {
+    pub(super) fn attached(&self, snapshot: &Snapshot) -> SharedMap<String, AttachedContainers> {
         let nodes = self.0.iter();
         let nodes = nodes.filter(|(id, told)| !told.attached.is_empty() && snapshot.nodes.contains_key(*id));
         nodes.map(|(id, told)| (id.clone(), told.attached.clone())).collect()
@@ -216,6 +217,6 @@ mod tests {
         assert_eq!(all.attached(&swarm), [("n1".into(), told.attached)].into(), "they go with the container");
         local.containers.remove("c1");
         all.set("n1", observer.look(&local, Some(&swarm)));
-        assert_eq!(all.attached(&swarm), BTreeMap::new());
+        assert!(all.attached(&swarm).is_empty());
     }
 }

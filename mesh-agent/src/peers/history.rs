@@ -1,14 +1,14 @@
 //! The snapshots of a manager as its subscribers need them: the latest one whole, and the last few changes, worked out
 //! once for all subscribers. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::changes::{self, Changes, object};
 use super::messages::{Kind, Object, Update};
+use crate::shared_map::SharedMap;
 use crate::swarm::snapshot::Snapshot;
 
 #[derive(Clone, Debug, Default)]
@@ -152,9 +152,8 @@ impl Transfer {
     }
 }
 
-fn following<T: Serialize>(kind: Kind, objects: &BTreeMap<String, T>, after: Option<&str>) -> Option<Object> {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let (id, value) = objects.range::<str, _>((start, Bound::Unbounded)).next()?;
+fn following<T: Serialize>(kind: Kind, objects: &SharedMap<String, T>, after: Option<&str>) -> Option<Object> {
+    let (id, value) = objects.first_after(after)?;
     Some(object(kind, id, value))
 }
 

@@ -202,10 +202,10 @@ async fn list_all(docker: &Docker) -> Result<(Snapshot, BTreeSet<Complaint>), Do
         complaints.extend(nodes.complaints);
         complaints.extend(networks.complaints);
         let snapshot = Snapshot {
-            services: services.objects,
-            tasks: tasks.objects,
-            nodes: nodes.objects,
-            networks: networks.objects,
+            services: services.objects.into(),
+            tasks: tasks.objects.into(),
+            nodes: nodes.objects.into(),
+            networks: networks.objects.into(),
             ..Snapshot::default()
         };
         Ok((snapshot, complaints))

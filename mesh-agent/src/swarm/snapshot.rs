@@ -10,20 +10,22 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// The Swarm as a manager sees it. Keys are the objects' ids.
+use crate::shared_map::SharedMap;
+
+/// The Swarm as a manager sees it. Keys are the objects' ids. Copies share what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
-    pub services: BTreeMap<String, Service>,
-    pub tasks: BTreeMap<String, Task>,
-    pub nodes: BTreeMap<String, Node>,
-    pub networks: BTreeMap<String, Network>,
+    pub services: SharedMap<String, Service>,
+    pub tasks: SharedMap<String, Task>,
+    pub nodes: SharedMap<String, Node>,
+    pub networks: SharedMap<String, Network>,
     /// What tasks' own nodes tell of them, by task id: earlier than Docker tells the managers, who do not even hear of
     /// everything.
-    pub conditions: BTreeMap<String, Condition>,
+    pub conditions: SharedMap<String, Condition>,
     /// What nodes tell of the containers that were attached to networks by hand there, by node id: the Swarm knows only
     /// their ids and addresses.
-    pub attached: BTreeMap<String, AttachedContainers>,
+    pub attached: SharedMap<String, AttachedContainers>,
 }
 
 /// What containers are called that no service made, by container id.

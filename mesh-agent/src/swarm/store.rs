@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::shared_map::SharedMap;
+
 use super::snapshot::{Network, Node, Role, Service, Snapshot, Task};
 
 /// What a manager pushes.
@@ -109,9 +111,9 @@ impl Push {
 }
 
 impl Pushes {
-    fn set<T: Listable>(
+    fn set<T: Listable + Clone>(
         &mut self,
-        known: &mut BTreeMap<String, T>,
+        known: &mut SharedMap<String, T>,
         id: String,
         mut object: T,
         version: u64,
@@ -131,40 +133,38 @@ impl Pushes {
         known.insert(id, object);
     }
 
-    fn remove<T>(&mut self, known: &mut BTreeMap<String, T>, id: String, version: u64, now: Instant) {
+    fn remove<T>(&mut self, known: &mut SharedMap<String, T>, id: String, version: u64, now: Instant) {
         known.remove(&id);
         self.0.insert(id, Push { version, at: now, is_removal: true });
     }
 
-    fn list<T: Listable>(
+    fn list<T: Listable + Clone + PartialEq>(
         &mut self,
-        known: &mut BTreeMap<String, T>,
-        list: BTreeMap<String, T>,
+        known: &mut SharedMap<String, T>,
+        mut list: SharedMap<String, T>,
         begun: Instant,
     ) {
         self.0.retain(|_, push| push.is_protected_from(begun));
-        let mut before = std::mem::replace(known, list);
-        for (id, listed) in known.iter_mut() {
-            if let Some(before) = before.get(id) {
+        list.update(|id, listed| {
+            if let Some(before) = known.get(id) {
                 listed.listed_over(before);
             }
-        }
+        });
         for (id, push) in &self.0 {
             if push.is_removal {
-                known.remove(id);
-            } else if known.get(id).is_none_or(|listed| listed.version() < push.version)
-                && let Some(pushed) = before.remove(id)
+                list.remove(id);
+            } else if list.get(id).is_none_or(|listed| listed.version() < push.version)
+                && let Some(pushed) = known.get_shared(id)
             {
-                known.insert(id.clone(), pushed);
+                list.insert_shared(id.clone(), pushed.clone());
             }
         }
         // A push that comes late must not bring back what is gone.
-        for (id, gone) in before {
-            if !known.contains_key(&id) {
-                let push = Push { version: gone.version(), at: begun, is_removal: true };
-                self.0.entry(id).or_insert(push);
-            }
+        for (id, gone) in known.iter().filter(|(id, _)| !list.contains_key(*id)) {
+            let push = Push { version: gone.version(), at: begun, is_removal: true };
+            self.0.entry(id.clone()).or_insert(push);
         }
+        known.become_like(&list);
     }
 }
 
@@ -360,7 +360,7 @@ mod tests {
             (Role::Manager, None, Some(9), Some(9)),
         ] {
             let mut store = Store::default();
-            let nodes = BTreeMap::from([("n".to_owned(), node(role, listed, 1))]);
+            let nodes = [("n".to_owned(), node(role, listed, 1))].into();
             store.list(Snapshot { nodes, ..Snapshot::default() }, start);
             store.push(Change::Set { version: 2, object: Pushed::Node(node(role, pushed, 2)) }, start);
             let known = &store.view().expect("listed").nodes["n"];
@@ -377,7 +377,7 @@ mod tests {
         store.push(Change::Set { version: 4, object: Pushed::Network(network("new")) }, at(start, 1000));
         store.list(Snapshot::default(), at(start, 900));
         assert_eq!(store.view().expect("listed").networks["net"], network("new"));
-        let networks = BTreeMap::from([("net".to_owned(), network("true"))]);
+        let networks = [("net".to_owned(), network("true"))].into();
         store.list(Snapshot { networks, ..Snapshot::default() }, at(start, 2001));
         assert_eq!(store.view().expect("listed").networks["net"], network("true"));
     }
@@ -404,15 +404,13 @@ mod tests {
         fn nothing_ever_goes_back_and_in_the_end_the_list_is_the_truth(steps in steps()) {
             let start = Instant::now();
             let mut clock = 10_000;
-            let mut truth = BTreeMap::from(["a", "b", "c"].map(|id| (id.to_owned(), task(1))));
-            for (id, task) in &mut truth {
-                task.id.clone_from(id);
-            }
+            let of_id = |id: &str| (id.to_owned(), Task { id: id.into(), ..task(1) });
+            let mut truth = SharedMap::from(["a", "b", "c"].map(of_id));
             let mut store = Store::default();
             store.list(Snapshot { tasks: truth.clone(), ..Snapshot::default() }, start);
-            let mut lists: BTreeMap<u64, (u64, BTreeMap<String, Task>)> = BTreeMap::new();
+            let mut lists: BTreeMap<u64, (u64, SharedMap<String, Task>)> = BTreeMap::new();
             let mut newest = store.view().expect("listed").tasks.clone();
-            let check = |store: &Store, newest: &mut BTreeMap<String, Task>| {
+            let check = |store: &Store, newest: &mut SharedMap<String, Task>| {
                 let tasks = &store.view().expect("listed").tasks;
                 for (id, task) in tasks {
                     prop_assert!(newest.get(id).is_some_and(|known| known.version <= task.version), "{id}");

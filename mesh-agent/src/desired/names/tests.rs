@@ -152,7 +152,7 @@ fn containers_attached_by_hand_elsewhere_have_the_names_that_their_own_node_tell
     snapshot.attached.insert("n3".into(), of_node.clone());
     assert_eq!(found(&Names::from(&snapshot, &local), "distant"), None, "not that node's container");
 
-    snapshot.attached = BTreeMap::from([("n2".to_owned(), of_node)]);
+    snapshot.attached = [("n2".to_owned(), of_node)].into();
     let names = Names::from(&snapshot, &local);
     for name in all {
         assert_eq!(found(&names, name), Some((vec![90], TASK_TTL)), "{name}");

@@ -28,12 +28,12 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         btree_map(id(), btree_map(id(), container, 0..2), 0..4),
     )
         .prop_map(|(services, tasks, nodes, networks, conditions, attached)| Snapshot {
-            services,
-            tasks,
-            nodes,
-            networks,
-            conditions,
-            attached,
+            services: services.into(),
+            tasks: tasks.into(),
+            nodes: nodes.into(),
+            networks: networks.into(),
+            conditions: conditions.into(),
+            attached: attached.into(),
         })
 }
 

@@ -128,10 +128,10 @@ fn inputs(order: Order) -> Vec<(u64, Input)> {
                 list_is_there = at;
                 let bytes = |value: serde_json::Value| value.to_string().into_bytes();
                 let list = Snapshot {
-                    services: api::services(&bytes(services)).unwrap().objects,
-                    tasks: api::tasks(&bytes(tasks)).unwrap().objects,
-                    nodes: api::nodes(&bytes(nodes)).unwrap().objects,
-                    networks: api::networks(&bytes(networks)).unwrap().objects,
+                    services: api::services(&bytes(services)).unwrap().objects.into(),
+                    tasks: api::tasks(&bytes(tasks)).unwrap().objects.into(),
+                    nodes: api::nodes(&bytes(nodes)).unwrap().objects.into(),
+                    networks: api::networks(&bytes(networks)).unwrap().objects.into(),
                     ..Snapshot::default()
                 };
                 inputs.push((at, Input::Listed(Box::new(list), begun)));
@@ -194,7 +194,7 @@ impl Replay {
         let ids: Vec<String> = inputs(Order::OnlyLists)
             .into_iter()
             .find_map(|(_, input)| match input {
-                Input::Listed(list, _) => Some(list.nodes.into_keys().collect()),
+                Input::Listed(list, _) => Some(list.nodes.keys().cloned().collect()),
                 Input::Pushed(_) => None,
             })
             .unwrap();
