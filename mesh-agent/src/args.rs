@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_common::maps::Sizes;
 use tracing_subscriber::EnvFilter;
 
+use crate::dataplane::kernel::default_backends;
 use crate::dataplane::tc::TcMode;
 use crate::node::Uplinks;
 use crate::peers;
@@ -116,6 +118,10 @@ pub struct RunArguments {
     /// the oldest make room
     #[arg(long, env = "MESH_FLOWS", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
     pub flows: u32,
+    /// How many tasks the tables can hold, counted once for each published port and virtual address that leads to them; each
+    /// costs 24 bytes on every processor, and the default no more than 32 MB
+    #[arg(long, env = "MESH_BACKENDS", default_value_t = default_backends(), value_parser = clap::value_parser!(u32).range(256..=1 << 24))]
+    pub backends: u32,
     /// How long a manager goes without asking Docker for everything, at most
     #[arg(long, env = "MESH_RESYNC", default_value = "2s", value_parser = duration, value_name = "DURATION")]
     pub resync: Duration,
@@ -191,6 +197,10 @@ impl RunArguments {
         let named: Vec<String> =
             self.uplink.iter().filter(|name| *name != "auto" && !name.is_empty()).cloned().collect();
         if named.is_empty() { Uplinks::Auto } else { Uplinks::Named(named) }
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        Sizes { flows: self.flows, backends: self.backends }
     }
 
     pub fn source_settings(&self) -> SourceSettings {
@@ -316,6 +326,7 @@ mod tests {
             &["run", "--resync", "0s"],
             &["run", "--source", "consul"],
             &["run", "--flows", "1"],
+            &["run", "--backends", "1"],
             &["run", "--metrics", "here"],
             &["run", "--log-level", "mesh=loudly"],
             &["status", "everything"],

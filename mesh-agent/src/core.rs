@@ -104,8 +104,8 @@ impl Core {
     pub fn start(arguments: &RunArguments, pins: &Pins, outputs: Outputs) -> Result<Self> {
         let netns_cookie = node::netns_cookie()
             .context("ask the kernel for this network namespace's cookie (Linux 5.14)")?;
-        let (kernel, ebpf, migration) = kernel::load(pins, arguments.flows)?;
-        let reconciler = Reconciler::new(kernel)?;
+        let (kernel, ebpf, migration) = kernel::load(pins, arguments.sizes())?;
+        let reconciler = Reconciler::new(kernel, arguments.backends)?;
         let mut attachments = Attachments::new(ebpf, pins.clone(), arguments.tc);
         let cgroup = match &arguments.cgroup {
             Some(path) => path.clone(),

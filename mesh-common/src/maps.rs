@@ -14,8 +14,8 @@ pub const LAYOUT: u32 = 2;
 pub const FRONTENDS: u32 = 16_384;
 /// Places in backend sets: while a set is replaced, the old and the new one are both here.
 pub const SLOTS: u32 = 1_048_576;
-/// Backend ids. Each costs 32 bytes, and 24 bytes of counters per CPU.
-pub const BACKENDS: u32 = 16_384;
+/// Backend ids by default; `--backends` changes it. Each costs 64 bytes, and 24 bytes of counters per CPU.
+pub const BACKENDS: u32 = 131_072;
 /// Addresses of this node.
 pub const LOCAL_ADDRESSES: u32 = 4_096;
 /// Established TCP flows this node is the entry node of, by default; `--flows` changes it.
@@ -32,6 +32,8 @@ pub const PEERS: u32 = 4_096;
 pub const TASKS: u32 = 16_384;
 /// Virtual addresses of services on the networks that this node is on.
 pub const VIPS: u32 = 16_384;
+/// Whose turn it is, for each frontend of either kind.
+pub const TURNS: u32 = FRONTENDS + VIPS;
 /// Network namespaces whose queries go to the agent's resolver.
 pub const ASKERS: u32 = 4_096;
 /// Clients that keep their backends.
@@ -96,6 +98,27 @@ pub const SIZED_BY_FLOWS: [&str; 10] = [
 /// are allocated as a whole, and forget what was used longest ago.
 pub const ESTABLISHED: [&str; 3] = ["FLOWS", "REPLIES", "VIP_FLOWS"];
 
+/// Maps that `--backends` sizes.
+pub const SIZED_BY_BACKENDS: [&str; 4] = ["BACKENDS", "BACKEND_STATS", "SUSPECTS", "CONNECTIONS"];
+
+/// What the operator says about how large tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub flows: u32,
+    pub backends: u32,
+}
+
+impl Sizes {
+    /// The capacity of a map; `None` for one whose capacity is its own.
+    pub fn capacity(self, name: &str) -> Option<u32> {
+        if SIZED_BY_FLOWS.contains(&name) {
+            Some(flow_capacity(name, self.flows))
+        } else {
+            SIZED_BY_BACKENDS.contains(&name).then_some(self.backends)
+        }
+    }
+}
+
 /// The capacity of one of [`SIZED_BY_FLOWS`] for a number of established flows.
 pub fn flow_capacity(name: &str, flows: u32) -> u32 {
     if ESTABLISHED.contains(&name) || name == "VIP_REPLIES" { flows } else { (flows / OTHERS_SHARE).max(1) }
@@ -119,6 +142,7 @@ mod tests {
             assert!(super::NAMES.contains(&name), "{name}");
             assert!(super::flow_capacity(name, 1) > 0, "{name}");
         }
+        assert!(super::SIZED_BY_BACKENDS.iter().all(|name| super::NAMES.contains(name)));
         assert!(super::ESTABLISHED.iter().all(|name| super::SIZED_BY_FLOWS.contains(name)));
     }
 }

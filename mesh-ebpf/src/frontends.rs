@@ -28,7 +28,7 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(maps::BACKENDS, 0);
 static TASKS: HashMap<TaskKey, LocalTask> = HashMap::with_max_entries(maps::TASKS, BPF_F_NO_PREALLOC);
 
 #[map]
-static TURNS: Array<u64> = Array::with_max_entries(maps::FRONTENDS, 0);
+static TURNS: Array<u64> = Array::with_max_entries(maps::TURNS, 0);
 
 /// Whether anything at all is published on a port; also true for the tunnel's own port.
 #[inline(always)]

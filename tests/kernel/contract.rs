@@ -37,7 +37,7 @@ fn the_maps_are_what_the_contract_says() {
         ("SLOTS", hash::<SlotKey, u32>(maps::SLOTS)),
         ("BACKENDS", array::<Backend>(maps::BACKENDS)),
         ("BACKEND_STATS", per_cpu_array::<BackendCounters>(maps::BACKENDS)),
-        ("TURNS", array::<u64>(maps::FRONTENDS)),
+        ("TURNS", array::<u64>(maps::TURNS)),
         ("SUSPECTS", array::<u64>(maps::BACKENDS)),
         ("CONNECTIONS", array::<u64>(maps::BACKENDS)),
         ("AFFINITIES", lru_hash::<AffinityKey, Affinity>(maps::AFFINITIES)),

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::pins::Pins;
+use mesh_common::backend::Backend;
 use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::maps::{self, Sizes};
 use mesh_common::net::{Address, Port, protocol};
 
 use crate::support::bpffs::BpfFs;
@@ -34,6 +36,10 @@ fn table(pin: &Path) -> HashMap<MapData, FlowKey, Flow> {
     HashMap::try_from(map).expect("a hash with these keys and values")
 }
 
+fn sizes(flows: u32) -> Sizes {
+    Sizes { flows, backends: maps::BACKENDS }
+}
+
 fn flows_in(pins: &Pins) -> Vec<(u16, u32)> {
     let entries = table(&pins.map(TABLE));
     let mut flows: Vec<_> =
@@ -46,11 +52,11 @@ fn flows_in(pins: &Pins) -> Vec<(u16, u32)> {
 fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
     let bpffs = BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
-    let (_, _, migration) = kernel::load(&pins, 1024).expect("the first agent");
+    let (_, _, migration) = kernel::load(&pins, sizes(1024)).expect("the first agent");
     assert!(!migration.is_pending(), "there is nothing to take over");
     table(&pins.map(TABLE)).insert(key(1), flow(1), 0).expect("room");
 
-    let (_, _, mut migration) = kernel::load(&pins, 4096).expect("an agent with other flags");
+    let (_, _, mut migration) = kernel::load(&pins, sizes(4096)).expect("an agent with other flags");
     assert_eq!(flows_in(&pins), [], "flows are taken over when the programs are");
     migration.copy_flows();
     assert_eq!(flows_in(&pins), [(1, 1)]);
@@ -69,7 +75,7 @@ fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
     assert_eq!(flows_in(&pins), expected, "what is in use stays as it is, and what is over is over");
     assert!(Pins::entries(&pins.aside()).is_empty());
 
-    let (_, _, mut migration) = kernel::load(&pins, 1024).expect("and back");
+    let (_, _, mut migration) = kernel::load(&pins, sizes(1024)).expect("and back");
     migration.copy_flows();
     assert_eq!(flows_in(&pins), expected);
     migration.finish();
@@ -79,26 +85,48 @@ fn a_table_of_another_size_is_taken_over_with_what_came_in_meanwhile() {
 fn an_agent_that_died_in_the_middle_is_finished_for_by_one_of_the_size_before() {
     let bpffs = BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
-    drop(kernel::load(&pins, 1024).expect("the first agent"));
-    drop(kernel::load(&pins, 4096).expect("an agent that is killed before it could finish"));
+    drop(kernel::load(&pins, sizes(1024)).expect("the first agent"));
+    drop(kernel::load(&pins, sizes(4096)).expect("an agent that is killed before it could finish"));
     table(&pins.aside().join(TABLE)).insert(key(2), flow(2), 0).expect("room");
     table(&pins.map(TABLE)).insert(key(3), flow(3), 0).expect("room");
 
-    let (_, _, migration) = kernel::load(&pins, 1024).expect("the first agent once more");
+    let (_, _, migration) = kernel::load(&pins, sizes(1024)).expect("the first agent once more");
     migration.finish();
     assert_eq!(flows_in(&pins), [(2, 2), (3, 3)]);
+}
+
+#[test]
+fn tables_of_backends_grow_with_what_is_in_them() {
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    let backends = || {
+        let data = MapData::from_pin(pins.map("BACKENDS")).expect("the table is pinned");
+        Array::<_, Backend>::try_from(Map::Array(data)).expect("an array of backends")
+    };
+    let known = Backend { generation: 3, port: Port::new(8080), ..Backend::default() };
+    drop(kernel::load(&pins, Sizes { backends: 256, ..sizes(1024) }).expect("the first agent"));
+    backends().set(255, known, 0).expect("room");
+
+    let (_, _, migration) = kernel::load(&pins, Sizes { backends: 512, ..sizes(1024) }).expect("a larger one");
+    assert_eq!(backends().len(), 512);
+    assert_eq!(backends().get(&255, 0).expect("in range"), known);
+    backends().set(511, known, 0).expect("room");
+    migration.finish();
+    let (_, _, migration) = kernel::load(&pins, Sizes { backends: 256, ..sizes(1024) }).expect("and back");
+    assert_eq!(backends().get(&255, 0).expect("in range"), known);
+    migration.finish();
 }
 
 #[test]
 fn an_agent_that_died_in_the_middle_is_finished_for() {
     let bpffs = BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
-    drop(kernel::load(&pins, 1024).expect("the first agent"));
-    drop(kernel::load(&pins, 4096).expect("an agent that is killed before it could finish"));
+    drop(kernel::load(&pins, sizes(1024)).expect("the first agent"));
+    drop(kernel::load(&pins, sizes(4096)).expect("an agent that is killed before it could finish"));
     table(&pins.aside().join(TABLE)).insert(key(2), flow(2), 0).expect("room");
     table(&pins.map(TABLE)).insert(key(3), flow(3), 0).expect("room");
 
-    let (_, _, migration) = kernel::load(&pins, 4096).expect("the next one");
+    let (_, _, migration) = kernel::load(&pins, sizes(4096)).expect("the next one");
     assert!(migration.is_pending());
     migration.finish();
     assert_eq!(flows_in(&pins), [(2, 2), (3, 3)]);
@@ -109,7 +137,7 @@ fn an_agent_that_died_in_the_middle_is_finished_for() {
 fn values_of_another_length_are_cut_or_filled_up_and_foreign_tables_go() {
     let bpffs = BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
-    drop(kernel::load(&pins, 1024).expect("an agent that makes the folders"));
+    drop(kernel::load(&pins, sizes(1024)).expect("an agent that makes the folders"));
     for difference in [-8_i32, 8] {
         let shape = MapData::from_pin(pins.map(TABLE)).expect("pinned").info().expect("information");
         let value = shape.value_size().checked_add_signed(difference).expect("a size");
@@ -121,7 +149,7 @@ fn values_of_another_length_are_cut_or_filled_up_and_foreign_tables_go() {
         put(&other, key(5), value as usize);
         other.pin(pins.map("LATER")).expect("pin what this version does not know");
 
-        let (_, _, mut migration) = kernel::load(&pins, 1024).expect("this version");
+        let (_, _, mut migration) = kernel::load(&pins, sizes(1024)).expect("this version");
         migration.copy_flows();
         let found = table(&pins.map(TABLE)).get(&key(5), 0).expect("the flow");
         assert_eq!((found.last_seen, found.backend, found.generation), (7, 4, 3));

@@ -9,6 +9,7 @@ use mesh_agent::dataplane::migration::Migration;
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
 use mesh_agent::node::Interface;
+use mesh_common::maps::Sizes;
 use mesh_common::outcome::Outcome;
 
 use crate::support::bpffs::BpfFs;
@@ -91,7 +92,7 @@ fn programs_stay_behind_their_successors_until_their_flows_are_taken_over() {
 
 /// An agent on the uplink.
 fn agent(pins: &Pins, flows: u32) -> (Attachments, Migration) {
-    let (_, ebpf, migration) = kernel::load(pins, flows).expect("an agent starts");
+    let (_, ebpf, migration) = kernel::load(pins, Sizes { flows, backends: 256 }).expect("an agent starts");
     let mut attachments = Attachments::new(ebpf, pins.clone(), TcMode::Tcx);
     let name = CString::new(UPLINK).expect("a name");
     // SAFETY: the name ends with a zero byte.

@@ -11,7 +11,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use mesh_common::frontend::{Frontend, FrontendKey, SlotKey};
-use mesh_common::maps;
+use mesh_common::maps::{self, Sizes};
 use mesh_common::net::{Address, Port};
 use mesh_common::overlay::VipKey;
 use mesh_common::settings::Settings;
@@ -42,16 +42,18 @@ pub struct Kernel {
 
 /// Loads the programs and takes over the pinned maps, or makes them. Nothing is attached yet; once everything is, the
 /// migration is to be finished.
-pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), DataplaneError> {
+pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), DataplaneError> {
     pins.create()?;
     forget_other_layouts(pins)?;
-    let migration = Migration::begin(pins, flows)?;
+    let migration = Migration::begin(pins, sizes)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
     }
-    for name in maps::SIZED_BY_FLOWS {
-        loader.map_max_entries(name, maps::flow_capacity(name, flows));
+    for name in maps::NAMES {
+        if let Some(capacity) = sizes.capacity(name) {
+            loader.map_max_entries(name, capacity);
+        }
     }
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
@@ -72,6 +74,16 @@ pub fn load(pins: &Pins, flows: u32) -> Result<(Kernel, Ebpf, Migration), Datapl
         askers: take(&mut ebpf, "ASKERS")?,
     };
     Ok((kernel, ebpf, migration))
+}
+
+/// How many backends there may be if nobody says it: as many as there is room for, but no more than that their counters,
+/// which each processor has for itself, take 32 MB.
+pub fn default_backends() -> u32 {
+    const MOST_BYTES: usize = 32 << 20;
+
+    let processors = nr_cpus().unwrap_or(1).max(1);
+    let room = MOST_BYTES / size_of::<BackendCounters>() / processors;
+    u32::try_from(room).unwrap_or(u32::MAX).min(maps::BACKENDS)
 }
 
 /// Lets the kernel check the programs, and forgets them again. Returns how many there are.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mesh_common::maps;
+use mesh_common::maps::{self, Sizes};
 use tracing::{info, warn};
 
 use super::DataplaneError;
@@ -47,8 +47,8 @@ impl Aside {
 
 impl Migration {
     /// Before the maps are loaded: moves those out of the way that are not as this version makes them.
-    pub(super) fn begin(pins: &Pins, flows: u32) -> Result<Self, DataplaneError> {
-        let shapes = shapes(flows)?;
+    pub(super) fn begin(pins: &Pins, sizes: Sizes) -> Result<Self, DataplaneError> {
+        let shapes = shapes(sizes)?;
         let mut aside = BTreeMap::new();
         for (name, shape) in &shapes {
             if let Some(old) = set_aside(pins, name, *shape) {
@@ -181,18 +181,14 @@ fn part_from_predecessors(pins: &Pins) -> Result<(), DataplaneError> {
 }
 
 /// The maps as this version defines them.
-fn shapes(flows: u32) -> Result<BTreeMap<String, Shape>, DataplaneError> {
+fn shapes(sizes: Sizes) -> Result<BTreeMap<String, Shape>, DataplaneError> {
     let object =
         aya_obj::Object::parse(OBJECT).map_err(|error| DataplaneError::Load { source: error.into() })?;
     let shape = |name: &str, map: &aya_obj::Map| Shape {
         kind: map.map_type(),
         key_size: map.key_size(),
         value_size: map.value_size(),
-        capacity: if maps::SIZED_BY_FLOWS.contains(&name) {
-            maps::flow_capacity(name, flows)
-        } else {
-            map.max_entries()
-        },
+        capacity: sizes.capacity(name).unwrap_or_else(|| map.max_entries()),
     };
     let ours = object.maps.iter().filter(|(name, _)| maps::NAMES.contains(&name.as_str()));
     Ok(ours.map(|(name, map)| (name.clone(), shape(name, map))).collect())

@@ -25,7 +25,7 @@ type Place = (Option<FrontendId>, Address, Address, Port, [u8; 6]);
 /// There are no more backend ids, or turns, than the maps have room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
-    #[error("all {0} backend ids are in use: publish fewer ports, or run fewer tasks behind them")]
+    #[error("all {0} backend ids are in use: give the agent more of them with --backends")]
     Backends(u32),
     #[error("all {0} places for published ports are in use")]
     Turns(u32),

@@ -49,10 +49,10 @@ impl Rest {
 }
 
 impl<D: Dataplane> Reconciler<D> {
-    /// Takes over what the dataplane holds.
-    pub fn new(dataplane: D) -> Result<Self, DataplaneError> {
+    /// Takes over what the dataplane holds. It has room for so many `backends`.
+    pub fn new(dataplane: D, backends: u32) -> Result<Self, DataplaneError> {
         let tables = dataplane.dump()?;
-        let mut allocation = Allocation::new(maps::BACKENDS, maps::FRONTENDS);
+        let mut allocation = Allocation::new(backends, maps::TURNS);
         allocation.restore(&tables);
         if !tables.frontends.is_empty() {
             info!(frontends = tables.frontends.len(), "taking over the tables that are in the kernel");
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
-        let mut reconciler = Reconciler::new(Memory { failing: 3, ..Memory::default() }).unwrap();
+        let mut reconciler = Reconciler::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS).unwrap();
         for tasks in [&[1, 2, 3][..], &[2, 3], &[4, 5, 6, 7], &[]] {
             let desired = desired(tasks);
             for _ in 0..20 {
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_named_at_its_frontend_until_it_is_gone() {
-        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
         // Node facts and ports take one write each; the third one is the frontend's.
         reconciler.dataplane.failing = 3;
         round(&mut reconciler, &desired(&[1]));
@@ -249,12 +249,12 @@ mod tests {
 
     #[test]
     fn an_agent_that_starts_again_changes_nothing() {
-        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
         round(&mut reconciler, &desired(&[1, 2, 3]));
         let before = reconciler.dataplane.tables.clone();
 
         let memory = Memory { tables: before.clone(), ..Memory::default() };
-        let mut reconciler = Reconciler::new(memory).unwrap();
+        let mut reconciler = Reconciler::new(memory, maps::BACKENDS).unwrap();
         let rest = reconciler.begin(&desired(&[1, 2, 3]), &NodeFacts::default());
         assert!(rest.plan.is_empty(), "{:?}", rest.plan);
         reconciler.finish(&rest);
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn somebody_elses_change_is_put_right() {
-        let mut reconciler = Reconciler::new(Memory::default()).unwrap();
+        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
         round(&mut reconciler, &desired(&[1, 2]));
         let before = reconciler.dataplane.tables.clone();
         reconciler.dataplane.tables.frontends.clear();
