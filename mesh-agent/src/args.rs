@@ -346,6 +346,6 @@ mod tests {
             let expected = format!("MESH_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
         }
-        assert_eq!(help.matches("[default: ").count(), 19, "{help}");
+        assert_eq!(help.matches("[default: ").count(), 20, "{help}");
     }
 }

@@ -22,7 +22,7 @@ use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::desired::drains::Drains;
 use crate::desired::names::Names;
-use crate::desired::{Desired, Surroundings};
+use crate::desired::{Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::Sandboxes;
@@ -84,6 +84,7 @@ pub struct Core {
     sandboxes: Sandboxes,
     reconciler: Reconciler<Kernel>,
     outputs: Outputs,
+    follower: Follower,
     /// What the tables were last made from.
     last: Option<Last>,
     /// Tables of another shape that are still to be given up.
@@ -120,6 +121,7 @@ impl Core {
             attachments,
             reconciler,
             outputs,
+            follower: Follower::default(),
             last: None,
             migration: Some(migration).filter(Migration::is_pending),
             migrated: None,
@@ -196,9 +198,10 @@ impl Core {
             reach: reach::reach(&inputs.pulses.borrow()),
             drained: self.drains.over(now),
         };
-        let desired = Desired::from(&snapshot, &local, &surroundings);
+        let (desired, names) = self.follower.follow(&snapshot, &local, &surroundings);
+        let (desired, names) = (desired.clone(), names.clone());
         self.drain_over = self.drains.note(&desired, &snapshot, now);
-        let names = self.names(&snapshot, &local, bridge);
+        let names = self.names(names, bridge);
         let mut failed = !errors.is_empty();
         if let Some(address) = local.node.address {
             let told = Told {
@@ -292,11 +295,11 @@ impl Core {
     }
 
     /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
-    fn names(&self, snapshot: &Snapshot, local: &LocalView, bridge: Option<&Interface>) -> Arc<Names> {
+    fn names(&self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {
         if self.arguments.dns == Switch::Off {
             return Arc::default();
         }
-        let names = Arc::new(Names::from(snapshot, local));
+        let names = Arc::new(names);
         self.outputs.names.send_if_modified(|known| {
             let differs = *known != names;
             if differs {

@@ -106,7 +106,8 @@ impl<K: Ord, V> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let begins_behind = |chunk: &Arc<Chunk<K, V>>| chunk.first().is_some_and(|(first, _)| first.borrow() > key);
+        let begins_behind =
+            |chunk: &Arc<Chunk<K, V>>| chunk.first().is_some_and(|(first, _)| first.borrow() > key);
         self.chunks.partition_point(|chunk| !begins_behind(chunk)).saturating_sub(1)
     }
 }
@@ -443,6 +444,9 @@ mod tests {
         assert_eq!(count.get(), 1, "the one that was replaced");
         let mut like = map.clone();
         like.become_like(&copy);
-        assert_eq!(like.chunks.iter().zip(&map.chunks).filter(|(one, other)| !Arc::ptr_eq(one, other)).count(), 1);
+        assert_eq!(
+            like.chunks.iter().zip(&map.chunks).filter(|(one, other)| !Arc::ptr_eq(one, other)).count(),
+            1
+        );
     }
 }

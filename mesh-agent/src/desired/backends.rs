@@ -121,7 +121,7 @@ fn weight(index: &Index<'_>, task: &Task, labels: Labels) -> u32 {
 
 /// How many tasks the Swarm wants a service to have at the moment.
 pub(super) fn wanted(index: &Index<'_>, service: &Service) -> usize {
-    index.tasks(service).iter().filter(|task| task.desired_state == TaskState::Running).count()
+    index.tasks(service).filter(|task| task.desired_state == TaskState::Running).count()
 }
 
 /// A task's name in the tunnel: its address on the ingress network, else on its first network.

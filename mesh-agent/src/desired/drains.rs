@@ -3,51 +3,75 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{Desired, State};
+use super::{Backend, Desired, Frontend, FrontendId, State};
+use crate::shared_map::{Difference, SharedMap};
 use crate::swarm::snapshot::Snapshot;
 
 /// Tasks with a limit, by id.
 #[derive(Clone, Debug, Default)]
-pub struct Drains(BTreeMap<String, Drain>);
+pub struct Drains {
+    tasks: BTreeMap<String, Drain>,
+    /// What was desired when the last note was taken.
+    seen: SharedMap<FrontendId, Frontend>,
+}
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Drain {
     began: Instant,
     limit: Duration,
+    /// The frontends that still have it.
+    frontends: BTreeSet<FrontendId>,
 }
 
 impl Drains {
     /// Tasks whose connections had their time.
     pub fn over(&self, now: Instant) -> BTreeSet<String> {
-        let over = self.0.iter().filter(|(_, drain)| now >= drain.began + drain.limit);
+        let over = self.tasks.iter().filter(|(_, drain)| now >= drain.began + drain.limit);
         over.map(|(task, _)| task.clone()).collect()
     }
 
     /// Takes note of what drains, and returns when the next task will have had its time.
     pub fn note(&mut self, desired: &Desired, snapshot: &Snapshot, now: Instant) -> Option<Instant> {
-        self.0.retain(|task, _| snapshot.tasks.contains_key(task));
-        for (task, backend) in desired.frontends.values().flat_map(|frontend| &frontend.backends) {
-            match (backend.state, backend.drain) {
-                (State::Draining, Some(limit)) => {
-                    self.0.entry(task.clone()).or_insert(Drain { began: now, limit }).limit = limit;
-                }
-                (State::Draining, None) | (State::Active, _) => {
-                    self.0.remove(task);
+        self.tasks.retain(|task, _| snapshot.tasks.contains_key(task));
+        let before = std::mem::replace(&mut self.seen, desired.frontends.clone());
+        let differences = desired.frontends.differences(&before);
+        for Difference { key: id, before, .. } in &differences {
+            for task in before.iter().flat_map(|frontend| frontend.backends.keys()) {
+                if let Some(drain) = self.tasks.get_mut(task) {
+                    drain.frontends.remove(id);
                 }
             }
         }
+        for Difference { key: id, after, .. } in differences {
+            for (task, backend) in after.iter().flat_map(|frontend| &frontend.backends) {
+                self.note_one(*id, task, backend, now);
+            }
+        }
         // One that is over but still in what is desired is for the next round, at once.
-        let desired =
-            |task: &String| desired.frontends.values().any(|known| known.backends.contains_key(task));
-        let waiting = self.0.iter().filter(|(task, drain)| now < drain.began + drain.limit || desired(task));
-        waiting.map(|(_, drain)| drain.began + drain.limit).min()
+        let waiting = self.tasks.values();
+        let waiting = waiting.filter(|drain| now < drain.began + drain.limit || !drain.frontends.is_empty());
+        waiting.map(|drain| drain.began + drain.limit).min()
+    }
+
+    fn note_one(&mut self, frontend: FrontendId, task: &String, backend: &Backend, now: Instant) {
+        match (backend.state, backend.drain) {
+            (State::Draining, Some(limit)) => {
+                let drain = Drain { began: now, limit, frontends: BTreeSet::new() };
+                let drain = self.tasks.entry(task.clone()).or_insert(drain);
+                drain.limit = limit;
+                drain.frontends.insert(frontend);
+            }
+            (State::Draining, None) | (State::Active, _) => {
+                self.tasks.remove(task);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{Backend, Frontend, FrontendId, Home, Return};
+    use crate::desired::{Home, Return};
     use crate::swarm::snapshot::{Protocol, Task};
 
     fn desired(state: State, drain: Option<u64>) -> Desired {

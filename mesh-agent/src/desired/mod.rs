@@ -13,6 +13,8 @@
 
 mod backends;
 pub mod drains;
+mod follower;
+mod index;
 mod labels;
 pub mod names;
 pub mod spread;
@@ -26,21 +28,26 @@ use std::time::Duration;
 use mesh_common::backend::{LocalTask, TaskKey};
 use mesh_common::net::{Port, protocol};
 
+use crate::shared_map::SharedMap;
 use crate::swarm::snapshot::{
-    BridgeEndpoint, EndpointMode, LocalContainer, LocalView, Protocol, PublishMode, Service, Snapshot, Task,
+    BridgeEndpoint, EndpointMode, LocalView, Protocol, PublishMode, Service, Snapshot,
 };
+pub use follower::Follower;
+use index::{Index, Members, Touched};
 pub use labels::{Labels, NameLabels, NamedPort, Policy, Return};
 pub use names::Names;
 pub use surroundings::{Reach, Surroundings};
 
-/// What must be true on this node.
+/// What must be true on this node. Copies share what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    pub frontends: BTreeMap<FrontendId, Frontend>,
+    pub frontends: SharedMap<FrontendId, Frontend>,
     pub deliveries: BTreeMap<TaskKey, LocalTask>,
     pub peers: BTreeSet<Ipv4Addr>,
     /// By service id; every service that publishes something, and every one with a warning.
-    pub services: BTreeMap<String, ServiceView>,
+    pub services: SharedMap<String, ServiceView>,
+    /// The ids of the services that want a port, where there is more than one.
+    pub(crate) contested: BTreeMap<FrontendId, BTreeSet<String>>,
 }
 
 /// What a client dials.
@@ -130,55 +137,84 @@ pub struct ServiceView {
 impl Desired {
     /// What `snapshot` means for the node that `local` describes.
     pub fn from(snapshot: &Snapshot, local: &LocalView, surroundings: &Surroundings) -> Self {
-        let mut desired = Self { peers: peers(snapshot, local), ..Self::default() };
-        let index = Index::of(snapshot, local, surroundings);
-        for service in snapshot.services.values() {
-            let (labels, warnings) = Labels::parse(&service.labels);
-            let mut view = ServiceView {
-                name: service.name.clone(),
-                endpoint_mode: service.endpoint_mode,
-                policy: labels.policy,
-                tasks: backends::wanted(&index, service),
-                warnings,
-                ..ServiceView::default()
-            };
-            if labels.enable {
-                desired.add_ports(&index, service, labels, &mut view);
-                desired.add_vips(&index, service, labels, &mut view);
-            }
-            if !view.frontends.is_empty() || !view.warnings.is_empty() {
-                desired.services.insert(service.id.clone(), view);
-            }
-        }
-        desired.deliveries = deliveries(&index);
+        let members = Members::of(snapshot);
+        let mut desired = Self::default();
+        desired.update(&Index::of(snapshot, local, surroundings, &members), &Touched::EVERYTHING);
         desired
     }
 
-    fn add_ports(&mut self, index: &Index<'_>, service: &Service, labels: Labels, view: &mut ServiceView) {
+    /// Works out anew what was touched.
+    fn update(&mut self, index: &Index<'_>, touched: &Touched) {
+        let mut due = BTreeSet::new();
+        if touched.everything {
+            *self = Self::default();
+            due.extend(index.snapshot.services.keys().cloned());
+        }
+        for id in &touched.services {
+            self.withdraw(id, &mut due);
+            due.insert(id.clone());
+        }
+        // In the order of their ids: of two services that publish one port, the first has it.
+        while let Some(id) = due.pop_first() {
+            if let Some(service) = index.snapshot.services.get(&id) {
+                self.withdraw(&id, &mut due);
+                self.add(index, service, &mut due);
+            }
+        }
+        self.peers = peers(index.snapshot, index.local);
+        self.deliveries = deliveries(index);
+    }
+
+    fn add(&mut self, index: &Index<'_>, service: &Service, due: &mut BTreeSet<String>) {
+        let (labels, warnings) = Labels::parse(&service.labels);
+        let mut view = ServiceView {
+            name: service.name.clone(),
+            endpoint_mode: service.endpoint_mode,
+            policy: labels.policy,
+            tasks: backends::wanted(index, service),
+            warnings,
+            ..ServiceView::default()
+        };
+        if labels.enable {
+            self.add_ports(index, service, labels, &mut view, due);
+            self.add_vips(index, service, labels, &mut view);
+        }
+        if !view.frontends.is_empty() || !view.warnings.is_empty() {
+            self.services.insert(service.id.clone(), view);
+        }
+    }
+
+    fn add_ports(
+        &mut self,
+        index: &Index<'_>,
+        service: &Service,
+        labels: Labels,
+        view: &mut ServiceView,
+        due: &mut BTreeSet<String>,
+    ) {
         for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress) {
             let id = FrontendId::Published { port: port.published, protocol: port.protocol };
             if port.protocol == Protocol::Sctp {
                 view.warnings.push(format!("{id} is left to Docker: the mesh carries TCP and UDP"));
                 continue;
             }
-            if self.frontends.contains_key(&id) {
-                view.warnings.push(format!("{id} is already published by another service"));
-                continue;
+            if let Some(holder) = self.frontends.get(&id).map(|frontend| frontend.service_id.clone()) {
+                if holder != service.id {
+                    self.contested.entry(id).or_default().extend([holder.clone(), service.id.clone()]);
+                }
+                if holder <= service.id {
+                    view.warnings.push(format!("{id} is already published by another service"));
+                    continue;
+                }
+                self.withdraw(&holder, due);
+                due.insert(holder);
             }
-            let frontend = Frontend {
-                service_id: service.id.clone(),
-                policy: labels.policy,
-                idle_timeout: labels.idle_timeout,
-                affinity: labels.affinity,
-                backends: backends::of(index, service, port, labels),
-            };
+            let backends = backends::of(index, service, port, labels);
+            self.frontends.insert(id, frontend(service, labels, backends));
             view.frontends.insert(id);
-            self.frontends.insert(id, frontend);
         }
     }
-}
 
-impl Desired {
     /// The virtual addresses of a service on the overlays that are here. The one on the ingress network is Docker's own
     /// way to published ports.
     fn add_vips(&mut self, index: &Index<'_>, service: &Service, labels: Labels, view: &mut ServiceView) {
@@ -189,50 +225,36 @@ impl Desired {
                 continue;
             }
             let id = FrontendId::Vip { network: network.vni, address: vip.address };
-            let frontend = Frontend {
-                service_id: service.id.clone(),
-                policy: labels.policy,
-                idle_timeout: labels.idle_timeout,
-                affinity: labels.affinity,
-                backends: backends::on_overlay(index, service, &vip.network_id, labels),
-            };
+            let backends = backends::on_overlay(index, service, &vip.network_id, labels);
+            self.frontends.insert(id, frontend(service, labels, backends));
             view.frontends.insert(id);
-            self.frontends.insert(id, frontend);
-        }
-    }
-}
-
-/// The same objects, the ways they are looked for.
-struct Index<'a> {
-    snapshot: &'a Snapshot,
-    local: &'a LocalView,
-    surroundings: &'a Surroundings,
-    /// The id of the ingress network; there may be none.
-    ingress: Option<&'a str>,
-    tasks_by_service: BTreeMap<&'a str, Vec<&'a Task>>,
-    containers_by_task: BTreeMap<&'a str, &'a LocalContainer>,
-}
-
-impl<'a> Index<'a> {
-    fn of(snapshot: &'a Snapshot, local: &'a LocalView, surroundings: &'a Surroundings) -> Self {
-        let ingress = snapshot.networks.values().find(|network| network.ingress);
-        let mut tasks_by_service = BTreeMap::<_, Vec<_>>::new();
-        for task in snapshot.tasks.values() {
-            tasks_by_service.entry(task.service_id.as_str()).or_default().push(task);
-        }
-        let containers = local.containers.values();
-        Self {
-            snapshot,
-            local,
-            surroundings,
-            ingress: ingress.map(|network| network.id.as_str()),
-            tasks_by_service,
-            containers_by_task: containers.map(|container| (container.task_id.as_str(), container)).collect(),
         }
     }
 
-    fn tasks(&self, service: &Service) -> &[&'a Task] {
-        self.tasks_by_service.get(service.id.as_str()).map_or(&[], Vec::as_slice)
+    /// Takes away what there is of a service. Others that wanted its ports are due then.
+    fn withdraw(&mut self, service_id: &str, due: &mut BTreeSet<String>) {
+        let Some(view) = self.services.remove(service_id) else { return };
+        for id in &view.frontends {
+            if self.frontends.get(id).is_some_and(|frontend| frontend.service_id == service_id) {
+                self.frontends.remove(id);
+            }
+        }
+        self.contested.retain(|id, services| {
+            if services.remove(service_id) && view.frontends.contains(id) {
+                due.extend(services.iter().cloned());
+            }
+            services.len() > 1
+        });
+    }
+}
+
+fn frontend(service: &Service, labels: Labels, backends: BTreeMap<String, Backend>) -> Frontend {
+    Frontend {
+        service_id: service.id.clone(),
+        policy: labels.policy,
+        idle_timeout: labels.idle_timeout,
+        affinity: labels.affinity,
+        backends,
     }
 }
 

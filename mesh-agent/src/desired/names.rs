@@ -11,9 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 pub use network::{Found, NetworkNames, Reverse, ServicePort};
+use network::{Owner, Part};
 
+use super::index::{Index, Members, Touched};
 use super::labels::{NameLabels, NamedPort};
-use super::{Index, Surroundings, backends};
+use super::{Surroundings, backends};
 use crate::swarm::snapshot::{
     Attachment, ContainerDetails, EndpointMode, LocalContainer, LocalView, NodeState, Protocol, Service,
     ServiceNetwork, Snapshot, Task, TaskState,
@@ -24,12 +26,14 @@ pub const TASK_TTL: u32 = 5;
 /// The same for a virtual address, which a service keeps for life.
 pub const VIRTUAL_TTL: u32 = 30;
 
-/// The names on the networks of this node's containers.
+/// The names on the networks of this node's containers. Copies share what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     networks: Vec<NetworkNames>,
     askers: HashMap<Ipv4Addr, Asker>,
     left_to_docker: BTreeMap<String, String>,
+    /// Where each network stands in `networks`, by its id.
+    places: BTreeMap<String, usize>,
 }
 
 /// A container on this node whose questions are answered by the mesh.
@@ -53,8 +57,35 @@ pub struct Upstream {
 
 impl Names {
     pub fn from(snapshot: &Snapshot, local: &LocalView) -> Self {
+        let members = Members::of(snapshot);
         let mut names = Self::default();
-        let mut places = BTreeMap::new();
+        names.update(&Index::of(snapshot, local, Surroundings::NONE, &members), &Touched::EVERYTHING);
+        names
+    }
+
+    /// Works out anew what was touched; all of it, if other networks count than before.
+    pub(super) fn update(&mut self, index: &Index<'_>, touched: &Touched) {
+        let networks_stay = self.find_askers(index);
+        let is_known = |id: &String| self.places.contains_key(id);
+        if touched.everything || !networks_stay || touched.networks.iter().any(is_known) {
+            self.networks
+                .iter_mut()
+                .for_each(|network| *network = NetworkNames::new(&network.id, &network.name));
+            let snapshot = index.snapshot;
+            snapshot.services.values().for_each(|service| self.set_service(index, &service.id));
+            index.attached().for_each(|task| self.set_attached(index, &task.id));
+            index.local.containers.keys().for_each(|id| self.set_container(index, id));
+            return;
+        }
+        touched.services.iter().for_each(|id| self.set_service(index, id));
+        touched.attached.iter().for_each(|id| self.set_attached(index, id));
+        touched.containers.iter().for_each(|id| self.set_container(index, id));
+    }
+
+    /// Whose questions are answered, and about which networks. Returns whether these are the same networks as before.
+    fn find_askers(&mut self, index: &Index<'_>) -> bool {
+        let (snapshot, local) = (index.snapshot, index.local);
+        self.left_to_docker.clear();
         let mut askers = BTreeMap::new();
         for (id, container) in &local.containers {
             let (Some(bridge), Some(details)) = (container.bridge, &container.details) else { continue };
@@ -67,32 +98,60 @@ impl Names {
                     askers.insert(bridge.address, (id, networks, upstream));
                 }
                 Err(reason) => {
-                    names.left_to_docker.insert(container.name.clone(), reason);
+                    self.left_to_docker.insert(container.name.clone(), reason);
                 }
             }
         }
+        let wanted: BTreeMap<&str, &str> = askers
+            .values()
+            .flat_map(|(_, networks, _)| networks)
+            .map(|order| (order.id, order.name))
+            .collect();
+        let known = self.networks.iter().map(|network| (network.id.as_str(), network.name.as_str()));
+        let networks_stay = wanted == known.collect();
+        if !networks_stay {
+            self.networks = wanted.iter().map(|(id, name)| NetworkNames::new(id, name)).collect();
+            self.places = wanted.keys().zip(0..).map(|(id, place)| ((*id).to_owned(), place)).collect();
+        }
+        self.askers.clear();
         for (address, (id, networks, upstream)) in askers {
-            let place = |order: Order<'_>| {
-                *places.entry(order.id.to_owned()).or_insert_with(|| {
-                    names.networks.push(NetworkNames::new(order.id, order.name));
-                    names.networks.len() - 1
-                })
-            };
-            let networks = networks.into_iter().map(place).collect();
-            names.askers.insert(address, Asker { container_id: id.clone(), networks, upstream });
+            let networks = networks.iter().filter_map(|order| self.places.get(order.id).copied()).collect();
+            self.askers.insert(address, Asker { container_id: id.clone(), networks, upstream });
         }
-        let mut builder = Builder { names: &mut names, places };
-        let index = Index::of(snapshot, local, Surroundings::NONE);
-        for service in snapshot.services.values() {
-            builder.service(&index, service);
+        networks_stay
+    }
+
+    fn set_service(&mut self, index: &Index<'_>, id: &str) {
+        let mut parts = Parts::at(&self.places);
+        if let Some(service) = index.snapshot.services.get(id) {
+            parts.service(index, service);
         }
-        for task in snapshot.tasks.values().filter(|task| task.service_id.is_empty()) {
-            builder.attached_elsewhere(&index, task);
+        let parts = parts.parts;
+        self.set(&Owner::Service(id.into()), parts);
+    }
+
+    fn set_attached(&mut self, index: &Index<'_>, id: &str) {
+        let mut parts = Parts::at(&self.places);
+        if let Some(task) = index.snapshot.tasks.get(id).filter(|task| task.service_id.is_empty()) {
+            parts.attached_elsewhere(index, task);
         }
-        for (id, container) in &local.containers {
-            builder.container(&index, id, container);
+        let parts = parts.parts;
+        self.set(&Owner::Attached(id.into()), parts);
+    }
+
+    fn set_container(&mut self, index: &Index<'_>, id: &str) {
+        let mut parts = Parts::at(&self.places);
+        if let Some(container) = index.local.containers.get(id) {
+            parts.container(index, id, container);
         }
-        names
+        let parts = parts.parts;
+        self.set(&Owner::Container(id.into()), parts);
+    }
+
+    fn set(&mut self, owner: &Owner, mut parts: BTreeMap<usize, Part>) {
+        for (place, network) in self.networks.iter_mut().enumerate() {
+            network.set(owner, parts.remove(&place).unwrap_or_default());
+        }
     }
 
     /// Whose questions are answered, by their addresses on `docker_gwbridge`.
@@ -188,9 +247,10 @@ fn is_in(subnet: &str, address: Ipv4Addr) -> bool {
     network.to_bits() & mask == address.to_bits() & mask
 }
 
-struct Builder<'a> {
-    names: &'a mut Names,
-    places: BTreeMap<String, usize>,
+/// What one owner has on each network.
+struct Parts<'a> {
+    places: &'a BTreeMap<String, usize>,
+    parts: BTreeMap<usize, Part>,
 }
 
 /// A task of a service on one network.
@@ -201,9 +261,13 @@ struct Member<'a> {
     name: Arc<str>,
 }
 
-impl Builder<'_> {
-    fn network(&mut self, id: &str) -> Option<&mut NetworkNames> {
-        self.names.networks.get_mut(*self.places.get(id)?)
+impl<'a> Parts<'a> {
+    fn at(places: &'a BTreeMap<String, usize>) -> Self {
+        Self { places, parts: BTreeMap::new() }
+    }
+
+    fn network(&mut self, id: &str) -> Option<&mut Part> {
+        Some(self.parts.entry(*self.places.get(id)?).or_default())
     }
 
     fn service(&mut self, index: &Index<'_>, service: &Service) {
@@ -319,7 +383,7 @@ struct OnNetwork<'a> {
 }
 
 impl OnNetwork<'_> {
-    fn add(&self, network: &mut NetworkNames, aliases: &[&String], members: &[Member<'_>]) {
+    fn add(&self, network: &mut Part, aliases: &[&String], members: &[Member<'_>]) {
         if let Some(address) = self.virtual_address {
             let ttl = self.labels.ttl.unwrap_or(VIRTUAL_TTL);
             network.add_reverse(&[address], &self.service.name.as_str().into(), ttl, true);
@@ -340,7 +404,7 @@ impl OnNetwork<'_> {
 
     fn add_name<'m>(
         &self,
-        network: &mut NetworkNames,
+        network: &mut Part,
         name: &str,
         members: impl Iterator<Item = &'m Member<'m>> + Clone,
     ) {

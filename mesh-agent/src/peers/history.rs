@@ -152,7 +152,11 @@ impl Transfer {
     }
 }
 
-fn following<T: Serialize>(kind: Kind, objects: &SharedMap<String, T>, after: Option<&str>) -> Option<Object> {
+fn following<T: Serialize>(
+    kind: Kind,
+    objects: &SharedMap<String, T>,
+    after: Option<&str>,
+) -> Option<Object> {
     let (id, value) = objects.first_after(after)?;
     Some(object(kind, id, value))
 }

@@ -2,7 +2,7 @@
 //!
 //! They are found again in the maps after a restart, so that flows keep their backends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mesh_common::backend::{Backend, state};
 use mesh_common::frontend::Frontend;
@@ -34,7 +34,9 @@ pub enum Exhausted {
 /// Who has which number.
 #[derive(Clone, Debug)]
 pub struct Allocation {
-    ids: BTreeMap<BackendOwner, u32>,
+    ids: BTreeMap<FrontendId, BTreeMap<String, u32>>,
+    /// Of ids that have an owner.
+    frontends: HashMap<u32, FrontendId>,
     generations: BTreeMap<u32, u32>,
     restored: BTreeMap<Place, Vec<u32>>,
     used_ids: BTreeSet<u32>,
@@ -42,6 +44,7 @@ pub struct Allocation {
     id_capacity: u32,
     turns: BTreeMap<FrontendId, u32>,
     used_turns: BTreeSet<u32>,
+    next_turn: u32,
     turn_capacity: u32,
     next_set: u32,
     pending_sets: BTreeMap<FrontendId, u32>,
@@ -51,6 +54,7 @@ impl Allocation {
     pub fn new(id_capacity: u32, turn_capacity: u32) -> Self {
         Self {
             ids: BTreeMap::new(),
+            frontends: HashMap::new(),
             generations: BTreeMap::new(),
             restored: BTreeMap::new(),
             used_ids: BTreeSet::new(),
@@ -58,6 +62,7 @@ impl Allocation {
             id_capacity,
             turns: BTreeMap::new(),
             used_turns: BTreeSet::new(),
+            next_turn: 0,
             turn_capacity,
             next_set: 1,
             pending_sets: BTreeMap::new(),
@@ -94,34 +99,49 @@ impl Allocation {
 
     /// The id of a backend, and the generation that goes with it.
     pub fn id(&mut self, owner: &BackendOwner, backend: &Backend) -> Result<(u32, u32), Exhausted> {
-        if let Some(id) = self.ids.get(owner) {
-            return Ok((*id, self.generation(*id)));
+        if let Some(id) = self.known_id(owner) {
+            return Ok((id, self.generation(id)));
         }
         let id = match self.restored_id(owner.frontend, backend) {
             Some(id) => id,
             None => self.free_id()?,
         };
-        self.ids.insert(owner.clone(), id);
+        self.ids.entry(owner.frontend).or_default().insert(owner.task_id.clone(), id);
+        self.frontends.insert(id, owner.frontend);
         Ok((id, self.generation(id)))
     }
 
     /// The id of a backend that has one.
     pub fn known_id(&self, owner: &BackendOwner) -> Option<u32> {
-        self.ids.get(owner).copied()
+        self.ids.get(&owner.frontend)?.get(&owner.task_id).copied()
     }
 
-    /// Ids whose backends are none of `wanted`; they are not given out again before [`Self::release`].
-    pub fn unwanted(&self, wanted: &BTreeSet<BackendOwner>) -> Vec<u32> {
-        let known: BTreeSet<u32> =
-            self.ids.iter().filter(|(owner, _)| wanted.contains(*owner)).map(|(_, id)| *id).collect();
-        self.used_ids.difference(&known).copied().collect()
+    /// The ids of a frontend's backends, by task.
+    pub fn ids_of(&self, frontend: FrontendId) -> impl Iterator<Item = (&String, u32)> {
+        self.ids.get(&frontend).into_iter().flatten().map(|(task, id)| (task, *id))
+    }
+
+    /// Ids that are none of `wanted`; they are not given out again before [`Self::release`].
+    pub fn unwanted(&self, wanted: &BTreeSet<u32>) -> Vec<u32> {
+        self.used_ids.difference(wanted).copied().collect()
     }
 
     /// An id whose backend is down in the kernel may be given out again, under another generation.
     pub fn release(&mut self, id: u32) {
         self.used_ids.remove(&id);
-        self.ids.retain(|_, used| *used != id);
-        self.restored.values_mut().for_each(|ids| ids.retain(|used| *used != id));
+        if let Some(frontend) = self.frontends.remove(&id) {
+            if let Some(ids) = self.ids.get_mut(&frontend) {
+                ids.retain(|_, used| *used != id);
+                if ids.is_empty() {
+                    self.ids.remove(&frontend);
+                }
+            }
+        } else {
+            self.restored.retain(|_, ids| {
+                ids.retain(|used| *used != id);
+                !ids.is_empty()
+            });
+        }
         let generation = self.generation(id).wrapping_add(1);
         self.generations.insert(id, generation);
     }
@@ -131,8 +151,10 @@ impl Allocation {
         if let Some(turn) = self.turns.get(&frontend) {
             return Ok(*turn);
         }
-        let free = (0..self.turn_capacity).find(|turn| !self.used_turns.contains(turn));
+        let circle = (self.next_turn..self.turn_capacity).chain(0..self.next_turn);
+        let free = circle.into_iter().find(|turn| !self.used_turns.contains(turn));
         let turn = free.ok_or(Exhausted::Turns(self.turn_capacity))?;
+        self.next_turn = (turn + 1) % self.turn_capacity;
         self.turns.insert(frontend, turn);
         self.used_turns.insert(turn);
         Ok(turn)
@@ -162,7 +184,12 @@ impl Allocation {
 
     fn restored_id(&mut self, frontend: FrontendId, backend: &Backend) -> Option<u32> {
         let places = [place(Some(frontend), backend), place(None, backend)];
-        places.iter().find_map(|place| self.restored.get_mut(place)?.pop())
+        let (place, id) =
+            places.into_iter().find_map(|place| Some((place, self.restored.get_mut(&place)?.pop()?)))?;
+        if self.restored.get(&place).is_some_and(Vec::is_empty) {
+            self.restored.remove(&place);
+        }
+        Some(id)
     }
 
     /// Ids are given out in a circle, so that a flow that still has one in mind finds it unused, not reused.
@@ -235,7 +262,7 @@ mod tests {
         assert_eq!(allocation.id(&owner("c"), &backend(3)), Ok((2, 5)), "its flows go on too");
         assert_eq!(allocation.turn(FRONTEND), Ok(5));
         assert_eq!(allocation.new_set(FRONTEND, tables.frontends.get(&FRONTEND)), 10);
-        assert!(allocation.unwanted(&BTreeSet::from([owner("a"), owner("c")])).is_empty());
+        assert!(allocation.unwanted(&BTreeSet::from([4, 2])).is_empty());
         assert_eq!(allocation.unwanted(&BTreeSet::new()), [2, 4]);
     }
 }

@@ -49,26 +49,64 @@ impl Plan {
             && self.after.is_empty()
             && self.frontends.values().all(Vec::is_empty)
     }
+
+    /// Nobody's backend any more.
+    fn release(&mut self, id: u32, tables: &Tables) {
+        self.released.push(id);
+        if let Some(backend) = tables.backends.get(&id).filter(|backend| backend.state != state::DOWN) {
+            self.after.push(Operation::SetBackend(id, KernelBackend { state: state::DOWN, ..*backend }));
+        }
+    }
+}
+
+/// What a plan is to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// Beside the node itself only these; the tables are as they shall be for all others.
+    Frontends(BTreeSet<FrontendId>),
 }
 
 /// The way from `tables` to `desired`.
-pub fn plan(desired: &Desired, node: &NodeFacts, tables: &Tables, allocation: &mut Allocation) -> Plan {
+pub fn plan(
+    desired: &Desired,
+    node: &NodeFacts,
+    tables: &Tables,
+    allocation: &mut Allocation,
+    scope: &Scope,
+) -> Plan {
     let mut plan = Plan::default();
     plan_node(&mut plan, desired, node, tables);
     let mut wanted = BTreeSet::new();
-    for (id, frontend) in &desired.frontends {
-        match plan_frontend(*id, frontend, node, tables, allocation, &mut wanted) {
-            Ok(operations) if operations.is_empty() => {}
-            Ok(operations) => {
-                plan.frontends.insert(*id, operations);
-            }
-            Err(exhausted) => {
-                plan.impossible.insert(*id, exhausted);
-            }
+    let mut look_at = |id: FrontendId, frontend: &Frontend| match plan_frontend(
+        id,
+        frontend,
+        node,
+        tables,
+        allocation,
+        &mut wanted,
+    ) {
+        Ok(operations) if operations.is_empty() => {}
+        Ok(operations) => {
+            plan.frontends.insert(id, operations);
+        }
+        Err(exhausted) => {
+            plan.impossible.insert(id, exhausted);
+        }
+    };
+    match scope {
+        Scope::Everything => {
+            desired.frontends.iter().for_each(|(id, frontend)| look_at(*id, frontend));
+            plan_ports(&mut plan, desired, node, tables);
+            plan_ends(&mut plan, desired, tables, allocation, &wanted);
+        }
+        Scope::Frontends(ids) => {
+            let there = ids.iter().filter_map(|id| Some((*id, desired.frontends.get(id)?)));
+            there.for_each(|(id, frontend)| look_at(id, frontend));
+            plan_ports_of(&mut plan, ids, desired, node, tables);
+            plan_ends_of(&mut plan, ids, desired, tables, allocation, &wanted);
         }
     }
-    plan_ports(&mut plan, desired, node, tables);
-    plan_ends(&mut plan, desired, tables, allocation, &wanted);
     plan
 }
 
@@ -104,7 +142,7 @@ fn plan_frontend(
     node: &NodeFacts,
     tables: &Tables,
     allocation: &mut Allocation,
-    wanted: &mut BTreeSet<BackendOwner>,
+    wanted: &mut BTreeSet<u32>,
 ) -> Result<Vec<Operation>, Exhausted> {
     let mut operations = Vec::new();
     let mut active = Vec::new();
@@ -114,7 +152,7 @@ fn plan_frontend(
         let mut value = kernel_backend(backend, node);
         let (backend_id, generation) = allocation.id(&owner, &value)?;
         value.generation = generation;
-        wanted.insert(owner);
+        wanted.insert(backend_id);
         let known = tables.backends.get(&backend_id);
         let differs = known != Some(&value);
         if known.is_none_or(|known| known.generation != generation) {
@@ -202,23 +240,45 @@ fn plan_ports(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tab
     }
 }
 
+/// [`plan_ports`] for the bits of these frontends.
+fn plan_ports_of(
+    plan: &mut Plan,
+    ids: &BTreeSet<FrontendId>,
+    desired: &Desired,
+    node: &NodeFacts,
+    tables: &Tables,
+) {
+    let tunnel = (protocol::UDP, node.settings.tunnel_port);
+    let mut words = BTreeMap::<u32, u64>::new();
+    for id in ids {
+        let FrontendId::Published { port, protocol } = id else { continue };
+        let place = (protocol_number(*protocol), Port::new(*port));
+        let bit = PortBit::of(place.0, place.1);
+        let word = words.entry(bit.word).or_insert_with(|| tables.ports.get(&bit.word).copied().unwrap_or(0));
+        *word &= !bit.mask;
+        if desired.frontends.contains_key(id) || place == tunnel {
+            *word |= bit.mask;
+        }
+    }
+    for (word, bits) in words {
+        if tables.ports.get(&word).copied().unwrap_or(0) != bits {
+            plan.ports.push(Operation::SetPorts(word, bits));
+        }
+    }
+}
+
 fn plan_ends(
     plan: &mut Plan,
     desired: &Desired,
     tables: &Tables,
     allocation: &Allocation,
-    wanted: &BTreeSet<BackendOwner>,
+    wanted: &BTreeSet<u32>,
 ) {
     for gone in tables.frontends.keys().filter(|id| !desired.frontends.contains_key(id)) {
         plan.after.push(Operation::DeleteFrontend(*gone));
         plan.ended.push(*gone);
     }
-    for id in allocation.unwanted(wanted) {
-        plan.released.push(id);
-        if let Some(backend) = tables.backends.get(&id).filter(|backend| backend.state != state::DOWN) {
-            plan.after.push(Operation::SetBackend(id, KernelBackend { state: state::DOWN, ..*backend }));
-        }
-    }
+    allocation.unwanted(wanted).into_iter().for_each(|id| plan.release(id, tables));
     let mut changed = BTreeSet::new();
     for operation in plan.frontends.values().flatten() {
         if let Operation::SetFrontend(id, _) = operation {
@@ -234,6 +294,36 @@ fn plan_ends(
     let written: BTreeSet<u32> = plan.frontends.values().flatten().filter_map(new_set).collect();
     let stale = tables.slots.keys().filter(|slot| !in_use(slot) && !written.contains(&slot.set));
     plan.after.extend(stale.copied().map(Operation::DeleteSlot));
+}
+
+/// [`plan_ends`] for these frontends.
+fn plan_ends_of(
+    plan: &mut Plan,
+    ids: &BTreeSet<FrontendId>,
+    desired: &Desired,
+    tables: &Tables,
+    allocation: &Allocation,
+    wanted: &BTreeSet<u32>,
+) {
+    for id in ids {
+        let is_gone = !desired.frontends.contains_key(id);
+        let current = tables.frontends.get(id);
+        if is_gone && current.is_some() {
+            plan.after.push(Operation::DeleteFrontend(*id));
+            plan.ended.push(*id);
+        }
+        for (_, backend) in allocation.ids_of(*id).filter(|(_, backend)| !wanted.contains(backend)) {
+            plan.release(backend, tables);
+        }
+        let Some(current) = current else { continue };
+        let next = plan.frontends.get(id).into_iter().flatten().find_map(new_set);
+        if is_gone || next.is_some_and(|next| next != current.set) {
+            let (first, last) =
+                (SlotKey { set: current.set, slot: 0 }, SlotKey { set: current.set, slot: u32::MAX });
+            let stale = tables.slots.range(first..=last).map(|(slot, _)| Operation::DeleteSlot(*slot));
+            plan.after.extend(stale);
+        }
+    }
 }
 
 fn new_set(operation: &Operation) -> Option<u32> {

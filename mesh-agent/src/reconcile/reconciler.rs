@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mesh_common::maps;
+use mesh_common::net::{Address, Port};
 use tracing::{debug, info, warn};
 
-use super::allocation::{Allocation, BackendOwner};
-use super::plan::{NodeFacts, Plan, plan};
+use super::allocation::Allocation;
+use super::plan::{NodeFacts, Plan, Scope, plan};
 use super::tables::{Operation, Tables};
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::desired::{Desired, FrontendId};
+use crate::desired::{Desired, Frontend, FrontendId};
+use crate::shared_map::SharedMap;
 
 /// Keeps a dataplane what it should be.
 #[derive(Debug)]
@@ -20,6 +22,46 @@ pub struct Reconciler<D> {
     allocation: Allocation,
     problems: Problems,
     last_update: Duration,
+    /// What the tables are known to say; `None` if that is to be found out.
+    done: Option<Done>,
+    /// Id and generation of each backend that is in the tables, in the order of its frontend's backends.
+    ids: BackendIds,
+}
+
+/// By frontend.
+pub type BackendIds = SharedMap<FrontendId, Vec<Option<(u32, u32)>>>;
+
+/// What decides what the tables say of frontends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Done {
+    frontends: SharedMap<FrontendId, Frontend>,
+    uplinks: BTreeMap<Address, u32>,
+    default_uplink: u32,
+    tunnel_port: Port,
+}
+
+impl Done {
+    fn of(desired: &Desired, node: &NodeFacts) -> Self {
+        Self {
+            frontends: desired.frontends.clone(),
+            uplinks: node.uplinks.clone(),
+            default_uplink: node.default_uplink,
+            tunnel_port: node.settings.tunnel_port,
+        }
+    }
+
+    /// What has to be looked at to get from `before` to here.
+    fn since(&self, before: Option<Self>) -> Scope {
+        let Some(before) = before else { return Scope::Everything };
+        let frontends = before.frontends;
+        if (Self { frontends: SharedMap::new(), ..before })
+            != (Self { frontends: SharedMap::new(), ..self.clone() })
+        {
+            return Scope::Everything;
+        }
+        let changed = self.frontends.differences(&frontends);
+        Scope::Frontends(changed.into_iter().map(|difference| *difference.key).collect())
+    }
 }
 
 /// What could not be done in the last round.
@@ -40,6 +82,7 @@ impl Problems {
 #[must_use]
 pub struct Rest {
     plan: Plan,
+    done: Option<Done>,
 }
 
 impl Rest {
@@ -57,13 +100,23 @@ impl<D: Dataplane> Reconciler<D> {
         if !tables.frontends.is_empty() {
             info!(frontends = tables.frontends.len(), "taking over the tables that are in the kernel");
         }
-        Ok(Self { dataplane, tables, allocation, problems: Problems::default(), last_update: Duration::ZERO })
+        Ok(Self {
+            dataplane,
+            tables,
+            allocation,
+            problems: Problems::default(),
+            last_update: Duration::ZERO,
+            done: None,
+            ids: BackendIds::new(),
+        })
     }
 
     /// The first half of a round: everything that packets may need from now on.
     pub fn begin(&mut self, desired: &Desired, node: &NodeFacts) -> Rest {
         let begin = Instant::now();
-        let plan = plan(desired, node, &self.tables, &mut self.allocation);
+        let done = Done::of(desired, node);
+        let scope = done.since(self.done.take());
+        let plan = plan(desired, node, &self.tables, &mut self.allocation, &scope);
         let mut problems = Problems::default();
         for (id, exhausted) in &plan.impossible {
             problems.frontends.insert(*id, exhausted.to_string());
@@ -85,8 +138,16 @@ impl<D: Dataplane> Reconciler<D> {
         }
         let complete = problems.is_empty();
         self.note(problems);
+        self.note_ids(desired, &scope);
         // What is still in use because its successor could not be set must stay.
-        if complete { Rest { plan } } else { Rest::default() }
+        if !complete {
+            return Rest::default();
+        }
+        let rest = Rest { plan, done: Some(done) };
+        if rest.is_empty() {
+            self.finish(&rest);
+        }
+        rest
     }
 
     /// The second half.
@@ -102,6 +163,7 @@ impl<D: Dataplane> Reconciler<D> {
         for frontend in &rest.plan.ended {
             self.allocation.release_turn(*frontend);
         }
+        self.done.clone_from(&rest.done);
     }
 
     /// Looks at the kernel again, should anybody else have changed the maps.
@@ -111,6 +173,7 @@ impl<D: Dataplane> Reconciler<D> {
                 if tables != self.tables {
                     warn!("the tables in the kernel are not what was written: putting them right");
                     self.tables = tables;
+                    self.done = None;
                 }
             }
             Err(error) => warn!("the tables cannot be read: {error:#}"),
@@ -120,7 +183,7 @@ impl<D: Dataplane> Reconciler<D> {
     /// What the dataplane holds that it should not, and the other way round. Changes nothing.
     pub fn differences(&self, desired: &Desired, node: &NodeFacts) -> Result<Vec<String>, DataplaneError> {
         let tables = self.dataplane.dump()?;
-        let plan = plan(desired, node, &tables, &mut self.allocation.clone());
+        let plan = plan(desired, node, &tables, &mut self.allocation.clone(), &Scope::Everything);
         let operations = plan.before.iter().chain(plan.frontends.values().flatten());
         let missing =
             operations.chain(&plan.ports).map(|operation| format!("the kernel lacks: {operation:?}"));
@@ -132,11 +195,32 @@ impl<D: Dataplane> Reconciler<D> {
         &self.problems
     }
 
-    /// Id and generation of a task's backend.
-    pub fn backend(&self, frontend: FrontendId, task_id: &str) -> Option<(u32, u32)> {
-        let owner = BackendOwner { frontend, task_id: task_id.to_owned() };
-        let id = self.allocation.known_id(&owner)?;
-        self.tables.backends.get(&id).map(|backend| (id, backend.generation))
+    /// Id and generation of each backend of what was last desired.
+    pub fn ids(&self) -> &BackendIds {
+        &self.ids
+    }
+
+    fn note_ids(&mut self, desired: &Desired, scope: &Scope) {
+        if let Scope::Frontends(changed) = scope {
+            for id in changed {
+                match desired.frontends.get(id) {
+                    Some(frontend) => self.ids.insert(*id, self.ids_of(*id, frontend)),
+                    None => drop(self.ids.remove(id)),
+                }
+            }
+        } else {
+            let all = desired.frontends.iter();
+            self.ids = all.map(|(id, frontend)| (*id, self.ids_of(*id, frontend))).collect();
+        }
+    }
+
+    fn ids_of(&self, id: FrontendId, frontend: &Frontend) -> Vec<Option<(u32, u32)>> {
+        let known: BTreeMap<&String, u32> = self.allocation.ids_of(id).collect();
+        let of_task = |task: &String| {
+            let id = *known.get(task)?;
+            self.tables.backends.get(&id).map(|backend| (id, backend.generation))
+        };
+        frontend.backends.keys().map(of_task).collect()
     }
 
     /// How long the last round that changed something took, without its second half.
@@ -207,7 +291,7 @@ mod tests {
         });
         let frontend =
             Frontend { service_id: "s".into(), backends: backends.collect(), ..Frontend::default() };
-        Desired { frontends: BTreeMap::from([(WEB, frontend)]), ..Desired::default() }
+        Desired { frontends: [(WEB, frontend)].into(), ..Desired::default() }
     }
 
     fn round<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired) {
@@ -217,7 +301,8 @@ mod tests {
 
     #[test]
     fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
-        let mut reconciler = Reconciler::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS).unwrap();
+        let mut reconciler =
+            Reconciler::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS).unwrap();
         for tasks in [&[1, 2, 3][..], &[2, 3], &[4, 5, 6, 7], &[]] {
             let desired = desired(tasks);
             for _ in 0..20 {

@@ -20,10 +20,10 @@ use crate::dataplane::counters::{Counters, FlowSummary};
 use crate::dataplane::flows::{Collection, IdleLimits, TableUse};
 use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
-use crate::desired::{Backend, Desired, FrontendId, State};
+use crate::desired::{Backend, Desired, Frontend, FrontendId, State};
 use crate::dns::resolver::Resolver;
 use crate::reach::Pulses;
-use crate::reconcile::reconciler::{Problems, Reconciler};
+use crate::reconcile::reconciler::{BackendIds, Problems, Reconciler};
 use crate::swarm::snapshot::{Availability, EndpointMode, LocalView, NodeState, Role, Snapshot};
 use crate::swarm::status::{SourceRole, StatusBoard};
 
@@ -34,8 +34,8 @@ pub struct Published {
     local: Arc<LocalView>,
     desired: Desired,
     problems: Problems,
-    /// Id and generation of each backend, by frontend and task.
-    ids: BTreeMap<(FrontendId, String), (u32, u32)>,
+    /// Id and generation of each backend, in the order of its frontend's backends.
+    ids: BackendIds,
     attached: Vec<Attached>,
     warnings: Vec<String>,
     overlays: BTreeMap<String, OverlayState>,
@@ -54,20 +54,12 @@ impl Published {
         overlays: BTreeMap<String, OverlayState>,
         warnings: &[String],
     ) -> Self {
-        let mut ids = BTreeMap::new();
-        for (frontend, entry) in &desired.frontends {
-            for task in entry.backends.keys() {
-                if let Some(id) = reconciler.backend(*frontend, task) {
-                    ids.insert((*frontend, task.clone()), id);
-                }
-            }
-        }
         Self {
             snapshot: snapshot.clone(),
             local: local.clone(),
             desired: desired.clone(),
             problems: reconciler.problems().clone(),
-            ids,
+            ids: reconciler.ids().clone(),
             attached,
             warnings: warnings.to_vec(),
             overlays,
@@ -83,10 +75,21 @@ impl Published {
         let frontends = self.desired.frontends.iter();
         let own = frontends.filter_map(|(id, frontend)| Some((id, frontend, frontend.idle_timeout?)));
         let by_backend = own.flat_map(|(id, frontend, limit)| {
-            let known = frontend.backends.keys().filter_map(|task| self.ids.get(&(*id, task.clone())));
-            known.map(move |(backend, _)| (*backend, limit))
+            let known = self.backends(*id, frontend).filter_map(|(_, _, key)| key);
+            known.map(move |(backend, _)| (backend, limit))
         });
         IdleLimits { by_backend: by_backend.collect() }
+    }
+
+    /// The backends of a frontend by task, each with its id and generation.
+    fn backends<'a>(
+        &'a self,
+        id: FrontendId,
+        frontend: &'a Frontend,
+    ) -> impl Iterator<Item = (&'a String, &'a Backend, Option<(u32, u32)>)> {
+        let keys = self.ids.get(&id).map_or(&[][..], Vec::as_slice);
+        let keys = keys.iter().copied().chain(std::iter::repeat(None));
+        frontend.backends.iter().zip(keys).map(|((task, backend), key)| (task, backend, key))
     }
 }
 
@@ -152,7 +155,7 @@ impl Collector {
 
     /// Takes the rates; to be called every few seconds.
     pub fn sample(&self) {
-        let ids: BTreeSet<(u32, u32)> = self.published().ids.values().copied().collect();
+        let ids: BTreeSet<(u32, u32)> = self.published().ids.values().flatten().flatten().copied().collect();
         let mut totals = BTreeMap::new();
         for id in ids {
             match self.counters.backend(id.0) {
@@ -202,11 +205,11 @@ impl Collector {
         let mut rows = Vec::new();
         for (id, frontend) in &published.desired.frontends {
             let service = published.snapshot.services.get(&frontend.service_id);
-            for (task, backend) in &frontend.backends {
+            for (_, backend, key) in published.backends(*id, frontend) {
                 let mut row = backend_row(published, *id, backend);
                 row.service = service.map(|service| service.name.clone()).unwrap_or_default();
                 frontend.policy.as_str().clone_into(&mut row.policy);
-                if let Some(key) = published.ids.get(&(*id, task.clone())) {
+                if let Some(key) = key.as_ref() {
                     row.connections = flows.open.get(key).copied().unwrap_or(0);
                     let counters = self.counters.backend(key.0).unwrap_or_default();
                     row.connections_total = counters.flows;

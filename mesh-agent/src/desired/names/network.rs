@@ -1,18 +1,45 @@
 //! The names on one network.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// The names on one network. They are kept and looked up in lower case.
+use crate::shared_map::SharedMap;
+
+/// The names on one network. They are kept and looked up in lower case. Copies share what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkNames {
     pub id: String,
     pub name: String,
     name_in_lower_case: String,
-    hosts: HashMap<Box<str>, Host>,
-    reverse: HashMap<Ipv4Addr, Reverse>,
+    hosts: SharedMap<Arc<str>, Host>,
+    reverse: SharedMap<Ipv4Addr, Vec<(Owner, Reverse)>>,
+    claims: SharedMap<Owner, Claims>,
+}
+
+/// Whom names come from, in the order in which they are told where several have one name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    /// By its id, as the others.
+    Service(Arc<str>),
+    /// A container on another node that was attached by hand: a task without a service.
+    Attached(Arc<str>),
+    /// One on this node.
+    Container(Arc<str>),
+}
+
+/// What an owner has on the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Claims {
+    names: Box<[Arc<str>]>,
+    addresses: Box<[Ipv4Addr]>,
+}
+
+/// The names of one owner on a network, and its addresses.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    hosts: BTreeMap<String, Claim>,
+    reverse: BTreeMap<Ipv4Addr, Reverse>,
 }
 
 /// What a name stands for.
@@ -47,12 +74,21 @@ pub struct Reverse {
 /// Most names stand for one task: those are kept small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
-    One { address: Ipv4Addr, ttl: u32 },
+    One { owner: Owner, address: Ipv4Addr, ttl: u32 },
     Group(Box<Group>),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
+    /// In the order of the owners; there is one at least.
+    claims: Vec<(Owner, Claim)>,
+    /// All claims in one, if there are several.
+    merged: Option<Claim>,
+}
+
+/// What one owner says that a name stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Claim {
     own: Answers,
     /// What the name with `tasks.` before it stands for; `None` for names of no service.
     tasks: Option<Answers>,
@@ -84,8 +120,11 @@ impl NetworkNames {
         }
     }
 
+    /// Of several claims to one address, that of a task which is answered with counts.
     pub fn reverse(&self, address: Ipv4Addr) -> Option<&Reverse> {
-        self.reverse.get(&address)
+        let claims = self.reverse.get(&address)?;
+        let answered = claims.iter().find(|(_, reverse)| reverse.is_answered_with);
+        answered.or_else(|| claims.first()).map(|(_, reverse)| reverse)
     }
 
     /// How many names there are.
@@ -97,30 +136,67 @@ impl NetworkNames {
         self.hosts.is_empty()
     }
 
-    /// A name of one task or container. Where others have the same name, it stands for all of them.
-    pub(super) fn add_single(&mut self, name: &str, addresses: &[Ipv4Addr], ttl: u32) {
-        if name.is_empty() {
+    /// Puts this part in the place of what the owner had here. Where others have the same name, it stands for all of them.
+    pub(super) fn set(&mut self, owner: &Owner, part: Part) {
+        if let Some(claims) = self.claims.remove(owner) {
+            self.withdraw(owner, &claims);
+        }
+        if part.hosts.is_empty() && part.reverse.is_empty() {
             return;
         }
-        for &address in addresses {
-            match self.hosts.entry(lower_case(name)) {
-                Entry::Vacant(entry) => {
-                    entry.insert(Host::One { address, ttl });
+        let mut names = Vec::with_capacity(part.hosts.len());
+        for (name, claim) in part.hosts {
+            let name: Arc<str> = name.into();
+            names.push(name.clone());
+            match self.hosts.get_mut(&*name) {
+                Some(host) => host.add(owner, claim),
+                None => self.hosts.insert(name, Host::of(owner, claim)),
+            }
+        }
+        let addresses = part.reverse.keys().copied().collect();
+        for (address, reverse) in part.reverse {
+            match self.reverse.get_mut(&address) {
+                Some(claims) => {
+                    let place = claims.partition_point(|(known, _)| known < owner);
+                    claims.insert(place, (owner.clone(), reverse));
                 }
-                Entry::Occupied(mut entry) => entry.get_mut().add(address, ttl),
+                None => self.reverse.insert(address, vec![(owner.clone(), reverse)]),
+            }
+        }
+        self.claims.insert(owner.clone(), Claims { names: names.into(), addresses });
+    }
+
+    fn withdraw(&mut self, owner: &Owner, claims: &Claims) {
+        for name in &claims.names {
+            if self.hosts.get_mut(name).is_some_and(|host| host.withdraw(owner)) {
+                self.hosts.remove(name);
+            }
+        }
+        for address in &claims.addresses {
+            let Some(claims) = self.reverse.get_mut(address) else { continue };
+            claims.retain(|(known, _)| known != owner);
+            if claims.is_empty() {
+                self.reverse.remove(address);
             }
         }
     }
+}
 
-    /// A name of a service. Where others have the same name, it stands for all of them.
-    pub(super) fn add_service(&mut self, name: &str, own: Found<'_>, tasks: Found<'_>) {
-        if name.is_empty() {
-            return;
+impl Part {
+    /// A name of one task or container. Where others of this owner have the same name, it stands for all of them.
+    pub(super) fn add_single(&mut self, name: &str, addresses: &[Ipv4Addr], ttl: u32) {
+        if !(name.is_empty() || addresses.is_empty()) {
+            self.claim(name).own.merge(Found { addresses, ttl, ports: &[] });
         }
-        let host = self.hosts.entry(lower_case(name)).or_insert_with(|| Host::Group(Box::default()));
-        let group = host.group();
-        group.own.merge(own);
-        group.tasks.get_or_insert_default().merge(tasks);
+    }
+
+    /// A name of a service. Where others of this owner have the same name, it stands for all of them.
+    pub(super) fn add_service(&mut self, name: &str, own: Found<'_>, tasks: Found<'_>) {
+        if !name.is_empty() {
+            let claim = self.claim(name);
+            claim.own.merge(own);
+            claim.tasks.get_or_insert_default().merge(tasks);
+        }
     }
 
     /// Of two claims to one address, that of a task which is answered with counts.
@@ -139,6 +215,11 @@ impl NetworkNames {
             }
         }
     }
+
+    /// DNS knows no other case than ASCII's (RFC 4343).
+    fn claim(&mut self, name: &str) -> &mut Claim {
+        self.hosts.entry(name.to_ascii_lowercase()).or_default()
+    }
 }
 
 impl Found<'_> {
@@ -149,38 +230,75 @@ impl Found<'_> {
 }
 
 impl Host {
+    fn of(owner: &Owner, claim: Claim) -> Self {
+        match (&*claim.own.addresses, &claim.tasks) {
+            ([address], None) => Self::One { owner: owner.clone(), address: *address, ttl: claim.own.ttl },
+            _ => Self::Group(Box::new(Group { claims: vec![(owner.clone(), claim)], merged: None })),
+        }
+    }
+
     fn own(&self) -> Found<'_> {
         match self {
-            Self::One { address, ttl } => {
+            Self::One { address, ttl, .. } => {
                 Found { addresses: std::slice::from_ref(address), ttl: *ttl, ports: &[] }
             }
-            Self::Group(group) => group.own.found(),
+            Self::Group(group) => group.all().map_or(Found::nothing(u32::MAX), |claim| claim.own.found()),
         }
     }
 
     fn tasks(&self) -> Option<Found<'_>> {
         match self {
             Self::One { .. } => None,
-            Self::Group(group) => group.tasks.as_ref().map(Answers::found),
+            Self::Group(group) => group.all()?.tasks.as_ref().map(Answers::found),
         }
     }
 
-    fn add(&mut self, address: Ipv4Addr, ttl: u32) {
-        // A container's hostname is its short id unless it was given another.
-        if *self != (Self::One { address, ttl }) {
-            self.group().own.merge(Found { addresses: &[address], ttl, ports: &[] });
-        }
+    fn add(&mut self, owner: &Owner, claim: Claim) {
+        let mut claims = self.claims();
+        let place = claims.partition_point(|(known, _)| known < owner);
+        claims.insert(place, (owner.clone(), claim));
+        *self = Self::from(claims);
     }
 
-    fn group(&mut self) -> &mut Group {
-        if let Self::One { address, ttl } = *self {
-            let own = Answers { addresses: vec![address], ttl, ports: Vec::new() };
-            *self = Self::Group(Box::new(Group { own, tasks: None }));
-        }
+    /// Whether nothing is left.
+    fn withdraw(&mut self, owner: &Owner) -> bool {
+        let mut claims = self.claims();
+        claims.retain(|(known, _)| known != owner);
+        let is_empty = claims.is_empty();
+        *self = Self::from(claims);
+        is_empty
+    }
+
+    fn claims(&mut self) -> Vec<(Owner, Claim)> {
         match self {
-            Self::Group(group) => group,
-            Self::One { .. } => unreachable!("it was made a group above"),
+            Self::One { owner, address, ttl } => {
+                let own = Answers { addresses: vec![*address], ttl: *ttl, ports: Vec::new() };
+                vec![(owner.clone(), Claim { own, tasks: None })]
+            }
+            Self::Group(group) => std::mem::take(&mut group.claims),
         }
+    }
+
+    fn from(mut claims: Vec<(Owner, Claim)>) -> Self {
+        if claims.len() == 1
+            && let Some((owner, claim)) = claims.pop()
+        {
+            return Self::of(&owner, claim);
+        }
+        let mut merged = Claim::default();
+        for (_, claim) in &claims {
+            merged.own.merge(claim.own.found());
+            if let Some(tasks) = &claim.tasks {
+                merged.tasks.get_or_insert_default().merge(tasks.found());
+            }
+        }
+        Self::Group(Box::new(Group { claims, merged: Some(merged) }))
+    }
+}
+
+impl Group {
+    fn all(&self) -> Option<&Claim> {
+        self.merged.as_ref().or_else(|| self.claims.first().map(|(_, claim)| claim))
     }
 }
 
@@ -211,9 +329,4 @@ impl Answers {
             }
         }
     }
-}
-
-/// DNS knows no other case than ASCII's (RFC 4343).
-fn lower_case(name: &str) -> Box<str> {
-    name.to_ascii_lowercase().into_boxed_str()
 }

@@ -85,16 +85,24 @@ proptest! {
         )
     ) {
         let (mut tables, mut allocation) = (Tables::default(), Allocation::new(64, 16));
+        let mut scope = Scope::Everything;
+        let mut before = Desired::default();
         for ports in &steps {
             let desired = desired(ports);
-            let step = plan(&desired, &node(), &tables, &mut allocation);
+            if tables.settings.is_some() {
+                let changed = desired.frontends.differences(&before.frontends);
+                scope = Scope::Frontends(changed.into_iter().map(|difference| *difference.key).collect());
+            }
+            let step = plan(&desired, &node(), &tables, &mut allocation, &scope);
             carry_out(&step, &mut tables, &mut allocation);
 
             let active = |tasks: &BTreeMap<u8, bool>| tasks.iter().filter(|(_, active)| **active).map(|(last, _)| *last).collect();
             prop_assert_eq!(served(&tables), ports.iter().map(|(port, tasks)| (*port, active(tasks))).collect());
             prop_assert_eq!(tables.slots.len(), tables.frontends.values().map(|frontend| frontend.count as usize).sum::<usize>());
-            let again = plan(&desired, &node(), &tables, &mut allocation);
+            let again = plan(&desired, &node(), &tables, &mut allocation, &Scope::Everything);
             prop_assert!(again.is_empty(), "{:?}", again);
+            prop_assert!(again.released.is_empty() && again.ended.is_empty());
+            before = desired;
         }
     }
 }
@@ -105,7 +113,7 @@ fn a_task_that_stays_keeps_its_id_when_others_come_and_go() {
     let mut ids = Vec::new();
     for tasks in [vec![1, 2], vec![2, 3], vec![2]] {
         let ports = BTreeMap::from([(80, tasks.into_iter().map(|last| (last, true)).collect())]);
-        let step = plan(&desired(&ports), &node(), &tables, &mut allocation);
+        let step = plan(&desired(&ports), &node(), &tables, &mut allocation, &Scope::Everything);
         carry_out(&step, &mut tables, &mut allocation);
         ids.push(allocation.known_id(&BackendOwner {
             frontend: FrontendId::Published { port: 80, protocol: Protocol::Tcp },
@@ -117,7 +125,13 @@ fn a_task_that_stays_keeps_its_id_when_others_come_and_go() {
 
 #[test]
 fn the_tunnels_port_passes_the_first_test() {
-    let step = plan(&Desired::default(), &node(), &Tables::default(), &mut Allocation::new(4, 4));
+    let step = plan(
+        &Desired::default(),
+        &node(),
+        &Tables::default(),
+        &mut Allocation::new(4, 4),
+        &Scope::Everything,
+    );
     let bit = PortBit::of(protocol::UDP, Port::new(4799));
     assert_eq!(step.ports, [Operation::SetPorts(bit.word, bit.mask)]);
 }

@@ -201,7 +201,13 @@ impl Replay {
         let nodes = ids.into_iter().map(|id| {
             let node = ThisNode { id: id.clone(), ..ThisNode::default() };
             let memory = Memory { failing, ..Memory::default() };
-            (id, (LocalView { node, ..LocalView::default() }, Reconciler::new(memory, mesh_common::maps::BACKENDS).unwrap()))
+            (
+                id,
+                (
+                    LocalView { node, ..LocalView::default() },
+                    Reconciler::new(memory, mesh_common::maps::BACKENDS).unwrap(),
+                ),
+            )
         });
         let (start, store) = (Instant::now(), Store::default());
         let (served, most) = (BTreeSet::new(), 0);
