@@ -172,7 +172,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
 
     /// Changes every value.
     pub fn update(&mut self, mut change: impl FnMut(&K, &mut V)) {
-        for (key, value) in self.chunks.iter_mut().flat_map(|chunk| Arc::make_mut(chunk)) {
+        for (key, value) in self.chunks.iter_mut().flat_map(Arc::make_mut) {
             change(key, Arc::make_mut(value));
         }
     }

@@ -107,7 +107,8 @@ fn tables_of_backends_grow_with_what_is_in_them() {
     drop(kernel::load(&pins, Sizes { backends: 256, ..sizes(1024) }).expect("the first agent"));
     backends().set(255, known, 0).expect("room");
 
-    let (_, _, migration) = kernel::load(&pins, Sizes { backends: 512, ..sizes(1024) }).expect("a larger one");
+    let (_, _, migration) =
+        kernel::load(&pins, Sizes { backends: 512, ..sizes(1024) }).expect("a larger one");
     assert_eq!(backends().len(), 512);
     assert_eq!(backends().get(&255, 0).expect("in range"), known);
     backends().set(511, known, 0).expect("room");

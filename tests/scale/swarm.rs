@@ -1,6 +1,6 @@
 //! A Swarm of any size, and changes to it as they happen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -21,20 +21,25 @@ pub(crate) struct Shape {
 
 pub(crate) struct Swarm {
     shape: Shape,
-    /// What the source has published; the sources copy it for each change.
-    pub(crate) snapshot: Arc<Snapshot>,
+    /// As a source keeps it.
+    pub(crate) snapshot: Snapshot,
     pub(crate) local: Arc<LocalView>,
+    /// How often a task has been replaced, by service and slot.
+    generations: HashMap<(usize, usize), usize>,
 }
 
 /// Beside this one, each with its share of the tasks.
-const NODES: usize = 50;
+pub(crate) const NODES: usize = 50;
+/// Published by the first service; the others have the ports behind it.
+pub(crate) const FIRST_PORT: u16 = 10_000;
 const SERVICES_PER_NETWORK: usize = 100;
 const INGRESS: &str = "ingress0000000000000000000";
 
 impl Swarm {
     pub(crate) fn new(shape: Shape) -> Self {
         let mut snapshot = Snapshot::default();
-        let ingress = Network { id: INGRESS.into(), name: "ingress".into(), ingress: true, ..Network::default() };
+        let ingress =
+            Network { id: INGRESS.into(), name: "ingress".into(), ingress: true, ..Network::default() };
         snapshot.networks.insert(INGRESS.into(), ingress);
         for number in 0..shape.services.div_ceil(SERVICES_PER_NETWORK) {
             let network = Network {
@@ -67,7 +72,7 @@ impl Swarm {
             services.insert(service.id.clone(), service);
         }
         (snapshot.services, snapshot.tasks) = (services.into(), tasks.into());
-        Self { shape, snapshot: Arc::new(snapshot), local: Arc::new(local(shape)) }
+        Self { shape, snapshot, local: Arc::new(local(shape)), generations: HashMap::new() }
     }
 
     pub(crate) fn overlays(&self) -> BTreeSet<String> {
@@ -78,12 +83,13 @@ impl Swarm {
     pub(crate) fn change(&mut self, number: usize) {
         let service = number * 7919 % self.shape.services;
         let slot = number % self.shape.tasks + 1;
-        let generation = number / self.shape.services;
-        let snapshot = Arc::make_mut(&mut self.snapshot);
-        let old = task(service, slot, self.shape, generation);
-        snapshot.tasks.remove(&old.id);
-        let new = task(service, slot, self.shape, generation + 1);
-        snapshot.tasks.insert(new.id.clone(), new);
+        let generation = self.generations.entry((service, slot)).or_default();
+        let tasks = &mut self.snapshot.tasks;
+        let old = task(service, slot, self.shape, *generation);
+        tasks.remove(&old.id);
+        *generation += 1;
+        let new = task(service, slot, self.shape, *generation);
+        tasks.insert(new.id.clone(), new);
     }
 }
 
@@ -94,7 +100,7 @@ fn service(number: usize) -> Service {
         name: String::new(),
         protocol: Protocol::Tcp,
         target: 8080,
-        published: 10_000 + number as u16,
+        published: FIRST_PORT + number as u16,
         mode: PublishMode::Ingress,
     };
     Service {
@@ -123,7 +129,7 @@ fn task(service: usize, slot: usize, shape: Shape, generation: usize) -> Task {
         name: String::new(),
         protocol: Protocol::Tcp,
         target: 8080,
-        published: 10_000 + service as u16,
+        published: FIRST_PORT + service as u16,
         mode: PublishMode::Ingress,
     };
     Task {
@@ -150,7 +156,10 @@ fn local(shape: Shape) -> LocalView {
     let containers = (0..shape.networks_here).map(|number| {
         let container = LocalContainer {
             name: format!("byhand{number}"),
-            bridge: Some(BridgeEndpoint { address: address([172, 18, 0, 0], number + 2), mac: [2, 66, 0, 0, 0, 1] }),
+            bridge: Some(BridgeEndpoint {
+                address: address([172, 18, 0, 0], number + 2),
+                mac: [2, 66, 0, 0, 0, 1],
+            }),
             addresses: [(network_id(number), address([10, 64, 255, 0], number))].into(),
             details: Some(ContainerDetails::default()),
             ..LocalContainer::default()

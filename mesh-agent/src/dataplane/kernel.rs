@@ -38,6 +38,8 @@ pub struct Kernel {
     backend_stats: PerCpuArray<MapData, BackendCounters>,
     tasks: HashMap<MapData, TaskKey, LocalTask>,
     askers: HashMap<MapData, u64, u32>,
+    /// That there may be: as many values has each entry of a map per processor.
+    processors: usize,
 }
 
 /// Loads the programs and takes over the pinned maps, or makes them. Nothing is attached yet; once everything is, the
@@ -72,6 +74,7 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), Data
         backend_stats: take(&mut ebpf, "BACKEND_STATS")?,
         tasks: take(&mut ebpf, "TASKS")?,
         askers: take(&mut ebpf, "ASKERS")?,
+        processors: nr_cpus().map_err(|(_, error)| load(error.into()))?,
     };
     Ok((kernel, ebpf, migration))
 }
@@ -193,8 +196,7 @@ impl Kernel {
     }
 
     fn clear_counters(&mut self, id: u32) -> Result<(), MapError> {
-        let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
-        let zeroes = PerCpuValues::try_from(vec![BackendCounters::default(); cpus])?;
+        let zeroes = PerCpuValues::try_from(vec![BackendCounters::default(); self.processors])?;
         self.backend_stats.set(id, zeroes, 0)
     }
 }

@@ -28,12 +28,11 @@ impl Follower {
     ) -> (&Desired, &Names) {
         let now =
             Inputs { snapshot: snapshot.clone(), local: local.clone(), surroundings: surroundings.clone() };
-        let touched = match &self.seen {
-            Some(before) => Touched::between(before, &now, &mut self.members),
-            None => {
-                self.members = Members::of(snapshot);
-                Touched::EVERYTHING
-            }
+        let touched = if let Some(before) = &self.seen {
+            Touched::between(before, &now, &mut self.members)
+        } else {
+            self.members = Members::of(snapshot);
+            Touched::EVERYTHING
         };
         let index = Index::of(snapshot, local, surroundings, &self.members);
         self.desired.update(&index, &touched);
@@ -85,15 +84,17 @@ mod tests {
             let service = first.services.keys().nth(which % first.services.len()).unwrap().clone();
             let container =
                 first_local.containers.keys().nth(which % first_local.containers.len()).unwrap().clone();
-            let node = if which % 2 == 0 { "n1" } else { "n2" };
-            let network = if which % 2 == 0 { "net1" } else { "net2" };
+            let node = if which.is_multiple_of(2) { "n1" } else { "n2" };
+            let network = if which.is_multiple_of(2) { "net1" } else { "net2" };
             let tasks = &mut self.snapshot.tasks;
             let services = &mut self.snapshot.services;
             match what {
                 0 => drop(tasks.remove(&task)),
                 1 => tasks.insert(task.clone(), first.tasks[&task].clone()),
                 2 => {
-                    tasks.get_mut(&task).into_iter().for_each(|task| task.desired_state = TaskState::Shutdown)
+                    if let Some(task) = tasks.get_mut(&task) {
+                        task.desired_state = TaskState::Shutdown;
+                    }
                 }
                 3 => tasks.get_mut(&task).into_iter().for_each(|task| task.version += 1),
                 4 => drop(services.remove(&service)),

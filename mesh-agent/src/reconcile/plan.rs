@@ -155,7 +155,8 @@ fn plan_frontend(
         wanted.insert(backend_id);
         let known = tables.backends.get(&backend_id);
         let differs = known != Some(&value);
-        if known.is_none_or(|known| known.generation != generation) {
+        // An id that was never used has counted nothing.
+        if known.is_some_and(|known| known.generation != generation) {
             operations.push(Operation::ClearCounters(backend_id));
         }
         if backend.state == State::Active {

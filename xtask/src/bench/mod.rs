@@ -1,9 +1,10 @@
-//! `cargo xtask bench`: how fast it is, against what it replaces, on the lab that is up.
+//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up, and in a large Swarm.
 
 mod convergence;
 mod dns;
 mod machine;
 mod plot;
+mod scale;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -24,6 +25,12 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         repetitions: usize,
     },
+    /// What 10,000 services with ten tasks each cost the agent, against one; needs no lab
+    Scale {
+        /// A tenth of the services, and fewer changes
+        #[arg(long)]
+        quick: bool,
+    },
     /// Queries per second and latencies of the resolver, against Docker's, dnsmasq and unbound
     Dns {
         /// Seconds for each server
@@ -33,11 +40,16 @@ enum Command {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Command::Scale { quick } = args.command {
+        setup::ensure(&[Set::Build])?;
+        return scale::run(quick);
+    }
     setup::ensure(&[Set::Lab, Set::Bench])?;
     let _lock = Lock::take()?;
     let lab = Lab::open()?;
     match args.command {
         Command::Convergence { repetitions } => convergence::run(&lab, repetitions),
         Command::Dns { seconds } => dns::run(&lab, seconds),
+        Command::Scale { .. } => Ok(()),
     }
 }
