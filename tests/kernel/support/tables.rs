@@ -114,6 +114,7 @@ fn command(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(unused_imports, reason = "the benchmark that shares this file runs no tests")]
 mod tests {
     use aya_obj::generated::bpf_cmd;
 
