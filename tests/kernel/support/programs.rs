@@ -15,8 +15,9 @@ use super::run::Hook;
 use super::tables;
 use super::world::object;
 
-/// Tables that the tests need not be large, beside those of flows: the kernel allocates their elements when they are made.
-const SMALL: [&str; 3] = ["TRANSLATIONS", "FRAGMENTS", "SOCKETS"];
+/// Tables that the tests need not be large, beside those of flows: the kernel allocates their elements when they are made,
+/// and each test leaves them empty.
+const SMALL: [&str; 6] = ["TRANSLATIONS", "FRAGMENTS", "SOCKETS", "AFFINITIES", "SLOTS", "TURNS"];
 const SMALL_SIZE: u32 = 4096;
 /// The kernel forgets by batches.
 const SMALLEST_LRU: u32 = 512;
@@ -106,6 +107,9 @@ impl Loaded {
         for name in SMALL.into_iter().chain(maps::SIZED_BY_FLOWS) {
             let is_established = maps::ESTABLISHED.contains(&name);
             loader.map_max_entries(name, if is_established { flows } else { flows.max(SMALLEST_LRU) });
+        }
+        for name in maps::SIZED_BY_BACKENDS {
+            loader.map_max_entries(name, SMALL_SIZE);
         }
         loader.override_global("NETWORK", &overlay::NETWORK, true);
         let mut ebpf = loader.load(object()).expect("the object is accepted");
