@@ -1,4 +1,5 @@
-//! Compiles the dataplane for the BPF target and leaves it in `OUT_DIR/mesh-ebpf`, to be embedded in the agent.
+//! Compiles the dataplane for the BPF target and leaves it in `OUT_DIR`, to be embedded in the agent: `mesh-ebpf`, and
+//! `mesh-ebpf-xdp`.
 //!
 //! Why not aya-build: it overwrites the flags that choose the target's CPU. The default CPU has neither the fetching
 //! atomic add nor 32-bit jumps, and switching on the first alone (`alu32`) makes LLVM 22 compare a 32-bit -1 as a 64-bit
@@ -49,8 +50,10 @@ fn main() -> Result<()> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let object = target_dir.join(TARGET).join("release/mesh-ebpf");
-    fs::copy(&object, out.join("mesh-ebpf")).with_context(|| format!("copy {}", object.display()))?;
+    for name in ["mesh-ebpf", "mesh-ebpf-xdp"] {
+        let object = target_dir.join(TARGET).join("release").join(name);
+        fs::copy(&object, out.join(name)).with_context(|| format!("copy {}", object.display()))?;
+    }
     Ok(())
 }
 

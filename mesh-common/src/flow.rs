@@ -38,7 +38,9 @@ pub struct Opening {
     pub expected: u32,
     /// Backends that have refused this SYN.
     pub refusals: u8,
-    pub padding: [u8; 7],
+    /// 1 if XDP has given the flow its backend, and TC has not seen a packet of its client since.
+    pub given_by_xdp: u8,
+    pub padding: [u8; 6],
     pub syn: Syn,
 }
 

@@ -6,7 +6,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
 
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::packet::{Fragment, Packet};
 use crate::replies;
 use crate::rewrite::{self, Ends, Hop};
@@ -29,6 +29,10 @@ pub(crate) fn deliver(
     target: &Target,
     reply: &Reply,
 ) -> Result<Way, Outcome> {
+    if frame::IS_XDP {
+        // It takes no packets for a bridge.
+        return Err(Outcome::NotOurs);
+    }
     if settings.bridge == 0 {
         return Err(Outcome::NoBridge);
     }

@@ -14,7 +14,7 @@ use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
 
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::packet::{Fragment, Packet};
 use crate::refusals::Offer;
 use crate::rewrite::Ends;
@@ -192,6 +192,7 @@ pub(crate) fn remember_opening<T: Tables>(
 ) -> Result<(), Outcome> {
     let opening = fresh(flow).ok_or(Outcome::FlowTableFull)?;
     opening.flow.state = tcp::first(packet.tcp_flags);
+    opening.given_by_xdp = frame::IS_XDP.into();
     if may_move && packet.opens() {
         rewrite::keep_syn(frame, packet, &mut opening.syn);
     }
@@ -205,6 +206,12 @@ pub(crate) fn forget_established<T: Tables>(key: &T::Key, backend: u32) {
     if T::established().remove(key).is_ok() {
         connections::closed(backend);
     }
+}
+
+/// Whether this is TC, and XDP has given the flow its backend and left the packet to TC: it must not be given another one.
+#[inline(always)]
+pub(crate) fn has_just_been_given(opening: &Opening) -> bool {
+    !frame::IS_XDP && opening.given_by_xdp != 0
 }
 
 /// Takes note of a client's packet in the flow that it belongs to, which `backend` serves.
@@ -238,6 +245,9 @@ fn note_client_opening<T: Tables>(
     now: u64,
 ) {
     let before = opening.flow.state;
+    if !frame::IS_XDP {
+        opening.given_by_xdp = 0;
+    }
     opening.flow.last_seen = now;
     opening.flow.state = tcp::after(before, packet.tcp_flags, Sender::Client);
     // What the task answers goes past this node: that the client has gone on after its SYN is all there is to see.

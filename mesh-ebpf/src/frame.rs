@@ -1,8 +1,6 @@
 //! A packet in the kernel's hands: bounds-checked access to its bytes, and what the hook lets us do with it.
 
-use core::arch::asm;
 use core::ffi::c_void;
-use core::intrinsics::is_val_statically_known;
 use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
@@ -20,10 +18,14 @@ use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
+use crate::bytes::{self, TransportChange, bounded, halves, option_bytes};
 use crate::verdict::Way;
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
 const ENCAP_L2: u64 = (ETHERNET_HEADER as u64) << 56;
+
+/// Whether the hook is XDP, which leaves what it cannot do to TC, unchanged and as [`Outcome::NotOurs`].
+pub(crate) const IS_XDP: bool = false;
 
 /// A packet at a TC hook.
 pub(crate) struct Frame<'a> {
@@ -37,19 +39,6 @@ pub(crate) struct Frame<'a> {
 pub(crate) enum Direction {
     Ingress,
     Egress,
-}
-
-/// Which sums a transport checksum's change comes from.
-#[derive(Clone, Copy)]
-pub(crate) struct TransportChange {
-    /// Where the checksum stands in the packet.
-    pub(crate) offset: usize,
-    /// What changed in the addresses, and in the length of the pseudo-header.
-    pub(crate) pseudo_header: Sum,
-    /// What changed in the segment itself.
-    pub(crate) segment: Sum,
-    /// UDP: a checksum of 0 means that there is none (RFC 768).
-    pub(crate) optional: bool,
 }
 
 impl<'a> Frame<'a> {
@@ -199,14 +188,6 @@ impl<'a> Frame<'a> {
         self.adjust_room(-i32::from(bytes), 0)
     }
 
-    /// As [`Self::resize`], with the room made or taken behind the Ethernet header: the kernel takes a packet out of the
-    /// tunnel for one whose transport header is before its start, and refuses to change its end.
-    #[inline(always)]
-    pub(crate) fn fit(&self, bytes: u32) -> Result<(), Outcome> {
-        let now = self.len();
-        if now < bytes { self.grow((bytes - now) as u16) } else { self.shrink((now - bytes) as u16) }
-    }
-
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: as above.
@@ -245,24 +226,10 @@ impl<'a> Frame<'a> {
     /// The sum of the `length` bytes at `offset`, which are an IP header and 8 to 20 more: 28 to 80.
     #[inline(always)]
     pub(crate) fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
-        const LEAST: usize = 28;
-        const MOST: usize = 80;
-
-        // Said in the way that Linux 6.1's verifier follows: from a sum it knows that the result is not 0.
-        let length = bounded(length.wrapping_sub(LEAST)) + LEAST;
-        if length > MOST {
-            return Err(Outcome::Malformed);
-        }
-        let mut bytes = [0_u32; MOST / 4];
-        // SAFETY: the buffer holds the bytes that are asked for; what is behind them stays zero and adds nothing.
-        let sum = unsafe {
-            if bpf_skb_load_bytes(self.as_ptr(), offset as u32, bytes.as_mut_ptr().cast(), length as u32) != 0
-            {
-                return Err(Outcome::Malformed);
-            }
-            bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_mut_ptr(), MOST as u32, 0)
-        };
-        Ok(halves(sum))
+        // SAFETY: the buffer has room for as many bytes as are asked for.
+        bytes::sum(length, |buffer, length| unsafe {
+            bpf_skb_load_bytes(self.as_ptr(), offset as u32, buffer, length)
+        })
     }
 
     /// The folded sum of the `length` bytes at `offset`, of which there are no more than 512 in a packet that needs it: one
@@ -279,7 +246,7 @@ impl<'a> Frame<'a> {
                 break;
             }
             let left = if length - done < PIECE { length - done } else { PIECE };
-            // As in `sum`.
+            // As in `bytes::sum`.
             let left = bounded(left - 1) + 1;
             if left > PIECE {
                 break;
@@ -342,32 +309,4 @@ impl<'a> Frame<'a> {
     fn skb(&self) -> *mut __sk_buff {
         self.context.skb.skb
     }
-}
-
-/// A length of 1 to 40, said as in [`Frame::sum`].
-#[inline(always)]
-fn option_bytes(length: u32) -> Option<u32> {
-    let length = bounded(length.wrapping_sub(1) as usize) as u32 + 1;
-    if length > 40 { None } else { Some(length) }
-}
-
-/// A sum as `bpf_csum_diff` returns it: 32 bits.
-#[inline(always)]
-fn halves(sum: i64) -> Sum {
-    let sum = sum.cast_unsigned();
-    Sum::ZERO.add_word(sum as u16).add_word((sum >> 16) as u16)
-}
-
-/// An offset that the verifier can follow. Headers end well before the bound, but only a mask tells it so; and the mask
-/// must be out of the compiler's sight, or it computes the offset twice and makes the access by another register than the
-/// one it checked. (Not an empty `asm!`: two lines of debug information for one instruction are refused by the kernel.)
-#[inline(always)]
-fn bounded(offset: usize) -> usize {
-    if is_val_statically_known(offset) {
-        return offset;
-    }
-    let mut bounded = offset;
-    // SAFETY: one arithmetic instruction on the operand.
-    unsafe { asm!("{0} &= 0x1ff", inout(reg) bounded, options(nomem, nostack, pure)) };
-    bounded
 }

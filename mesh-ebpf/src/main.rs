@@ -1,6 +1,7 @@
 //! The dataplane: one packet at a time.
 //!
-//! This file holds the hooks, and it is the only place that turns an [`Outcome`] into what the kernel does with a packet.
+//! This file holds the hooks, and it is the only place that turns an [`Outcome`] into what the kernel does with a packet. For
+//! XDP, whose program is an object of its own made of the same steps, that is `xdp/main.rs`.
 //!
 //! | hook | where | steps |
 //! |---|---|---|
@@ -16,6 +17,7 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod bytes;
 mod connections;
 mod counters;
 mod delivery;
@@ -143,6 +145,13 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         Err(outcome) => return outcome.into(),
     }
     if arrival.address.flags & REPLY != 0 {
+        if packet.protocol == protocol::ICMP {
+            let address = arrival.address;
+            let verdict = icmp::refused_elsewhere(frame, packet, address.identity, address.port);
+            if verdict.outcome() != Outcome::NotOurs {
+                return verdict;
+            }
+        }
         tunnel::answer(frame, packet, &arrival)
     } else if packet.protocol == protocol::ICMP {
         icmp::to_task(frame, packet, settings, &arrival)

@@ -8,7 +8,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, state};
 
 use crate::flows::Tables;
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::rewrite::{self, Ends};
 use crate::verdict::{PackedVerdict, Verdict, Way};
@@ -63,7 +63,8 @@ pub(crate) fn note_task<T: Tables>(
     offer: impl FnOnce() -> Offer,
 ) -> PackedVerdict {
     let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
-    if refusal.answers(opening) {
+    // XDP has left those to TC.
+    if !frame::IS_XDP && refusal.answers(opening) {
         return take(frame, opening, &offer());
     }
     flows::note_task_opening::<T>(key, opening, packet, flows::now());

@@ -12,7 +12,7 @@ use mesh_common::tcp::{self, flag};
 
 use crate::delivery::{self, Target};
 use crate::flows::{Known, Published, Tables};
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Step, Way};
 use crate::{counters, flows, frontends, node, refuse, selection, split, suspects, tunnel};
@@ -191,11 +191,13 @@ fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
         // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
         Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
         // A retransmitted SYN keeps its choice, unless that has just refused somebody.
-        Known::Opening(_) => {
+        Known::Opening(opening) => {
             backend.state == state::ACTIVE
                 && !tcp::may_be_reused(flow.state)
                 && flow.state & tcp::state::REFUSED == 0
-                && (flow.state & tcp::state::ANSWERED != 0 || !suspects::is_suspect(flow.backend, now))
+                && (flow.state & tcp::state::ANSWERED != 0
+                    || flows::has_just_been_given(opening)
+                    || !suspects::is_suspect(flow.backend, now))
         }
     }
 }
@@ -213,6 +215,7 @@ fn offer_again(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now:
     let pick = selection::pick(frontend, packet.source, hash, now);
     let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
     opening.flow = given(id, backend, now);
+    opening.given_by_xdp = frame::IS_XDP.into();
     counters::count_flow(id);
     Choice::Backend(id, backend)
 }

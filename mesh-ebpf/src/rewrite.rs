@@ -12,7 +12,8 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 use mesh_common::tunnel::TunnelHeader;
 
-use crate::frame::{Frame, TransportChange};
+use crate::bytes::TransportChange;
+use crate::frame::Frame;
 use crate::packet::{ArpEnd, Fragment, NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, arp, ipv4};
 
 /// TTL of packets that we make: RFC 1700's default.
@@ -331,7 +332,7 @@ pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outc
     let segment = TCP_HEADER as u16 + options as u16;
     let length = (NETWORK + IPV4_HEADER) as u32 + u32::from(segment);
     if frame.resize(length).is_err() {
-        frame.fit(length)?;
+        fit(frame, length)?;
     }
     frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
     if options != 0 {
@@ -349,6 +350,14 @@ pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outc
         segment: sum.add(folded).add(folded),
         optional: false,
     })
+}
+
+/// Makes the packet so long by room behind the Ethernet header: the kernel takes a packet out of the tunnel for one whose
+/// transport header is before its start, and refuses to change its end.
+#[inline(always)]
+fn fit(frame: &Frame, bytes: u32) -> Result<(), Outcome> {
+    let now = frame.len();
+    if now < bytes { frame.grow((bytes - now) as u16) } else { frame.shrink((now - bytes) as u16) }
 }
 
 /// The IP header in pieces that need no room on the stack.

@@ -5,8 +5,9 @@ use core::mem::{size_of, zeroed};
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use mesh_common::net::{Address, Mac};
+use mesh_common::outcome::Outcome;
 
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::rewrite;
 use crate::verdict::Way;
 
@@ -46,11 +47,34 @@ impl Route {
         }
     }
 
-    /// Sends the packet that way.
+    /// The way from this node to another one. At TC the kernel looks for it when it sends the packet, out of `uplink`.
+    #[inline(always)]
+    pub(crate) fn to_node(
+        frame: &Frame,
+        this: Address,
+        other: Address,
+        uplink: u32,
+    ) -> Result<Self, Outcome> {
+        if !frame::IS_XDP {
+            return Ok(Self { interface: uplink, macs: None });
+        }
+        let route = Self::find(frame, this, other, uplink);
+        if route.is_open(frame) { Ok(route) } else { Err(Outcome::NotOurs) }
+    }
+
+    /// Whether the hook can send a packet that way with the hardware addresses that are known.
+    #[inline(always)]
+    fn is_open(&self, frame: &Frame) -> bool {
+        self.macs.is_some() && (!frame::IS_XDP || self.interface == frame.interface())
+    }
+
+    /// Sends the packet that way. It is unchanged if the kernel is to do it.
     #[inline(always)]
     pub(crate) fn take(&self, frame: &Frame) -> Way {
         match self.macs {
-            Some((destination, source)) if rewrite::set_macs(frame, destination, source).is_ok() => {
+            Some((destination, source))
+                if self.is_open(frame) && rewrite::set_macs(frame, destination, source).is_ok() =>
+            {
                 Way::Interface(self.interface)
             }
             _ => Way::Neighbour(self.interface),

@@ -14,11 +14,11 @@ use mesh_common::tunnel::{
 
 use crate::delivery::{self, Target};
 use crate::flows::{Known, Published};
-use crate::frame::Frame;
+use crate::frame::{self, Frame};
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::route::Route;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{flows, frontends, icmp, node, rewrite};
+use crate::{flows, frontends, node, rewrite};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -52,8 +52,9 @@ pub(crate) fn send(
         traffic_class: packet.traffic_class,
         address,
     });
+    let route = Route::to_node(frame, settings.node, node, uplink)?;
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
-    Ok(Way::Neighbour(uplink))
+    Ok(route.take(frame))
 }
 
 /// Whether this may be a refusal that the entry node makes a SYN again and sends into the tunnel once more: the kernel puts
@@ -187,12 +188,11 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
 #[inline(always)]
 fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
     let address = &arrival.address;
-    if packet.protocol == protocol::ICMP {
-        let verdict = icmp::refused_elsewhere(frame, packet, address.identity, address.port);
-        if verdict.outcome() != Outcome::NotOurs {
-            return Ok((verdict.outcome(), verdict.way()).into());
-        }
-    } else {
+    if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
+        // If it is a refusal, it becomes a SYN that has to come in again.
+        return Err(Outcome::NotOurs);
+    }
+    if packet.protocol != protocol::ICMP {
         let key = packet.flow_from_frontend();
         match flows::recall::<Published>(&key) {
             Some(Known::Established(flow) | Known::Other(flow)) => {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use aya::maps::{Map, MapType};
-use aya::programs::{Program, ProgramInfo};
+use aya::programs::{Program, ProgramInfo, ProgramType};
 use aya::{Ebpf, EbpfLoader};
+use mesh_agent::dataplane::object::{XDP_OBJECT, program};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, PortBit, SlotKey};
@@ -67,6 +68,16 @@ fn the_maps_are_what_the_contract_says() {
 }
 
 #[test]
+fn the_maps_of_xdp_are_those_of_tc() {
+    let (tc, xdp) = (load(), load_xdp());
+    let shapes: BTreeMap<&str, Shape> = shared_maps(&tc).map(|(name, map)| (name, shape(map))).collect();
+    assert!(shared_maps(&xdp).count() > 10);
+    for (name, map) in shared_maps(&xdp) {
+        assert_eq!(Some(&shape(map)), shapes.get(name), "{name}");
+    }
+}
+
+#[test]
 fn the_contract_names_every_map_and_no_other() {
     let ebpf = load();
     let mut actual: Vec<&str> = shared_maps(&ebpf).map(|(name, _)| name).collect();
@@ -101,12 +112,20 @@ fn the_object_holds_the_programs_that_the_agent_attaches() {
 }
 
 #[test]
+fn the_object_for_xdp_holds_one_program() {
+    let ebpf = load_xdp();
+    let programs: Vec<_> = ebpf.programs().map(|(name, program)| (name, program.prog_type())).collect();
+    assert_eq!(programs, [(program::UPLINK_XDP, ProgramType::Xdp)]);
+}
+
+#[test]
 fn the_verifier_accepts_every_program_with_room_to_spare() {
-    let mut ebpf = load();
-    for (name, program) in ebpf.programs_mut() {
-        let info = load_program(name, program);
-        let instructions = info.verified_instruction_count().expect("this kernel counts them");
-        assert!(instructions < MOST_INSTRUCTIONS, "{name}: {instructions} instructions verified");
+    for mut ebpf in [load(), load_xdp()] {
+        for (name, program) in ebpf.programs_mut() {
+            let info = load_program(name, program);
+            let instructions = info.verified_instruction_count().expect("this kernel counts them");
+            assert!(instructions < MOST_INSTRUCTIONS, "{name}: {instructions} instructions verified");
+        }
     }
 }
 
@@ -114,14 +133,19 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
 fn the_license_lets_the_programs_call_every_helper() {
     const LICENSE: &[u8] = b"Dual MIT/GPL\0";
     assert!(object().windows(LICENSE.len()).any(|bytes| bytes == LICENSE));
-    let mut ebpf = load();
-    for (name, program) in ebpf.programs_mut() {
-        assert_eq!(load_program(name, program).gpl_compatible(), Some(true), "{name}");
+    for mut ebpf in [load(), load_xdp()] {
+        for (name, program) in ebpf.programs_mut() {
+            assert_eq!(load_program(name, program).gpl_compatible(), Some(true), "{name}");
+        }
     }
 }
 
 fn load() -> Ebpf {
     EbpfLoader::new().load(object()).unwrap_or_else(|error| panic!("the object is not accepted: {error}"))
+}
+
+fn load_xdp() -> Ebpf {
+    EbpfLoader::new().load(XDP_OBJECT).unwrap_or_else(|error| panic!("the object is not accepted: {error}"))
 }
 
 /// All but the constants that the compiler keeps in memory.
@@ -133,6 +157,8 @@ fn load_program(name: &str, program: &mut Program) -> ProgramInfo {
     let loaded = if let Program::SchedClassifier(program) = program {
         program.load()
     } else if let Program::CgroupSockAddr(program) = program {
+        program.load()
+    } else if let Program::Xdp(program) = program {
         program.load()
     } else {
         panic!("{name} is a {:?}", program.prog_type());

@@ -29,3 +29,6 @@ mod succession;
 mod support;
 mod tunnel;
 mod wire;
+mod xdp;
+mod xdp_and_tc;
+mod xdp_malformed;

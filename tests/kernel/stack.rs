@@ -9,6 +9,8 @@ use aya_obj::generated::{
     BPF_PSEUDO_CALL, BPF_ST, BPF_STX, BPF_X, bpf_insn,
 };
 
+use mesh_agent::dataplane::object::XDP_OBJECT;
+
 use crate::support::world::object;
 
 /// Bytes (`MAX_BPF_STACK`).
@@ -20,7 +22,8 @@ const FRAME_POINTER: u32 = 10;
 
 #[test]
 fn no_chain_of_calls_needs_more_stack_than_linux_6_1_grants() {
-    let programs = programs();
+    let mut programs = programs(object());
+    programs.extend(self::programs(XDP_OBJECT));
     assert!(programs.values().any(|frames| frames.len() > 1), "no program calls anything");
     for (program, frames) in &programs {
         let chain = deepest(frames, 0);
@@ -80,8 +83,8 @@ impl std::fmt::Display for Frame {
 }
 
 /// By name, each linked as the agent's loader does it: its functions by their first instructions.
-fn programs() -> BTreeMap<String, BTreeMap<usize, Frame>> {
-    let mut object = Object::parse(object()).expect("an object");
+fn programs(object: &[u8]) -> BTreeMap<String, BTreeMap<usize, Frame>> {
+    let mut object = Object::parse(object).expect("an object");
     // By their numbers among the types, which survive linking.
     let names = object.functions.values().flat_map(|function| {
         let types = function.func_info.func_info.iter();

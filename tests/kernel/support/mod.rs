@@ -14,3 +14,4 @@ pub(crate) mod run;
 pub(crate) mod tables;
 pub(crate) mod wire;
 pub(crate) mod world;
+pub(crate) mod xdp;

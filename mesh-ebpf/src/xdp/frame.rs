@@ -1,0 +1,239 @@
+//! A packet in a driver's hands: what `crate::frame` is at TC, at XDP. Checksums are complete here, nothing is an aggregate,
+//! and nobody fills in hardware addresses.
+
+use core::arch::asm;
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::mem::size_of;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
+use aya_ebpf::programs::XdpContext;
+use mesh_common::checksum::Sum;
+use mesh_common::net::{ETHERNET_HEADER, ethertype};
+use mesh_common::outcome::Outcome;
+use mesh_common::tunnel::OVERHEAD;
+
+use crate::bytes::{self, TransportChange, bounded, option_bytes};
+use crate::verdict::Way;
+
+/// See `crate::frame` at TC.
+pub(crate) const IS_XDP: bool = true;
+
+/// An Ethernet header.
+type Ethernet = [u16; ETHERNET_HEADER / 2];
+
+/// A packet at the XDP hook.
+pub(crate) struct Frame {
+    context: *mut xdp_md,
+    /// Where the packet begins. What is before it goes only when the packet leaves, so that a packet that is left to TC after
+    /// all is as it came.
+    start: Cell<usize>,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        Self { context: context.ctx, start: Cell::new(0) }
+    }
+
+    /// Of no overlay.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "at TC it is a property of the frame")]
+    pub(crate) fn network(&self) -> u32 {
+        0
+    }
+
+    /// Where a packet goes that is sent back to where it came from.
+    #[inline(always)]
+    pub(crate) fn back(&self) -> Way {
+        Way::Interface(self.interface())
+    }
+
+    /// The bytes at `offset`, if the packet has them. Changing the packet's size through this type invalidates the pointer; the
+    /// verifier sees to that.
+    #[inline(always)]
+    pub(crate) fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let place = self.data() + bounded(self.start.get() + offset);
+        if place + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        Some(place as *mut T)
+    }
+
+    /// Copies the bytes at `offset`.
+    #[inline(always)]
+    pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
+        self.at::<T>(offset).map(|pointer| unsafe { pointer.read_unaligned() })
+    }
+
+    /// All of the packet is where it can be read and written.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "at TC it is not")]
+    pub(crate) fn make_linear(&self, _bytes: u32) {}
+
+    /// Bytes of the packet, from its Ethernet header on.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        (distance(self.data(), self.data_end()) - self.start.get()) as u32
+    }
+
+    /// The interface that the packet came in by.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    /// Brings a transport checksum in step with a change of the packet.
+    #[inline(always)]
+    pub(crate) fn update_transport(&self, change: &TransportChange) -> Result<(), Outcome> {
+        let place = self.at::<u16>(change.offset).ok_or(Outcome::NotChangeable)?;
+        // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
+        unsafe {
+            let before = place.read_unaligned();
+            if change.optional && before == 0 {
+                return Ok(());
+            }
+            let after = change.pseudo_header.add(change.segment).update(before);
+            place.write_unaligned(if change.optional && after == 0 { u16::MAX } else { after });
+        }
+        Ok(())
+    }
+
+    /// Makes room for a tunnel header between the Ethernet and the IP header. The hardware addresses are yet to be set. Where
+    /// the driver has left no room before the packet, it is left to TC.
+    #[inline(always)]
+    pub(crate) fn grow_for_tunnel(&self, _plain: bool) -> Result<(), Outcome> {
+        self.move_head(-i32::from(OVERHEAD as u16)).map_err(|_| Outcome::NotOurs)?;
+        self.put(ETHERNET_HEADER - 2, ethertype::IPV4.to_be())
+    }
+
+    /// Takes the tunnel header off. The Ethernet header is the inner one then: its hardware addresses are yet to be set.
+    #[inline(always)]
+    #[expect(clippy::unnecessary_wraps, reason = "at TC it may fail")]
+    pub(crate) fn shrink_from_tunnel(&self) -> Result<(), Outcome> {
+        self.start.set(OVERHEAD);
+        Ok(())
+    }
+
+    /// Makes `bytes` of room between the Ethernet and the IP header, which stay what they are.
+    #[inline(always)]
+    pub(crate) fn grow(&self, bytes: u16) -> Result<(), Outcome> {
+        let ethernet: Ethernet = self.read(0).ok_or(Outcome::NotChangeable)?;
+        self.move_head(-i32::from(bytes))?;
+        self.put(0, ethernet)
+    }
+
+    /// Takes the `bytes` behind the Ethernet header away.
+    #[inline(always)]
+    pub(crate) fn shrink(&self, bytes: u16) -> Result<(), Outcome> {
+        let ethernet: Ethernet = self.read(0).ok_or(Outcome::NotChangeable)?;
+        self.start.set(self.start.get() + usize::from(bytes));
+        self.put(0, ethernet)
+    }
+
+    /// Takes away what is before the packet. To be done before it leaves.
+    #[inline(always)]
+    pub(crate) fn settle(&self) -> Result<(), Outcome> {
+        let bytes = self.start.replace(0);
+        if bytes == 0 { Ok(()) } else { self.move_head(i32::from(bytes as u16)) }
+    }
+
+    /// Cuts or pads the packet to `bytes`.
+    #[inline(always)]
+    pub(crate) fn resize(&self, bytes: u32) -> Result<(), Outcome> {
+        let change = bytes.wrapping_sub(self.len()).cast_signed();
+        // SAFETY: the context is the one this program was called with.
+        if unsafe { bpf_xdp_adjust_tail(self.context, change) } == 0 {
+            Ok(())
+        } else {
+            Err(Outcome::NotChangeable)
+        }
+    }
+
+    /// The sum of the `length` bytes at `offset`, which are an IP header and 8 to 20 more: 28 to 80.
+    #[inline(always)]
+    pub(crate) fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
+        // SAFETY: the buffer has room for as many bytes as are asked for.
+        bytes::sum(length, |buffer, length| unsafe {
+            bpf_xdp_load_bytes(self.context, self.place(offset), buffer, length)
+        })
+    }
+
+    /// Copies the `length` bytes at `offset`, at most 40, to the start of `words`.
+    #[inline(always)]
+    pub(crate) fn load(&self, offset: usize, words: &mut [u32; 10], length: u32) -> Result<(), Outcome> {
+        let length = option_bytes(length).ok_or(Outcome::Malformed)?;
+        let (place, words) = (self.place(offset), words.as_mut_ptr().cast());
+        // SAFETY: the words have room for 40 bytes.
+        let failed = unsafe { bpf_xdp_load_bytes(self.context, place, words, length) } != 0;
+        if failed { Err(Outcome::Malformed) } else { Ok(()) }
+    }
+
+    /// Puts the first `length` bytes of `words`, at most 40, at `offset`.
+    #[inline(always)]
+    pub(crate) fn store(&self, offset: usize, words: &[u32; 10], length: u32) -> Result<(), Outcome> {
+        let length = option_bytes(length).ok_or(Outcome::NotChangeable)?;
+        let (place, words) = (self.place(offset), words.as_ptr().cast_mut().cast());
+        // SAFETY: the words hold 40 bytes; the helper checks the offset, and only reads them.
+        let failed = unsafe { bpf_xdp_store_bytes(self.context, place, words, length) } != 0;
+        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    }
+
+    /// The context as helpers take it.
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.context.cast()
+    }
+
+    /// An offset into the packet as helpers count it.
+    #[inline(always)]
+    fn place(&self, offset: usize) -> u32 {
+        (self.start.get() + offset) as u32
+    }
+
+    #[inline(always)]
+    fn put<T: Copy>(&self, offset: usize, value: T) -> Result<(), Outcome> {
+        let place = self.at::<T>(offset).ok_or(Outcome::NotChangeable)?;
+        // SAFETY: as in `read`.
+        unsafe { place.write_unaligned(value) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn move_head(&self, bytes: i32) -> Result<(), Outcome> {
+        // SAFETY: the context is the one this program was called with.
+        if unsafe { bpf_xdp_adjust_head(self.context, bytes) } == 0 {
+            Ok(())
+        } else {
+            Err(Outcome::NotChangeable)
+        }
+    }
+
+    /// Volatile, or the compiler hands the pointer to functions as the 32-bit number that it takes it for.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (&raw const (*self.context).data).read_volatile() as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.context).data_end).read_volatile() as usize }
+    }
+}
+
+/// How many bytes are between two pointers into a packet: in one subtraction of 64 bits, which is all that the verifier allows,
+/// where the compiler would do with 32.
+#[inline(always)]
+fn distance(from: usize, to: usize) -> usize {
+    let mut distance = to;
+    // SAFETY: one arithmetic instruction on the operands.
+    unsafe { asm!("{0} -= {1}", inout(reg) distance, in(reg) from, options(nomem, nostack, pure)) };
+    distance
+}

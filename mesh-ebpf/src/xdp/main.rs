@@ -1,0 +1,170 @@
+//! The dataplane at XDP: what can be done with a packet before the kernel has made anything of it.
+//!
+//! The steps are those of TC, compiled from the same files; `frame` and `split` are XDP's own. What XDP cannot do it leaves to
+//! TC, by passing the packet on as it came: that is [`Outcome::NotOurs`] here, and it is not counted, because TC will count it.
+//! So every packet is counted once.
+//!
+//! | at `uplink_xdp` | |
+//! |---|---|
+//! | published port | into the tunnel, or refused; to a task here: TC |
+//! | tunnel | answers to their clients, probes to who asked; to a task here: TC |
+//! | anything else | TC |
+//!
+//! Also TC's: fragments, IP options, VLAN tags, ICMP errors, refusals that the client shall not see, packets that have to be cut,
+//! neighbours that are not resolved, and ways out of another interface than the one that the packet came in by: of those
+//! only TC can be sure that they take what XDP sends.
+#![no_std]
+#![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
+#![expect(dead_code, reason = "the steps are shared with TC, which needs more of them")]
+#![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+#[path = "../bytes.rs"]
+mod bytes;
+#[path = "../connections.rs"]
+mod connections;
+#[path = "../counters.rs"]
+mod counters;
+#[path = "../delivery.rs"]
+mod delivery;
+#[path = "../flows.rs"]
+mod flows;
+mod frame;
+#[path = "../frontends.rs"]
+mod frontends;
+#[path = "../node.rs"]
+mod node;
+#[path = "../packet.rs"]
+mod packet;
+#[path = "../refusals.rs"]
+mod refusals;
+#[path = "../refuse.rs"]
+mod refuse;
+#[path = "../replies.rs"]
+mod replies;
+#[path = "../request.rs"]
+mod request;
+#[path = "../rewrite.rs"]
+mod rewrite;
+#[path = "../route.rs"]
+mod route;
+#[path = "../selection.rs"]
+mod selection;
+mod split;
+#[path = "../suspects.rs"]
+mod suspects;
+#[path = "../tunnel.rs"]
+mod tunnel;
+#[path = "../verdict.rs"]
+mod verdict;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use mesh_common::net::{Port, ethertype};
+use mesh_common::outcome::Outcome;
+use mesh_common::tunnel::OVERHEAD;
+use mesh_common::tunnel::flags::{PROBE, REPLY};
+
+use crate::frame::Frame;
+use crate::packet::{NETWORK, Packet, ipv4};
+use crate::tunnel::Arrival;
+use crate::verdict::{PackedVerdict, Verdict, Way};
+
+#[xdp]
+pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
+    let frame = Frame::new(&context);
+    if may_be_ours(&frame) { run(&frame) } else { XDP_PASS }
+}
+
+/// The start of a packet that has neither VLAN tags nor IP options. All fields in network byte order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Start {
+    ethertype: u16,
+    network: [u16; 10],
+    ports: [u16; 2],
+}
+
+/// Whether it is a whole packet to a port that is published: all that most packets cost.
+#[inline(always)]
+fn may_be_ours(frame: &Frame) -> bool {
+    const NO_OPTIONS: u8 = 0x45;
+
+    let Some(start) = frame.read::<Start>(NETWORK - 2) else { return false };
+    let [version_and_length, _] = start.network[0].to_ne_bytes();
+    let [_, protocol] = start.network[ipv4::TTL / 2].to_ne_bytes();
+    let fragment = start.network[ipv4::FRAGMENT / 2] & !ipv4::DONT_FRAGMENT.to_be();
+    start.ethertype == ethertype::IPV4.to_be()
+        && version_and_length == NO_OPTIONS
+        && fragment == 0
+        && frontends::is_published(protocol, Port::from_wire(start.ports[1]))
+}
+
+/// Reads the packet, lets the steps decide, and does what they say.
+#[inline(always)]
+fn run(frame: &Frame) -> u32 {
+    let mut packet = Packet::default();
+    if packet.read(frame).is_err() {
+        return XDP_PASS;
+    }
+    let verdict = on_uplink(frame, &mut packet);
+    if let Way::Back(answer) = verdict.way() {
+        return match refuse::answer(frame, &packet, answer) {
+            Ok(()) => act(frame, verdict.outcome(), frame.back()),
+            Err(outcome) => act(frame, outcome, Way::None),
+        };
+    }
+    act(frame, verdict.outcome(), verdict.way())
+}
+
+#[inline(always)]
+fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+    let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
+    if !tunnel::is_tunnelled(packet, settings) {
+        let choice = request::assign(frame, packet);
+        return request::serve(frame, packet, settings, choice);
+    }
+    if tunnel_flags(frame) & (REPLY | PROBE) == 0 {
+        return Outcome::NotOurs.into();
+    }
+    let mut arrival = Arrival::default();
+    match tunnel::open(frame, packet, settings, &mut arrival) {
+        Ok(()) => tunnel::answer(frame, packet, &arrival),
+        Err(Outcome::Probed) => Verdict::from((Outcome::Probed, frame.back())).into(),
+        Err(outcome) => outcome.into(),
+    }
+}
+
+/// The flags of a packet of the tunnel; none if it is too short for any.
+#[inline(always)]
+fn tunnel_flags(frame: &Frame) -> u16 {
+    frame.read(NETWORK + OVERHEAD - 4).map_or(0, u16::from_be)
+}
+
+/// The only place that turns an outcome into XDP's verdict.
+#[inline(always)]
+fn act(frame: &Frame, outcome: Outcome, way: Way) -> u32 {
+    let (outcome, verdict) = match way {
+        Way::Interface(interface) if interface == frame.interface() => match frame.settle() {
+            Ok(()) => (outcome, XDP_TX),
+            Err(failed) => (failed, XDP_DROP),
+        },
+        Way::None if outcome.is_drop() => (outcome, XDP_DROP),
+        // TC's, which counts it.
+        Way::None | Way::Interface(_) | Way::Neighbour(_) | Way::Inward(_) | Way::Back(_) => return XDP_PASS,
+    };
+    counters::count(outcome);
+    verdict
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers that the dataplane needs are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
