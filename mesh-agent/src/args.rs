@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::dataplane::kernel::default_backends;
 use crate::dataplane::tc::TcMode;
+use crate::dataplane::xdp::XdpMode;
 use crate::node::Uplinks;
 use crate::peers;
 use crate::swarm::source::{Source, SourceSettings};
@@ -102,6 +103,10 @@ pub struct RunArguments {
     /// How programs are attached to interfaces: `tcx` needs Linux 6.6
     #[arg(long, env = "MESH_TC", value_enum, default_value_t = TcMode::Auto)]
     pub tc: TcMode,
+    /// Whether published ports are served by XDP, before TC, on the uplinks: `native` by their drivers, `generic` by the
+    /// kernel, only to try it out; `auto` is native where the driver of hardware can
+    #[arg(long, env = "MESH_XDP", value_enum, default_value_t = XdpMode::Auto)]
+    pub xdp: XdpMode,
     /// Whether tasks reach services at their virtual addresses through the mesh; `off` leaves them to Docker
     #[arg(long, env = "MESH_VIP", value_enum, default_value_t = Switch::On)]
     pub vip: Switch,

@@ -107,7 +107,8 @@ impl Core {
             .context("ask the kernel for this network namespace's cookie (Linux 5.14)")?;
         let (kernel, ebpf, migration) = kernel::load(pins, arguments.sizes())?;
         let reconciler = Reconciler::new(kernel, arguments.backends)?;
-        let mut attachments = Attachments::new(ebpf, pins.clone(), arguments.tc);
+        let mut attachments =
+            Attachments::new(ebpf, pins.clone(), arguments.tc).with_xdp(arguments.xdp, arguments.sizes());
         let cgroup = match &arguments.cgroup {
             Some(path) => path.clone(),
             None => found_cgroup()?,

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use crate::args::RunArguments;
+use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::dataplane::{kernel, pins};
 use crate::node::{self, NodeView};
 use crate::peers::certificates::Certificates;
@@ -39,12 +40,13 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
         ("kernel", kernel_version()),
         ("privileges", privileges()),
         ("BPF file system", bpffs(arguments)),
-        ("programs", programs()),
+        ("programs", programs(arguments)),
         ("cgroup2", cgroup2(arguments)),
     ];
     match &node {
         Ok(view) => {
             findings.push(("uplinks", uplinks(arguments, view)));
+            findings.push(("XDP", xdp(arguments, view)));
             findings.push(("bridge", bridge(arguments, view)));
         }
         Err(error) => findings.push(("interfaces", Bad(format!("{error:#}")))),
@@ -141,11 +143,47 @@ fn bpffs(arguments: &RunArguments) -> Finding {
     }
 }
 
-fn programs() -> Finding {
-    match kernel::try_load() {
-        Ok(count) => Good(format!("the kernel takes all {count}")),
-        Err(error) => Bad(format!("{error:#}")),
+fn programs(arguments: &RunArguments) -> Finding {
+    let count = match kernel::try_load() {
+        Ok(count) => count,
+        Err(error) => return Bad(format!("{error:#}")),
+    };
+    if arguments.xdp == XdpMode::Off {
+        return Good(format!("the kernel takes all {count}"));
     }
+    match xdp::try_load() {
+        Ok(()) => Good(format!("the kernel takes all {}", count + 1)),
+        Err(error) => {
+            Note(format!("the kernel takes all {count} for TC, but not the one for XDP: {error:#}"))
+        }
+    }
+}
+
+/// How each uplink is served. Whether a driver takes the program shows when the agent attaches it: some stop their
+/// hardware for a moment, so it is not tried here.
+fn xdp(arguments: &RunArguments, view: &NodeView) -> Finding {
+    let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
+    let mut has_tc_alone = false;
+    let ways = uplinks.iter().map(|uplink| {
+        let way = match xdp::wanted(arguments.xdp, uplink) {
+            XdpState::Native => format!("by {}, else by TC alone", driver(&uplink.name)),
+            XdpState::Generic => "by the kernel (generic)".into(),
+            XdpState::TcAlone(why) => {
+                has_tc_alone = true;
+                format!("by TC alone: {why}")
+            }
+            XdpState::Off => "by TC alone, as --xdp=off says".into(),
+        };
+        format!("{} {way}", uplink.name)
+    });
+    let text = ways.collect::<Vec<_>>().join("; ");
+    if has_tc_alone { Note(text) } else { Good(text) }
+}
+
+fn driver(interface: &str) -> String {
+    let link = fs::read_link(format!("/sys/class/net/{interface}/device/driver"));
+    let name = link.ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    name.map_or_else(|| "its driver".to_owned(), |name| format!("its driver {name}"))
 }
 
 fn cgroup2(arguments: &RunArguments) -> Finding {

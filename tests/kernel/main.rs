@@ -31,4 +31,5 @@ mod tunnel;
 mod wire;
 mod xdp;
 mod xdp_and_tc;
+mod xdp_attach;
 mod xdp_malformed;

@@ -9,12 +9,14 @@ use aya::Ebpf;
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier};
+use mesh_common::maps::{self, Sizes};
 use tracing::info;
 
 use super::DataplaneError;
 use super::object::program;
 use super::pins::{self, Pins};
 use super::tc::{self, Place, TcMode};
+use super::xdp::{XdpMode, XdpPrograms, XdpState};
 use crate::node::Interface;
 
 /// The loaded programs, and the interfaces they are on.
@@ -22,6 +24,7 @@ pub struct Attachments {
     ebpf: Ebpf,
     pins: Pins,
     mode: TcMode,
+    xdp: XdpPrograms,
     interfaces: BTreeMap<u32, Attached>,
 }
 
@@ -32,14 +35,25 @@ pub struct Attached {
     pub programs: &'static [&'static str],
     /// `tcx` or `clsact`.
     pub hook: &'static str,
+    /// Of uplinks.
+    pub xdp: XdpState,
 }
 
 const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
 const BRIDGE: &[&str] = &[program::BRIDGE_IN];
 
 impl Attachments {
+    /// Without XDP.
     pub fn new(ebpf: Ebpf, pins: Pins, mode: TcMode) -> Self {
-        Self { ebpf, pins, mode, interfaces: BTreeMap::new() }
+        let sizes = Sizes { flows: maps::FLOWS, backends: maps::BACKENDS };
+        let xdp = XdpPrograms::new(XdpMode::Off, pins.clone(), sizes);
+        Self { ebpf, pins, mode, xdp, interfaces: BTreeMap::new() }
+    }
+
+    /// With XDP on uplinks. Tables have the sizes that they have for the other programs.
+    #[must_use]
+    pub fn with_xdp(self, mode: XdpMode, sizes: Sizes) -> Self {
+        Self { xdp: XdpPrograms::new(mode, self.pins.clone(), sizes), ..self }
     }
 
     pub fn interfaces(&self) -> &BTreeMap<u32, Attached> {
@@ -65,7 +79,8 @@ impl Attachments {
             match self.attach_all(interface, programs) {
                 Ok(hook) => {
                     info!(interface = interface.name, hook, ?programs, "attached");
-                    let attached = Attached { interface: interface.name.clone(), programs, hook };
+                    let attached =
+                        Attached { interface: interface.name.clone(), programs, hook, xdp: XdpState::Off };
                     self.interfaces.insert(*index, attached);
                 }
                 Err(error) => errors.push(error),
@@ -73,6 +88,11 @@ impl Attachments {
         }
         for (_, attached) in self.interfaces.extract_if(.., |index, _| !wanted.contains_key(index)) {
             tc::detach_clsact(&attached.interface);
+        }
+        // Behind TC's: what XDP leaves needs them.
+        self.xdp.sync(uplinks);
+        for (index, attached) in &mut self.interfaces {
+            attached.xdp = self.xdp.state(*index).clone();
         }
         if let Err(error) = self.forget_others() {
             errors.push(error);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! reconcile ─► Dataplane::apply ─► maps, pinned under <bpffs>/mesh/maps
-//! node      ─► Attachments      ─► programs on interfaces and the cgroup; links pinned under <bpffs>/mesh/links
+//! node      ─► Attachments      ─► programs on interfaces (XDP, TC) and the cgroup; links pinned under <bpffs>/mesh/links
 //! core      ─► Overlays         ─► programs on the ports of Docker's overlays, in their namespaces
 //! core      ─► Migration        ─► tables of another size or version, taken over with their entries
 //! status    ─► Counters         ─► reads the pinned maps
@@ -24,6 +24,7 @@ pub mod pins;
 mod raw_map;
 pub mod remove;
 pub mod tc;
+pub mod xdp;
 
 use crate::reconcile::tables::{Operation, Tables};
 

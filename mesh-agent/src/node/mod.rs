@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 
 pub use facts::{Told, Uplinks, facts, netns_cookie, resolver_address, uplinks};
 pub use watch::watch;
@@ -35,6 +35,8 @@ pub struct Interface {
     pub is_ethernet: bool,
     pub is_loopback: bool,
     pub addresses: Vec<Ipv4Addr>,
+    /// What software it is made of, as in `ip link add type`; none if it is hardware.
+    pub kind: Option<String>,
     /// Index of the bridge that it is a port of.
     pub bridge: Option<u32>,
     /// Index of the other end of a veth pair.
@@ -93,9 +95,15 @@ pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
                 interface.bridge = Some(index);
             } else if let LinkAttribute::Link(index) = attribute {
                 interface.peer = Some(index);
+            } else if let LinkAttribute::LinkInfo(infos) = attribute {
+                interface.kind = infos.into_iter().find_map(kind);
             }
         }
         interfaces.push(interface);
     }
     Ok(interfaces)
+}
+
+fn kind(info: LinkInfo) -> Option<String> {
+    if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None }
 }

@@ -20,6 +20,7 @@ use crate::dataplane::counters::{Counters, FlowSummary};
 use crate::dataplane::flows::{Collection, IdleLimits, TableUse};
 use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
+use crate::dataplane::xdp::XdpState;
 use crate::desired::{Backend, Desired, Frontend, FrontendId, State};
 use crate::dns::resolver::Resolver;
 use crate::reach::Pulses;
@@ -183,6 +184,7 @@ impl Collector {
             warnings: published.warnings.clone(),
             dataplane: DataplaneReport {
                 attachments: attachments(&published),
+                without_xdp: without_xdp(&published),
                 flows_used: flows.established as u64,
                 flows_max: u64::from(self.flows_max),
                 flow_tables: flow_tables(&self.collection.borrow()),
@@ -374,9 +376,25 @@ fn mode_of(frontend: FrontendId) -> &'static str {
     }
 }
 
+/// Uplinks that have TC alone, and why.
+fn without_xdp(published: &Published) -> BTreeMap<String, String> {
+    let why = |attached: &Attached| match &attached.xdp {
+        XdpState::TcAlone(why) => Some((attached.interface.clone(), why.clone())),
+        XdpState::Native | XdpState::Generic | XdpState::Off => None,
+    };
+    published.attached.iter().filter_map(why).collect()
+}
+
 fn attachments(published: &Published) -> Vec<AttachmentRow> {
     let mut rows = Vec::new();
     for attached in &published.attached {
+        if let Some(hook) = attached.xdp.hook() {
+            rows.push(AttachmentRow {
+                interface: attached.interface.clone(),
+                hook: hook.to_owned(),
+                program: program::UPLINK_XDP.to_owned(),
+            });
+        }
         for name in attached.programs {
             let direction = if *name == program::UPLINK_OUT { "egress" } else { "ingress" };
             rows.push(AttachmentRow {

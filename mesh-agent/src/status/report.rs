@@ -181,6 +181,8 @@ pub struct NetworkRow {
 #[serde(default)]
 pub struct DataplaneReport {
     pub attachments: Vec<AttachmentRow>,
+    /// Uplinks where XDP was wanted and TC serves alone, and why.
+    pub without_xdp: BTreeMap<String, String>,
     /// Established TCP flows whose clients came in by this node, and how many there may be.
     pub flows_used: u64,
     pub flows_max: u64,

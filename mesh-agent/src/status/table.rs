@@ -158,8 +158,10 @@ pub fn summary(report: &Report) -> String {
         ("Node", format!("{} {} (agent {})", node.hostname, or_dash(&node.address), report.agent_version)),
         ("Source", source(&report.source)),
         ("Dataplane", or_dash(&hooks.join(", "))),
-        ("Flows", flows(dataplane)),
     ];
+    let without_xdp = dataplane.without_xdp.iter();
+    lines.extend(without_xdp.map(|(uplink, why)| ("XDP", format!("{uplink} has TC alone: {why}"))));
+    lines.push(("Flows", flows(dataplane)));
     let outcomes: Vec<String> = dataplane
         .outcomes
         .iter()
@@ -288,6 +290,7 @@ two    worker    down    drain          -           1          no      silent
 Node:      one 10.99.0.1 (agent 0.1.0)
 Source:    manager via /var/run/docker.sock, last heard 0.4s ago
 Dataplane: eth0 xdp-native, docker_gwbridge tcx-ingress
+XDP:       bond0 has TC alone: XDP is for hardware, not for a bond
 Flows:     12 of 131072, opening 7 (3 MiB)
 Packets:   forwarded 1000
 Error:     Swarm: Docker is away

@@ -206,6 +206,7 @@ pub(super) fn example() -> Report {
         dataplane: DataplaneReport {
             update_seconds: 0.001,
             attachments: vec![attachment("eth0", "xdp-native"), attachment("docker_gwbridge", "tcx-ingress")],
+            without_xdp: BTreeMap::from([("bond0".into(), "XDP is for hardware, not for a bond".into())]),
             flows_used: 12,
             flows_max: 131_072,
             flow_tables: vec![flow_table("flows", 12), flow_table("opening", 7), flow_table("udp_flows", 0)],
