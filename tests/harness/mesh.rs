@@ -55,6 +55,39 @@ pub fn deploy(lab: &Lab) -> Result<()> {
     answers.with_context(|| logs(lab))
 }
 
+/// Has the agents attach XDP to every node's uplink, natively, which they would not do to a veth of themselves.
+pub fn with_xdp(lab: &Lab) -> Result<()> {
+    lab.on_every_node(|node| node.make_wire(true))?;
+    exchange(lab, &["--env-add", "MESH_XDP=native", "--update-parallelism", "0", "--update-monitor", "1s"])?;
+    xdp_is(lab, true)
+}
+
+/// Puts back what [`with_xdp`] has done.
+pub fn without_xdp(lab: &Lab) -> Result<()> {
+    exchange(lab, &["--env-rm", "MESH_XDP", "--update-parallelism", "1", "--update-monitor", "10s"])?;
+    xdp_is(lab, false)?;
+    lab.on_every_node(|node| node.make_wire(false)).map(drop)
+}
+
+fn exchange(lab: &Lab, options: &[&str]) -> Result<()> {
+    let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
+    lab.docker(update).args(options).arg(format!("{STACK}_agent")).read().map(drop)
+}
+
+/// Waits until every node's agent says so.
+fn xdp_is(lab: &Lab, wanted: bool) -> Result<()> {
+    let what = if wanted { "XDP is on every node" } else { "XDP is on no node" };
+    let told = |node: &Node| {
+        let status = status(node)?;
+        let rows = status["dataplane"]["attachments"].as_array().context("no attachments")?;
+        let interface = |hook: &str| rows.iter().any(|row| row["interface"] == "eth0" && row["hook"] == hook);
+        ensure!(interface("tcx-ingress"), "{} has no programs yet", node.name);
+        ensure!(interface("xdp-native") == wanted, "{}: {}", node.name, status["dataplane"]);
+        Ok(())
+    };
+    wait::for_up_to(Duration::from_mins(1), what, || lab.on_every_node(told).map(drop))
+}
+
 /// Removes the stack, but nothing that the agents left in the kernel.
 pub fn withdraw(lab: &Lab) -> Result<()> {
     lab.docker(["stack", "rm", STACK]).read()?;

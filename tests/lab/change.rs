@@ -132,7 +132,7 @@ fn ports_at_run_time(lab: &Lab) -> Result<()> {
     exact_through_every_node(lab, 8104, 2, 3)
 }
 
-fn nobody_home(lab: &Lab) -> Result<()> {
+pub(crate) fn nobody_home(lab: &Lab) -> Result<()> {
     let spec = Spec::workload("nobody").replicas(2).publish("8106:9000").publish("8106:9000/udp");
     let service = spec.create(lab)?;
     live(lab, "nobody", 2)?;

@@ -141,7 +141,7 @@ fn refusing_service<'a>(lab: &'a Lab, network: &Network<'_>) -> Result<Service<'
     Ok(service)
 }
 
-fn one_refuses(lab: &Lab) -> Result<()> {
+pub(crate) fn one_refuses(lab: &Lab) -> Result<()> {
     let network = network(lab, "moods")?;
     let callers = Spec::workload("caller").replicas(2).option(&network.option()).create(lab)?;
     let service = refusing_service(lab, &network)?;

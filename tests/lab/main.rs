@@ -22,6 +22,7 @@ mod untouched;
 mod updates;
 mod upstreams;
 mod vip;
+mod xdp;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -55,6 +56,7 @@ const SUITES: &[&[Scenario]] = &[
     deaths::SCENARIOS,
     agent::SCENARIOS,
     nodes::SCENARIOS,
+    xdp::SCENARIOS,
     flood::SCENARIOS,
     peers::SCENARIOS,
     managers::SCENARIOS,

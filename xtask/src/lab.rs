@@ -29,6 +29,9 @@ enum Command {
         /// Builds the agent and deploys it on the lab
         #[arg(long)]
         mesh: bool,
+        /// Serves published ports by native XDP, on packets with complete checksums as on a wire
+        #[arg(long, requires = "mesh")]
+        xdp: bool,
     },
     /// Loads the images of the workloads on all nodes: mesh-lab/nginx, mesh-lab/redis, and mesh-lab/workload:v1, :v2, :health
     Load,
@@ -52,7 +55,7 @@ enum Command {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Up { nodes, managers, mesh } => up(Shape { nodes, managers }, mesh),
+        Command::Up { nodes, managers, mesh, xdp } => up(Shape { nodes, managers }, mesh, xdp),
         Command::Load => {
             setup::ensure(&[Set::Lab, Set::Build])?;
             mesh::load(&Lab::open()?, &mesh::build_workloads()?)
@@ -67,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
 }
 
-fn up(shape: Shape, with_mesh: bool) -> Result<()> {
+fn up(shape: Shape, with_mesh: bool, with_xdp: bool) -> Result<()> {
     setup::ensure(if with_mesh { &[Set::Lab, Set::Build] } else { &[Set::Lab] })?;
     let _lock = Lock::take()?;
     let images = if with_mesh { mesh::build_all()? } else { Vec::new() };
@@ -77,6 +80,9 @@ fn up(shape: Shape, with_mesh: bool) -> Result<()> {
     if with_mesh {
         mesh::load(&lab, &images)?;
         mesh::deploy(&lab)?;
+    }
+    if with_xdp {
+        mesh::with_xdp(&lab)?;
     }
     for node in &lab.nodes {
         let role = if node.manager { "manager" } else { "worker" };

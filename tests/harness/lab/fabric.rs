@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::pass;
 use crate::cmd::Cmd;
 
 /// The namespace that holds the bridge and the client, as `ip netns` knows it.
@@ -46,7 +47,7 @@ pub(super) fn connect(node: &str, index: usize, pid: i32) -> Result<()> {
              link set {node} master {BRIDGE} up"
         ),
     )?;
-    // Frames that XDP sends back from eth0 are received here only with NAPI on.
+    // What arrives is merged, as network cards' drivers do it.
     let gro = ["netns", "exec", FABRIC, "ethtool", "-K", node, "gro", "on"];
     Cmd::new("ip").args(gro).succeeds();
     let script = format!(
@@ -59,6 +60,18 @@ pub(super) fn connect(node: &str, index: usize, pid: i32) -> Result<()> {
     );
     let net = format!("--net=/proc/{pid}/ns/net");
     feed(Cmd::new("nsenter").arg(net).args(["ip", "-batch", "-"]), &script)
+}
+
+/// Whether a node's cable is like a wire, whose other end is process `pid`'s: packets from the node and from the client have
+/// their checksums worked out, where else whoever receives them is told that they are right; and what XDP sends arrives.
+pub(super) fn make_wire(node: &str, pid: i32, wire: bool) -> Result<()> {
+    let namespace = format!("/run/netns/{FABRIC}");
+    let offload = if wire { "off" } else { "on" };
+    for (net, interface) in [(namespace.clone(), BRIDGE), (format!("/proc/{pid}/ns/net"), "eth0")] {
+        let enter = Cmd::new("nsenter").arg(format!("--net={net}"));
+        enter.args(["ethtool", "-K", interface, "tx", offload]).quiet().read()?;
+    }
+    pass::set(&namespace, node, wire)
 }
 
 /// Pulls a node's cable, or plugs it in again.

@@ -14,6 +14,7 @@ mod cgroups;
 mod fabric;
 mod lock;
 mod node;
+mod pass;
 mod swarm;
 
 use std::{fs, io::ErrorKind, path::Path, thread};

@@ -145,6 +145,19 @@ impl Node {
         ask().unwrap_or(false)
     }
 
+    /// Whether its cable is like a wire: packets that come by it have complete checksums, because XDP sends them on as they
+    /// are, and what XDP sends arrives.
+    pub fn make_wire(&self, wire: bool) -> Result<()> {
+        fabric::make_wire(&self.name, self.pid, wire)
+    }
+
+    /// How many packets its driver has sent for XDP programs, by `eth0`.
+    pub fn sent_by_xdp(&self) -> Result<u64> {
+        let statistics = self.network_command("ethtool").args(["-S", "eth0"]).quiet().read()?;
+        let counts = statistics.lines().filter_map(|line| line.split_once("xdp_tx: "));
+        counts.map(|(_, count)| Ok(count.trim().parse::<u64>()?)).sum()
+    }
+
     /// Pulls the cable of its `eth0`.
     pub fn unplug(&self) -> Result<()> {
         fabric::cable(&self.name, false)
