@@ -351,6 +351,6 @@ mod tests {
             let expected = format!("MESH_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
         }
-        assert_eq!(help.matches("[default: ").count(), 20, "{help}");
+        assert_eq!(help.matches("[default: ").count(), 21, "{help}");
     }
 }
