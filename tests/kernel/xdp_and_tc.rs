@@ -53,9 +53,9 @@ fn a_flow_that_xdp_has_given_to_a_suspect_is_not_given_once_more() {
 
 #[test]
 fn random_conversations_go_the_same_ways() {
-    for seed in 0..6 {
+    for seed in 0..3 {
         let mut random = Random::seeded(0x6365_6c61 + seed);
-        let packets: Vec<Vec<u8>> = (0..1500).map(|_| packet(&mut random)).collect();
+        let packets: Vec<Vec<u8>> = (0..1000).map(|_| packet(&mut random)).collect();
         let alone: Vec<_> = {
             let world = world();
             let seen = packets.iter().map(|bytes| by_tc(&world, bytes)).collect::<Vec<_>>();
@@ -83,7 +83,7 @@ fn random_conversations_go_the_same_ways() {
             );
         }
         assert!(Seen::Flows(flows(&world)).is_like(&alone[packets.len()]), "other flows are known");
-        assert!(sent > 300, "XDP has sent {sent} of them");
+        assert!(sent > 200, "XDP has sent {sent} of them");
     }
 }
 

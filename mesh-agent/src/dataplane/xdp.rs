@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
+use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode as Kind};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::maps::{self, Sizes};
@@ -17,6 +19,10 @@ use tracing::{info, warn};
 use super::object::{XDP_OBJECT, program};
 use super::pins::{self, Pins};
 use crate::node::Interface;
+
+/// How often it is tried to take the place of a program that is about to go.
+const ATTEMPTS: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Which packets the XDP program sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -152,7 +158,7 @@ impl XdpPrograms {
             // The interface that it was for is gone.
             pins::unpin(&path)?;
         }
-        let id = program.attach_to_if_index(interface.index, kind)?;
+        let id = attach_once_free(program, interface.index, kind)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(&path).with_context(|| format!("pin {}", path.display()))?;
         Ok(())
@@ -193,6 +199,28 @@ impl XdpPrograms {
     }
 }
 
+/// The kernel takes off a program whose link was unpinned only some time later.
+fn attach_once_free(program: &mut Xdp, interface: u32, kind: Kind) -> Result<XdpLinkId, ProgramError> {
+    let mut attempts = 0;
+    loop {
+        match program.attach_to_if_index(interface, kind) {
+            Err(error) if is_taken(error_number(&error)) && attempts < ATTEMPTS => {
+                attempts += 1;
+                thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn error_number(error: &ProgramError) -> Option<i32> {
+    if let ProgramError::SyscallError(error) = error { error.io_error.raw_os_error() } else { None }
+}
+
+fn is_taken(error: Option<i32>) -> bool {
+    matches!(error, Some(libc::EBUSY | libc::EEXIST))
+}
+
 /// Lets the kernel check the program, and forgets it again.
 pub fn try_load() -> Result<()> {
     load(None).map(drop)
@@ -217,13 +245,9 @@ fn load(tables: Option<(&Pins, Sizes)>) -> Result<Ebpf> {
 
 /// Why an attempt has failed, in words.
 fn reason(error: &anyhow::Error, interface: &Interface) -> String {
-    let number = match error.downcast_ref::<ProgramError>() {
-        Some(ProgramError::SyscallError(error)) => error.io_error.raw_os_error(),
-        _ => None,
-    };
-    match number {
+    match error.downcast_ref().and_then(error_number) {
         Some(libc::EOPNOTSUPP) => "its driver has no native XDP".into(),
-        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is there".into(),
+        taken if is_taken(taken) => "another XDP program is there".into(),
         Some(libc::ERANGE) => format!("its MTU, {}, is too large for XDP", interface.mtu),
         _ => format!("the kernel or its driver does not take the XDP program: {error:#}"),
     }
