@@ -1,6 +1,8 @@
 //! Programs take over from those of another agent: what these serve they go on serving until their flows have been copied.
 
 use std::ffi::CString;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use mesh_agent::dataplane::attachments::Attachments;
@@ -81,6 +83,11 @@ fn programs_stay_behind_their_successors_until_their_flows_are_taken_over() {
     let [newest, behind] = programs()[..] else { panic!("the second agent's program has been replaced") };
     assert!(behind == old && newest != new);
     migration.finish();
+    // The kernel takes it off a moment after its link has been unpinned.
+    let end = Instant::now() + Duration::from_secs(10);
+    while programs().len() > 1 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(programs(), [newest]);
     drop(third);
 

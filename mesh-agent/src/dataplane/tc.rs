@@ -72,7 +72,9 @@ fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> R
     keep_predecessor(place);
     if let Ok(pinned) = PinnedLink::from_pin(&place.link) {
         let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
-        if program.attach_to_link(link).is_ok() {
+        if let Ok(id) = program.attach_to_link(link) {
+            // The pin alone shall hold it: whoever removes that takes the program off.
+            drop(program.take_link(id)?);
             return Ok(());
         }
         // The interface that it was for is gone.
