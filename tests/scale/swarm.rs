@@ -141,7 +141,7 @@ fn task(service: usize, slot: usize, shape: Shape, generation: usize) -> Task {
         desired_state: TaskState::Running,
         state: TaskState::Running,
         since: 1_795_000_000,
-        container_id: Some(format!("{number:064x}")),
+        container_id: Some(format!("{number:012x}")),
         hostname: String::new(),
         attachments: vec![
             attachment(INGRESS.into(), [10, 128, 0, 0], Vec::new()),

@@ -24,8 +24,6 @@ pub(super) fn of(
         let Some(identity) = identity(index, Some(task), container) else { continue };
         let Some(port) = target(task, published) else { continue };
         let backend = Backend {
-            task_name: name(service, task),
-            node_id: task.node_id.clone(),
             home,
             identity,
             port,
@@ -38,7 +36,7 @@ pub(super) fn of(
         backends.insert(task.id.clone(), backend);
     }
     let reach = &index.surroundings.reach;
-    leave_out(&mut backends, |backend| match backend.home {
+    leave_out(&mut backends, |_, backend| match backend.home {
         Home::There(node) => reach.silent.contains(&node) || reach.without_mesh.contains(&node),
         Home::Here(_) | Home::Overlay(_) => false,
     });
@@ -75,8 +73,6 @@ pub(super) fn on_overlay(
         let Some(address) = attachment.and_then(|at| at.addresses.first().copied()) else { continue };
         let [a, b, c, d] = address.octets();
         let backend = Backend {
-            task_name: name(service, task),
-            node_id: task.node_id.clone(),
             // How Docker makes hardware addresses on overlays (libnetwork, netutils.GenerateMACFromIP).
             home: Home::Overlay([0x02, 0x42, a, b, c, d]),
             identity: address,
@@ -89,8 +85,9 @@ pub(super) fn on_overlay(
         };
         backends.insert(task.id.clone(), backend);
     }
-    let nodes = &index.snapshot.nodes;
-    leave_out(&mut backends, |backend| match nodes.get(&backend.node_id).and_then(|node| node.address) {
+    let snapshot = index.snapshot;
+    let node = |task: &str| snapshot.nodes.get(&snapshot.tasks.get(task)?.node_id)?.address;
+    leave_out(&mut backends, |task, _| match node(task) {
         Some(IpAddr::V4(node)) => index.surroundings.reach.silent.contains(&node),
         _ => false,
     });
@@ -99,16 +96,17 @@ pub(super) fn on_overlay(
 
 /// Backends that cannot be reached from here get nothing new; unless there are no others: then it may as well be this node
 /// that cannot hear.
-fn leave_out(backends: &mut BTreeMap<String, Backend>, is_out_of_reach: impl Fn(&Backend) -> bool) {
-    let serves = |backend: &Backend| backend.state == State::Active && !is_out_of_reach(backend);
-    if !backends.values().any(serves) {
+fn leave_out(backends: &mut BTreeMap<String, Backend>, is_out_of_reach: impl Fn(&str, &Backend) -> bool) {
+    let is_active = |backend: &Backend| backend.state == State::Active;
+    if !backends.iter().any(|(task, backend)| is_active(backend) && !is_out_of_reach(task, backend)) {
         return;
     }
-    let left_out = |backend: &&mut Backend| backend.state == State::Active && is_out_of_reach(backend);
-    for backend in backends.values_mut().filter(left_out) {
-        backend.state = State::Draining;
-        // Nobody has told it to stop.
-        backend.drain = None;
+    for (task, backend) in backends.iter_mut().filter(|(_, backend)| is_active(backend)) {
+        if is_out_of_reach(task, backend) {
+            backend.state = State::Draining;
+            // Nobody has told it to stop.
+            backend.drain = None;
+        }
     }
 }
 
@@ -181,7 +179,7 @@ fn is_reachable(index: &Index<'_>, task: &Task) -> bool {
 }
 
 /// As `docker service ps` shows it: tasks of global services are told apart by their node.
-pub(super) fn name(service: &Service, task: &Task) -> String {
+pub fn name(service: &Service, task: &Task) -> String {
     if task.slot == 0 {
         format!("{}.{}", service.name, task.node_id)
     } else {

@@ -76,8 +76,6 @@ mod tests {
 
     fn desired(state: State, drain: Option<u64>) -> Desired {
         let backend = Backend {
-            task_name: "web.1".into(),
-            node_id: "n".into(),
             home: Home::There([10, 99, 0, 2].into()),
             identity: [10, 0, 0, 2].into(),
             port: 80,

@@ -11,7 +11,7 @@
 //! Deliveries follow the containers, not the tasks' states: a task's home node can deliver to it before any entry node
 //! has heard that it runs, and until its container is gone.
 
-mod backends;
+pub mod backends;
 pub mod drains;
 mod follower;
 mod index;
@@ -82,12 +82,9 @@ pub struct Frontend {
     pub backends: BTreeMap<String, Backend>,
 }
 
-/// A task that may serve a frontend.
+/// A task that may serve a frontend. There are many of them: what the snapshot says of the task is not repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// As people know it: `web.1`.
-    pub task_name: String,
-    pub node_id: String,
     pub home: Home,
     /// The task's name in the tunnel.
     pub identity: Ipv4Addr,

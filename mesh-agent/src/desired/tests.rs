@@ -82,7 +82,8 @@ fn a_published_port_is_a_frontend_with_a_backend_for_each_task() {
     assert_eq!(backends["t2"].home, Home::There(Ipv4Addr::new(10, 99, 0, 2)));
     assert_eq!(backends["t2"].identity, Ipv4Addr::new(10, 0, 0, 7));
     assert_eq!(backends["t2"].port, 8080);
-    assert_eq!(backends["t2"].task_name, "web.2");
+    let (service, task) = (&snapshot.services["web-id"], &snapshot.tasks["t2"]);
+    assert_eq!(backends::name(service, task), "web.2");
     assert_eq!(desired.peers, BTreeSet::from([Ipv4Addr::new(10, 99, 0, 2)]));
 }
 

@@ -276,8 +276,6 @@ mod tests {
     fn desired(tasks: &[u8]) -> Desired {
         let backends = tasks.iter().map(|last| {
             let backend = Backend {
-                task_name: format!("web.{last}"),
-                node_id: "n2".into(),
                 home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
                 identity: Ipv4Addr::new(10, 0, 0, *last),
                 port: 80,

@@ -21,7 +21,7 @@ use crate::dataplane::flows::{Collection, IdleLimits, TableUse};
 use crate::dataplane::object::program;
 use crate::dataplane::overlays::OverlayState;
 use crate::dataplane::xdp::XdpState;
-use crate::desired::{Backend, Desired, Frontend, FrontendId, State};
+use crate::desired::{Backend, Desired, Frontend, FrontendId, State, backends};
 use crate::dns::resolver::Resolver;
 use crate::reach::Pulses;
 use crate::reconcile::reconciler::{BackendIds, Problems, Reconciler};
@@ -207,8 +207,9 @@ impl Collector {
         let mut rows = Vec::new();
         for (id, frontend) in &published.desired.frontends {
             let service = published.snapshot.services.get(&frontend.service_id);
-            for (_, backend, key) in published.backends(*id, frontend) {
-                let mut row = backend_row(published, *id, backend);
+            for (task, backend, key) in published.backends(*id, frontend) {
+                let mut row = backend_row(*id, backend);
+                (row.task, row.node) = whereabouts(published, &frontend.service_id, task);
                 row.service = service.map(|service| service.name.clone()).unwrap_or_default();
                 frontend.policy.as_str().clone_into(&mut row.policy);
                 if let Some(key) = key.as_ref() {
@@ -347,14 +348,11 @@ fn networks(published: &Published) -> Vec<NetworkRow> {
     rows
 }
 
-fn backend_row(published: &Published, frontend: FrontendId, backend: &Backend) -> BackendRow {
+fn backend_row(frontend: FrontendId, backend: &Backend) -> BackendRow {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let node = published.snapshot.nodes.get(&backend.node_id);
     BackendRow {
         frontend: frontend.to_string(),
         mode: mode_of(frontend).to_owned(),
-        task: backend.task_name.clone(),
-        node: node.map_or_else(|| backend.node_id.clone(), |node| node.hostname.clone()),
         address: match frontend {
             FrontendId::Published { .. } => format!("{}:{}", backend.identity, backend.port),
             FrontendId::Vip { .. } => backend.identity.to_string(),
@@ -367,6 +365,17 @@ fn backend_row(published: &Published, frontend: FrontendId, backend: &Backend) -
         age_seconds: if backend.since == 0 { 0 } else { now.saturating_sub(backend.since) },
         ..BackendRow::default()
     }
+}
+
+/// The names of a task and of its node.
+fn whereabouts(published: &Published, service_id: &str, task_id: &str) -> (String, String) {
+    let snapshot = &published.snapshot;
+    let (Some(service), Some(task)) = (snapshot.services.get(service_id), snapshot.tasks.get(task_id)) else {
+        return (task_id.to_owned(), String::new());
+    };
+    let node = snapshot.nodes.get(&task.node_id);
+    let node = node.map_or_else(|| task.node_id.clone(), |node| node.hostname.clone());
+    (backends::name(service, task), node)
 }
 
 fn mode_of(frontend: FrontendId) -> &'static str {
@@ -417,12 +426,9 @@ fn attachments(published: &Published) -> Vec<AttachmentRow> {
 /// Tasks on a node that serve a frontend.
 fn backends_on(published: &Published, node_id: &str) -> u64 {
     let frontends = published.desired.frontends.values();
-    let backends = frontends.flat_map(|frontend| &frontend.backends);
-    backends
-        .filter(|(_, backend)| backend.node_id == node_id)
-        .map(|(task, _)| task)
-        .collect::<BTreeSet<_>>()
-        .len() as u64
+    let tasks: BTreeSet<_> = frontends.flat_map(|frontend| frontend.backends.keys()).collect();
+    let node = |task: &str| published.snapshot.tasks.get(task).map(|task| task.node_id.as_str());
+    tasks.into_iter().filter(|task| node(task) == Some(node_id)).count() as u64
 }
 
 fn flow_tables(collection: &Collection) -> Vec<FlowTableRow> {

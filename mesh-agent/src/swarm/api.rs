@@ -171,24 +171,31 @@ fn virtual_ip(wire: WireVirtualIp, complaints: &mut Vec<String>) -> Option<Virtu
     }
 }
 
+/// As Docker shows it. There are many tasks, and nobody asks for more.
+fn shortened(id: &str) -> String {
+    id.get(..12).unwrap_or(id).to_owned()
+}
+
 pub(super) fn task(wire: WireTask, complaints: &mut Vec<String>) -> Converted<Task> {
     let spec = wire.spec.unwrap_or_default();
     let wanted = spec.networks.unwrap_or_default();
     let attachments = wire.networks_attachments.unwrap_or_default();
+    let service_id = wire.service_id.unwrap_or_default();
+    let container_id = wire
+        .status
+        .container_status
+        .and_then(|container| container.container_id)
+        .or(spec.network_attachment_spec.and_then(|attachment| attachment.container_id))
+        .filter(|id| !id.is_empty());
     let task = Task {
         version: wire.version.index,
-        service_id: wire.service_id.unwrap_or_default(),
         slot: wire.slot.unwrap_or_default(),
         node_id: wire.node_id.unwrap_or_default(),
         desired_state: wire.desired_state,
         state: wire.status.state,
         since: wire.status.timestamp.as_deref().map_or(0, seconds_since_epoch),
-        container_id: wire
-            .status
-            .container_status
-            .and_then(|container| container.container_id)
-            .or(spec.network_attachment_spec.and_then(|attachment| attachment.container_id))
-            .filter(|id| !id.is_empty()),
+        container_id: if service_id.is_empty() { container_id } else { container_id.as_deref().map(shortened) },
+        service_id,
         hostname: spec.container_spec.and_then(|container| container.hostname).unwrap_or_default(),
         attachments: attachments
             .into_iter()
@@ -395,7 +402,7 @@ mod tests {
             desired_state: TaskState::Running,
             state: TaskState::Running,
             since: 1_700_000_000,
-            container_id: Some("c0ffee".into()),
+            container_id: Some("c0ffee012345".into()),
             hostname: "web-{{.Task.Slot}}".into(),
             attachments: vec![
                 Attachment {

@@ -146,6 +146,7 @@ pub struct Task {
     pub state: TaskState,
     /// When `state` was reached, seconds since the Unix epoch; 0 if unknown.
     pub since: u64,
+    /// Of a service's task only what Docker shows: the first twelve characters.
     pub container_id: Option<String>,
     /// As the service's specification has it, with its placeholders; empty for Docker's own choice.
     pub hostname: String,

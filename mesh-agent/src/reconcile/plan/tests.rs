@@ -10,8 +10,6 @@ use crate::swarm::snapshot::Protocol;
 
 fn backend(last: u8, state: State) -> Backend {
     Backend {
-        task_name: format!("web.{last}"),
-        node_id: "n2".into(),
         home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
         identity: Ipv4Addr::new(10, 0, 0, last),
         port: 80,
