@@ -35,7 +35,8 @@ fn main() -> Result<()> {
         anyhow::bail!("usage: scale SERVICES TASKS NETWORKS_HERE CHANGES");
     };
     let shape = Shape { services, tasks, networks_here };
-    let backends = u32::try_from(services * tasks * 2)?.max(maps::BACKENDS);
+    // At a published port and at a virtual address, and some to spare while one gives way to another.
+    let backends = u32::try_from(services * tasks * 5 / 2)?.max(maps::BACKENDS);
 
     let bpffs = support::bpffs::BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
