@@ -194,7 +194,11 @@ pub(super) fn task(wire: WireTask, complaints: &mut Vec<String>) -> Converted<Ta
         desired_state: wire.desired_state,
         state: wire.status.state,
         since: wire.status.timestamp.as_deref().map_or(0, seconds_since_epoch),
-        container_id: if service_id.is_empty() { container_id } else { container_id.as_deref().map(shortened) },
+        container_id: if service_id.is_empty() {
+            container_id
+        } else {
+            container_id.as_deref().map(shortened)
+        },
         service_id,
         hostname: spec.container_spec.and_then(|container| container.hostname).unwrap_or_default(),
         attachments: attachments
