@@ -157,8 +157,20 @@ pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
     if TRANSLATIONS.get_ptr(translation_key(key, reply)).is_some() {
         return remember_translated(key, reply, packet);
     }
-    insert(key, reply, packet, u64::from(BPF_ANY))?;
-    Ok(key.client_port)
+    match insert(key, reply, packet, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Ok(key.client_port),
+        Err(maps::EXISTS) => remember_second(key, reply, packet),
+        Err(_) => Err(Outcome::FlowTableFull),
+    }
+}
+
+/// As [`remember`], for a packet that came on one CPU while another had the first one of the same key.
+#[inline(always)]
+fn remember_second(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result<Port, Outcome> {
+    match recall(key) {
+        Some(known) if !known.reply.is_same_conversation(reply) => remember_translated(key, reply, packet),
+        _ => Ok(key.client_port),
+    }
 }
 
 /// As [`remember`], for a flow whose client port another flow already has towards this task.
@@ -179,7 +191,7 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
                 if other.is_some() {
                     forget(&key);
                 }
-                insert(&key, reply, packet, u64::from(BPF_ANY))?;
+                insert(&key, reply, packet, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)?;
                 return Ok(port);
             }
         }
@@ -198,11 +210,11 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
 }
 
 #[inline(always)]
-fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<(), Outcome> {
+fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<(), i32> {
     let mut value = *reply;
     value.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
     let table = if packet.is_tcp() { &OPENING_REPLIES } else { &UDP_REPLIES };
-    table.insert(key, value, flags).map_err(|_| Outcome::FlowTableFull)
+    table.insert(key, value, flags)
 }
 
 /// The task-side port of a translated flow, if it is one. `key` has the client's own port.

@@ -1,5 +1,9 @@
 //! At the home node: out of the tunnel, to the task.
 
+use std::hint;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::ReplyKey;
@@ -8,7 +12,7 @@ use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::packet::{
     ACK, Icmp, Packet, Payload, SYN, Tcp, Tunnel, Udp, answer, data, linux_options, syn, tcp, udp,
 };
-use crate::support::run::{Hook, Run};
+use crate::support::run::{self, Hook, Run};
 use crate::support::world::{World, task_key};
 
 /// The MSS that fits into the tunnel.
@@ -280,6 +284,38 @@ fn two_flows_of_one_client_port_to_the_same_task_are_kept_apart() {
             world.bridge_in(&packet).enters_tunnel(Outcome::ReplyTunnelled, tunnel, &sent.ip());
         }
     }
+}
+
+#[test]
+fn two_flows_of_one_client_port_are_kept_apart_when_they_begin_at_the_same_moment() {
+    const ROUNDS: u16 = 5_000;
+
+    let world = World::home_of(&[5]);
+    let waiting = AtomicU32::new(0);
+    let begins = |frontend: [u8; 4]| {
+        // The thread is in the node's namespace from here on.
+        let _ = arrive(&world, &request(data(b"data")));
+        let mut seen = Vec::new();
+        for round in 0..ROUNDS {
+            let payload = Payload::Udp(Udp { source: 20_000 + round, ..udp(b"datagram") });
+            let packet = request(payload).with(|packet| packet.destination = frontend);
+            let bytes = Tunnel::to_here(5).around(&packet.ip());
+            waiting.fetch_add(1, Ordering::SeqCst);
+            while waiting.load(Ordering::SeqCst) < 2 * (u32::from(round) + 1) {
+                hint::spin_loop();
+            }
+            let (_, after) = run::run(world.program(Hook::UplinkIn), Hook::UplinkIn, &bytes);
+            seen.push(u16::from_be_bytes([after[34], after[35]]));
+        }
+        seen
+    };
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(|| begins(cast::OTHER));
+        let other = begins(cast::STRANGER);
+        (one.join().expect("it does not panic"), other)
+    });
+    let shared = one.iter().zip(&other).filter(|(one, other)| one == other).count();
+    assert_eq!(shared, 0, "of {ROUNDS} pairs");
 }
 
 #[test]
