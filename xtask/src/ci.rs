@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use mesh_tests::{cmd::Cmd, paths};
 
 use crate::{
+    bpf,
     setup::{self, Set},
     test,
 };
@@ -31,28 +32,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn checks() -> Vec<Cmd> {
     let cargo = |args: &[&str]| Cmd::new("cargo").dir(paths::root()).args(args);
-    // As mesh-agent's build script compiles it, and in the folder that it keeps for this target.
-    let mut bpf = Cmd::new("cargo").dir(paths::root()).env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3");
-    if setup::has_nightly() {
-        bpf = bpf.arg("+nightly");
-    } else {
-        bpf = bpf.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc");
-    }
     vec![
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--exclude", "mesh-ebpf", "--all-targets", "--", "-D", "warnings"]),
-        bpf.args([
-            "clippy",
-            "--package",
-            "mesh-ebpf",
-            "--target",
-            "bpfel-unknown-none",
-            "-Z",
-            "build-std=core",
-        ])
-        .arg("--target-dir")
-        .arg(paths::target().join("ebpf"))
-        .args(["--", "-D", "warnings"]),
+        bpf::cargo("clippy").args(["--", "-D", "warnings"]),
         cargo(&["doc", "--workspace", "--exclude", "mesh-ebpf", "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "-D warnings"),
         cargo(&[

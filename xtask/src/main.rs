@@ -1,6 +1,7 @@
 //! Developer commands of the mesh: `cargo xtask <command>`, from the repository's root.
 
 mod bench;
+mod bpf;
 mod ci;
 mod demo;
 mod image;
@@ -27,7 +28,7 @@ enum Command {
     Test(test::Args),
     /// A real Swarm on this machine, with or without the mesh on it
     Lab(lab::Args),
-    /// Measurements on the lab that is up
+    /// Measurements, most of them on the lab that is up
     Bench(bench::Args),
     /// The agent's image: target/mesh-agent.tar, for `docker load`
     Image,

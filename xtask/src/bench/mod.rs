@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up, and in a large Swarm.
+//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up; packet by packet; and in a large
+//! Swarm.
 
 mod convergence;
 mod dns;
 mod machine;
+mod packet;
 mod plot;
 mod scale;
 
@@ -37,19 +39,34 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// Nanoseconds for a packet in the programs, by kind of packet, against programs that look nothing up
+    Packet {
+        /// Fewer and shorter repetitions
+        #[arg(long)]
+        quick: bool,
+        /// Only kinds of packets whose name contains this, like "TC: new"
+        #[arg(default_value = "", hide_default_value = true)]
+        filter: String,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if let Command::Scale { quick } = args.command {
-        setup::ensure(&[Set::Build])?;
-        return scale::run(quick);
+    match &args.command {
+        Command::Convergence { repetitions } => on_lab(|lab| convergence::run(lab, *repetitions)),
+        Command::Dns { seconds } => on_lab(|lab| dns::run(lab, *seconds)),
+        Command::Packet { quick, filter } => {
+            setup::ensure(&[Set::Build, Set::Lab])?;
+            packet::run(*quick, filter)
+        }
+        Command::Scale { quick } => {
+            setup::ensure(&[Set::Build])?;
+            scale::run(*quick)
+        }
     }
+}
+
+fn on_lab(measure: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     setup::ensure(&[Set::Lab, Set::Bench])?;
     let _lock = Lock::take()?;
-    let lab = Lab::open()?;
-    match args.command {
-        Command::Convergence { repetitions } => convergence::run(&lab, repetitions),
-        Command::Dns { seconds } => dns::run(&lab, seconds),
-        Command::Scale { .. } => Ok(()),
-    }
+    measure(&Lab::open()?)
 }
