@@ -57,6 +57,10 @@ pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
     ensure!(!cases.is_empty(), "no case is called like that");
     let mut report = Report::new(runs, cases.iter().map(|case| (case.label(), case.goal)).collect());
     for number in 0..=repetitions {
+        let lookup = measure_lookup(&mut node, runs)?;
+        if number > 0 {
+            report.add_lookup(lookup);
+        }
         for (place, case) in cases.iter().enumerate() {
             eprint!("\r{number} of {repetitions}: {:40}", case.label());
             ensure!(!interrupt::happened(), "interrupted");
@@ -209,6 +213,15 @@ fn measure(node: &mut Node, case: &Case, runs: u32) -> Result<Sample> {
         net: nanoseconds - empty.nanoseconds,
         floor: floor.nanoseconds - empty.nanoseconds,
     })
+}
+
+/// What one lookup costs, in nanoseconds: the figures of one machine say little about another without it.
+fn measure_lookup(node: &mut Node, runs: u32) -> Result<f64> {
+    let frame = frames::from_client(PORT_OF_NOBODY, ACK);
+    node.restore(&frame, false)?;
+    let empty = node.run_other(Hook::Xdp, "empty", &frame, runs)?;
+    let lookup = node.run_other(Hook::Xdp, "lookup", &frame, runs)?;
+    Ok(lookup.nanoseconds - empty.nanoseconds)
 }
 
 /// Moving to another one would empty its caches.
