@@ -99,7 +99,7 @@ pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
     let vip = VipKey { network: packet.network, address: packet.destination };
     let Some(frontend) = vips::find(&vip) else { return Err(Outcome::NotOurs).into() };
     let key = flow_key(packet, packet.source, packet.destination, false);
-    request::choose::<Virtual>(frame, packet, &frontend, &key).into()
+    request::choose::<Virtual>(frame, packet, || Some(frontend), &key).into()
 }
 
 /// Sends a call of a virtual address to what was chosen for it.
@@ -292,7 +292,7 @@ fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip
         caller_port: ends.source_port,
         port: ends.destination_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     match flows::recall::<Virtual>(&key) {
         Some(Known::Opening(opening)) if Refusal::Unreachable(quoted.sequence).answers(opening) => {
@@ -314,7 +314,7 @@ fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
         port: ends.destination_port,
         caller_port: ends.source_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
     if quoted.is_refused {
@@ -346,7 +346,7 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
         port: ends.destination_port,
         caller_port: ends.source_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     if vips::recall_reply(&itself).is_some() {
         return error_to_self(frame, packet, &quoted);
@@ -358,7 +358,7 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
         caller_port: ends.destination_port,
         port: ends.source_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let known = flows::recall::<Virtual>(&key).ok_or(Outcome::NotOurs)?;
     let flow = known.flow();
@@ -395,7 +395,7 @@ fn flow_key(packet: &Packet, caller: Address, vip: Address, answer: bool) -> Vip
         caller_port,
         port,
         protocol: packet.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     }
 }
 
@@ -410,7 +410,7 @@ fn reply_key(task: Address, caller: Address, packet: &Packet, answer: bool) -> V
         port,
         caller_port,
         protocol: packet.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     }
 }
 

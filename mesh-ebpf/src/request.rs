@@ -77,9 +77,10 @@ fn try_assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
     if !node::is_local(packet.destination) {
         return Err(Outcome::NotOurs);
     }
-    let frontend = frontends::find(packet.protocol, packet.destination_port).ok_or(Outcome::NotOurs)?;
+    let frontend = || frontends::find(packet.protocol, packet.destination_port);
+    let choice = choose::<Published>(frame, packet, frontend, &packet.flow_from_client())?;
     flows::remember_fragment(packet);
-    choose::<Published>(frame, packet, &frontend, &packet.flow_from_client())
+    Ok(choice)
 }
 
 #[inline(always)]
@@ -124,12 +125,13 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     delivery::deliver(frame, packet, settings, &target, &reply).map(|way| (Outcome::Delivered, way).into())
 }
 
-/// The backend of a flow: the one it has, or the one it gets and keeps.
+/// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
+/// second case.
 #[inline(always)]
 pub(crate) fn choose<T: Tables>(
     frame: &Frame,
     packet: &Packet,
-    frontend: &Frontend,
+    frontend: impl Fn() -> Option<Frontend>,
     key: &T::Key,
 ) -> Result<Choice, Outcome> {
     let now = flows::now();
@@ -142,13 +144,14 @@ pub(crate) fn choose<T: Tables>(
         if !packet.opens() && flows::are_taken_over() {
             return Err(Outcome::NotOurs);
         }
-        return choose_new::<T>(frame, packet, frontend, key, now);
+        return choose_new::<T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
     };
     let id = known.flow().backend;
     let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
         if packet.is_tcp() && !packet.opens() {
             return Ok(Choice::Refuse);
         }
+        let frontend = &frontend().ok_or(Outcome::NotOurs)?;
         return match known {
             Known::Opening(opening) if is_offered_again(packet, opening) => {
                 Ok(offer_again(opening, frontend, packet, now))
