@@ -8,6 +8,30 @@ use aya_ebpf::helpers::generated::bpf_csum_diff;
 use mesh_common::checksum::Sum;
 use mesh_common::outcome::Outcome;
 
+/// A value in a packet. Packets begin at even addresses, as do all fields that are read or written here: by halves of 32 bits,
+/// not byte by byte, as the compiler would for a value at any place.
+#[derive(Clone, Copy)]
+#[repr(C, packed(2))]
+pub(crate) struct Even<T: Copy>(T);
+
+impl<T: Copy> Even<T> {
+    /// # Safety
+    /// The bytes at the even address `place` are the packet's, and it has been checked that it has them.
+    #[inline(always)]
+    pub(crate) unsafe fn read(place: *const T) -> T {
+        // SAFETY: as promised by the caller.
+        unsafe { place.cast::<Self>().read().0 }
+    }
+
+    /// # Safety
+    /// As for [`Even::read`].
+    #[inline(always)]
+    pub(crate) unsafe fn write(place: *mut T, value: T) {
+        // SAFETY: as promised by the caller.
+        unsafe { place.cast::<Self>().write(Self(value)) }
+    }
+}
+
 /// Which sums a transport checksum's change comes from.
 #[derive(Clone, Copy)]
 pub(crate) struct TransportChange {

@@ -45,7 +45,7 @@ pub(crate) fn deliver(
         task_port: target.port,
         client_port: packet.source_port,
         protocol: packet.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let client_port = replies::remember(&key, reply, packet)?;
     let ends = Ends {

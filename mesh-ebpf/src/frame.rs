@@ -18,7 +18,7 @@ use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, TransportChange, bounded, halves, option_bytes};
+use crate::bytes::{self, Even, TransportChange, bounded, halves, option_bytes};
 use crate::verdict::Way;
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
@@ -82,8 +82,8 @@ impl<'a> Frame<'a> {
     /// Copies the bytes at `offset`.
     #[inline(always)]
     pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
-        self.at::<T>(offset).map(|pointer| unsafe { pointer.read_unaligned() })
+        // SAFETY: `at` has checked that the packet holds the bytes, and every field that is read stands at an even address.
+        self.at::<T>(offset).map(|pointer| unsafe { Even::read(pointer) })
     }
 
     /// Makes up to `bytes` of the packet's start readable and writable in place.

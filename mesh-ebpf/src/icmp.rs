@@ -134,7 +134,7 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
         client_port: ends.destination_port,
         frontend_port: ends.source_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let known = flows::recall::<Published>(&key).ok_or(Outcome::NotOurs)?;
     let flow = known.flow();
@@ -210,7 +210,7 @@ pub(crate) fn refused_elsewhere(
         client_port: ends.source_port,
         frontend_port: ends.destination_port,
         protocol: protocol::TCP,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     refused(frame, &flow, quoted.sequence, identity, port)
 }
@@ -233,7 +233,7 @@ pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedVerdict {
         client_port: reply.client_port,
         frontend_port: reply.frontend_port,
         protocol: protocol::TCP,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     refused(frame, &flow, quoted.sequence, reply.identity, quoted.ends.destination_port)
 }
@@ -247,7 +247,7 @@ fn answer_key(quoted: &Quoted) -> ReplyKey {
         task_port: quoted.ends.destination_port,
         client_port: quoted.ends.source_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     }
 }
 
@@ -285,7 +285,7 @@ fn deliver(
         task_port: port,
         client_port: quoted.ends.destination_port,
         protocol: quoted.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let conversation = Reply {
         frontend: quoted.ends.source,

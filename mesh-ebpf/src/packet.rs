@@ -41,7 +41,7 @@ pub(crate) mod arp {
 
 /// One end of an ARP packet.
 #[derive(Clone, Copy)]
-#[repr(C, packed)]
+#[repr(C, packed(2))]
 pub(crate) struct ArpEnd {
     pub(crate) mac: Mac,
     pub(crate) address: u32,
@@ -218,7 +218,7 @@ impl Packet {
             client_port: self.source_port,
             frontend_port: self.destination_port,
             protocol: self.protocol,
-            padding: [0; 3],
+            padding: [0, 0, 0],
         }
     }
 
@@ -231,7 +231,7 @@ impl Packet {
             client_port: self.destination_port,
             frontend_port: self.source_port,
             protocol: self.protocol,
-            padding: [0; 3],
+            padding: [0, 0, 0],
         }
     }
 

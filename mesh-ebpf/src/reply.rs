@@ -26,7 +26,7 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedV
         task_port: packet.source_port,
         client_port: packet.destination_port,
         protocol: packet.protocol,
-        padding: [0; 3],
+        padding: [0, 0, 0],
     };
     let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
     let now = flows::now();

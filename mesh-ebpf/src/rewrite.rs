@@ -12,7 +12,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 use mesh_common::tunnel::TunnelHeader;
 
-use crate::bytes::TransportChange;
+use crate::bytes::{Even, TransportChange};
 use crate::frame::Frame;
 use crate::packet::{ArpEnd, Fragment, NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, arp, ipv4};
 
@@ -204,7 +204,7 @@ pub(crate) fn clamp_mss(frame: &Frame, packet: &Packet, mtu: u16) -> Result<(), 
 
 #[inline(always)]
 fn lower_mss(frame: &Frame, packet: &Packet, place: usize, largest: u16, odd: bool) -> Result<(), Outcome> {
-    let Some(before) = frame.read::<u16>(place) else { return Ok(()) };
+    let Some(before) = frame.read(place).map(u16::from_ne_bytes) else { return Ok(()) };
     if u16::from_be(before) <= largest {
         return Ok(());
     }
@@ -221,7 +221,7 @@ fn lower_mss(frame: &Frame, packet: &Packet, place: usize, largest: u16, odd: bo
         segment,
         optional: false,
     })?;
-    write(frame, place, after)
+    write(frame, place, after.to_ne_bytes())
 }
 
 /// Puts the packet into the tunnel.
@@ -584,7 +584,7 @@ const fn halves(wire: u32) -> [u16; 2] {
 fn write<T: Copy>(frame: &Frame, offset: usize, value: T) -> Result<(), Outcome> {
     const { assert!(size_of::<T>() <= 64 && ETHERNET_HEADER == NETWORK) };
     let pointer = frame.at::<T>(offset).ok_or(Outcome::NotChangeable)?;
-    // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
-    unsafe { pointer.write_unaligned(value) };
+    // SAFETY: `at` has checked that the packet holds the bytes, and every field that is written stands at an even address.
+    unsafe { Even::write(pointer, value) };
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The way out: asked of the kernel's routing table before a packet is changed.
 
-use core::mem::{size_of, zeroed};
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
@@ -32,14 +32,14 @@ impl Route {
     pub(crate) fn find(frame: &Frame, source: Address, destination: Address, otherwise: u32) -> Self {
         const SIZE: u16 = size_of::<FibLookup>() as u16;
 
-        // SAFETY: all zeroes is a value of this struct of integers.
-        let mut lookup: FibLookup = unsafe { zeroed() };
+        let mut lookup = MaybeUninit::uninit();
+        let lookup = zeroed(&mut lookup);
         lookup.family = AF_INET;
         lookup.ifindex = frame.interface();
         lookup.__bindgen_anon_3.ipv4_src = source.wire();
         lookup.__bindgen_anon_4.ipv4_dst = destination.wire();
         // SAFETY: the context is the one this program was called with, and the size is the struct's.
-        let result = unsafe { bpf_fib_lookup(frame.as_ptr(), &raw mut lookup, i32::from(SIZE), 0) };
+        let result = unsafe { bpf_fib_lookup(frame.as_ptr(), lookup, i32::from(SIZE), 0) };
         match result {
             SUCCESS => Self { interface: lookup.ifindex, macs: Some((lookup.dmac, lookup.smac)) },
             NO_NEIGHBOUR => Self { interface: lookup.ifindex, macs: None },
@@ -80,4 +80,21 @@ impl Route {
             _ => Way::Neighbour(self.interface),
         }
     }
+}
+
+/// Aligned for words of 64 bits.
+#[repr(C, align(8))]
+struct Aligned(FibLookup);
+
+/// All zeroes, word by word: told to clear a struct, the compiler calls a loop over its bytes.
+#[inline(always)]
+fn zeroed(lookup: &mut MaybeUninit<Aligned>) -> &mut FibLookup {
+    const { assert!(size_of::<Aligned>().is_multiple_of(size_of::<u64>())) };
+    let words = lookup.as_mut_ptr().cast::<u64>();
+    for word in 0..size_of::<Aligned>() / size_of::<u64>() {
+        // SAFETY: the struct is aligned for its words, and has as many.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+    // SAFETY: all zeroes is a value of this struct of integers.
+    unsafe { &mut lookup.assume_init_mut().0 }
 }

@@ -16,7 +16,7 @@ use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, TransportChange, bounded, option_bytes};
+use crate::bytes::{self, Even, TransportChange, bounded, option_bytes};
 use crate::verdict::Way;
 
 /// See `crate::frame` at TC.
@@ -66,8 +66,8 @@ impl Frame {
     /// Copies the bytes at `offset`.
     #[inline(always)]
     pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
-        self.at::<T>(offset).map(|pointer| unsafe { pointer.read_unaligned() })
+        // SAFETY: `at` has checked that the packet holds the bytes, and every field that is read stands at an even address.
+        self.at::<T>(offset).map(|pointer| unsafe { Even::read(pointer) })
     }
 
     /// All of the packet is where it can be read and written.
@@ -92,14 +92,14 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn update_transport(&self, change: &TransportChange) -> Result<(), Outcome> {
         let place = self.at::<u16>(change.offset).ok_or(Outcome::NotChangeable)?;
-        // SAFETY: `at` has checked that the packet holds the bytes; they may stand at any alignment.
+        // SAFETY: as in `read`.
         unsafe {
-            let before = place.read_unaligned();
+            let before = Even::read(place);
             if change.optional && before == 0 {
                 return Ok(());
             }
             let after = change.pseudo_header.add(change.segment).update(before);
-            place.write_unaligned(if change.optional && after == 0 { u16::MAX } else { after });
+            Even::write(place, if change.optional && after == 0 { u16::MAX } else { after });
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Frame {
     fn put<T: Copy>(&self, offset: usize, value: T) -> Result<(), Outcome> {
         let place = self.at::<T>(offset).ok_or(Outcome::NotChangeable)?;
         // SAFETY: as in `read`.
-        unsafe { place.write_unaligned(value) };
+        unsafe { Even::write(place, value) };
         Ok(())
     }
 
