@@ -18,6 +18,7 @@ use self::{
     node::{Hook, Node, Runs},
     report::{Goal, Report, Sample},
 };
+use super::machine;
 use crate::bpf;
 
 /// Verdicts (linux/bpf.h, `linux/pkt_cls.h`).
@@ -46,6 +47,8 @@ struct Case {
 pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
     let (repetitions, runs) = if quick { (5, 100_000) } else { (21, 500_000) };
     let mut node = Node::new(&bpf::build()?)?;
+    // It counts the processors that this thread may use.
+    let machine = machine::describe();
     stay_on_one_processor()?;
     prime(&node)?;
     let mut cases = cases();
@@ -55,7 +58,7 @@ pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
     }
     cases.retain(|case| case.label().contains(filter));
     ensure!(!cases.is_empty(), "no case is called like that");
-    let mut report = Report::new(runs, cases.iter().map(|case| (case.label(), case.goal)).collect());
+    let mut report = Report::new(machine, runs, cases.iter().map(|case| (case.label(), case.goal)).collect());
     for number in 0..=repetitions {
         let lookup = measure_lookup(&mut node, runs)?;
         if number > 0 {

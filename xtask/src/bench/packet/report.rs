@@ -6,7 +6,7 @@ use anyhow::Result;
 use mesh_tests::paths;
 use serde_json::{Value, json};
 
-use super::super::{machine, plot};
+use super::super::plot;
 
 /// Design §10: nanoseconds at most.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,7 @@ pub(super) struct Sample {
 
 #[derive(Debug)]
 pub(super) struct Report {
+    machine: String,
     runs: u32,
     rows: Vec<Row>,
     /// Nanoseconds for a program that looks once into an LRU table.
@@ -41,9 +42,9 @@ struct Row {
 
 impl Report {
     /// Of cases with these labels and goals, in each repetition of which a program runs so often.
-    pub(super) fn new(runs: u32, cases: Vec<(String, Option<Goal>)>) -> Self {
+    pub(super) fn new(machine: String, runs: u32, cases: Vec<(String, Option<Goal>)>) -> Self {
         let row = |(label, goal)| Row { label, goal, samples: Vec::new() };
-        Self { runs, rows: cases.into_iter().map(row).collect(), lookups: Vec::new() }
+        Self { machine, runs, rows: cases.into_iter().map(row).collect(), lookups: Vec::new() }
     }
 
     pub(super) fn add(&mut self, case: usize, sample: Sample) {
@@ -81,12 +82,12 @@ impl Report {
     pub(super) fn save(&self) -> Result<()> {
         let directory = paths::target().join("bench");
         fs::create_dir_all(&directory)?;
-        let machine = machine::describe();
+        let machine = &self.machine;
         let cases: Vec<Value> = self.rows.iter().map(Row::json).collect();
         let result =
             json!({ "machine": machine, "runs": self.runs, "lookup_ns": self.lookup(), "cases": cases });
         let bars: Vec<(String, f64)> = self.rows.iter().flat_map(Row::bars).collect();
-        let plot = plot::bars("Time for a packet in the programs, median", &machine, "ns", &bars);
+        let plot = plot::bars("Time for a packet in the programs, median", machine, "ns", &bars);
         for (name, text) in [("packet.json", serde_json::to_string_pretty(&result)?), ("packet.svg", plot)] {
             let file = directory.join(name);
             fs::write(&file, text)?;
