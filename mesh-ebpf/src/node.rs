@@ -22,10 +22,11 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
-/// Whether `address` is one of this node's own.
+/// Whether `address` is one of this node's own. Most that are asked for are the one that the Swarm knows it by: that one needs no
+/// lookup.
 #[inline(always)]
 pub(crate) fn is_local(address: Address) -> bool {
-    LOCAL_ADDRESSES.get_ptr(address).is_some()
+    settings().is_some_and(|settings| settings.node == address) || LOCAL_ADDRESSES.get_ptr(address).is_some()
 }
 
 /// Whether `address` is a node of this Swarm.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_common::backend::BackendCounters;
-use mesh_common::net::protocol;
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED};
@@ -259,6 +259,16 @@ fn a_backend_counts_its_flows_packets_and_bytes() {
         }
     }
     assert_eq!([world.counters(1), world.counters(2)], expected);
+}
+
+#[test]
+fn the_address_that_the_swarm_knows_the_node_by_is_its_own_at_any_time() {
+    let mut world = World::serving(&[local(5)]);
+    let packet = Packet::from_client(syn());
+    world.remove::<Address, u32>("LOCAL_ADDRESSES", &Address::new(cast::NODE));
+    world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(5).bytes());
+    world.settings(|settings| settings.node = Address::new(cast::OTHER));
+    world.uplink_in(&packet).passes(Outcome::NotOurs);
 }
 
 /// One of each kind, with an even and an odd number of bytes to sum up.
