@@ -62,12 +62,12 @@ use crate::verdict::{PackedVerdict, Verdict, Way};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
-    run(&Frame::new(&context, Direction::Ingress), on_uplink_in)
+    on_uplink(&Frame::new(&context, Direction::Ingress), on_uplink_in)
 }
 
 #[classifier]
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
-    run(&Frame::new(&context, Direction::Egress), on_uplink_out)
+    on_uplink(&Frame::new(&context, Direction::Egress), on_uplink_out)
 }
 
 #[classifier]
@@ -197,6 +197,17 @@ fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     }
     let choice = overlay::assign(frame, packet);
     overlay::serve(frame, packet, choice)
+}
+
+/// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
+#[inline(always)]
+fn on_uplink(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
+    match packet::peek(frame) {
+        Some(seen) if seen.is_complete(frame) && !frontends::is_published(seen.protocol, seen.port) => {
+            act(Outcome::NotOurs, Way::None)
+        }
+        _ => run(frame, steps),
+    }
 }
 
 /// Reads the packet, lets the hook's steps decide, and does what they say.

@@ -1,7 +1,7 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
 use mesh_common::flow::{FlowKey, FragmentKey};
-use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, ethertype, protocol};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
@@ -91,6 +91,50 @@ impl Ipv4Header {
         let length = usize::from(self.version_and_length & 0x0f) * 4;
         if length < IPV4_HEADER { None } else { Some(length) }
     }
+}
+
+/// The start of a packet that has neither VLAN tags nor IP options. All fields in network byte order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Start {
+    ethertype: u16,
+    network: [u16; IPV4_HEADER / 2],
+    ports: [u16; 2],
+}
+
+/// Enough of a packet to know most for nobody's.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) protocol: u8,
+    /// What stands where TCP and UDP have the destination port.
+    pub(crate) port: Port,
+    length: u16,
+}
+
+impl Seen {
+    /// Whether it is one of TCP or UDP that cannot turn out to be cut short.
+    #[inline(always)]
+    pub(crate) fn is_complete(self, frame: &Frame) -> bool {
+        (self.protocol == protocol::TCP || self.protocol == protocol::UDP)
+            && usize::from(self.length) >= IPV4_HEADER + TCP_HEADER
+            && NETWORK as u32 + u32::from(self.length) <= frame.len()
+    }
+}
+
+/// A first look at a packet; `None` for fragments, and for packets with VLAN tags or IP options.
+#[inline(always)]
+pub(crate) fn peek(frame: &Frame) -> Option<Seen> {
+    const NO_OPTIONS: u8 = 0x45;
+
+    let start: Start = frame.read(NETWORK - 2)?;
+    let [version_and_length, _] = start.network[0].to_ne_bytes();
+    let [_, protocol] = start.network[ipv4::TTL / 2].to_ne_bytes();
+    let fragment = start.network[ipv4::FRAGMENT / 2] & !ipv4::DONT_FRAGMENT.to_be();
+    if start.ethertype != ethertype::IPV4.to_be() || version_and_length != NO_OPTIONS || fragment != 0 {
+        return None;
+    }
+    let length = u16::from_be(start.network[1]);
+    Some(Seen { protocol, port: Port::from_wire(start.ports[1]), length })
 }
 
 /// The start of a TCP header (RFC 9293 §3.1). All fields in network byte order.

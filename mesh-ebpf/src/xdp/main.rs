@@ -62,13 +62,12 @@ mod verdict;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use mesh_common::net::{Port, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::Frame;
-use crate::packet::{NETWORK, Packet, ipv4};
+use crate::packet::{NETWORK, Packet};
 use crate::tunnel::Arrival;
 use crate::verdict::{PackedVerdict, Verdict, Way};
 
@@ -78,28 +77,10 @@ pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
     if may_be_ours(&frame) { run(&frame) } else { XDP_PASS }
 }
 
-/// The start of a packet that has neither VLAN tags nor IP options. All fields in network byte order.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Start {
-    ethertype: u16,
-    network: [u16; 10],
-    ports: [u16; 2],
-}
-
 /// Whether it is a whole packet to a port that is published: all that most packets cost.
 #[inline(always)]
 fn may_be_ours(frame: &Frame) -> bool {
-    const NO_OPTIONS: u8 = 0x45;
-
-    let Some(start) = frame.read::<Start>(NETWORK - 2) else { return false };
-    let [version_and_length, _] = start.network[0].to_ne_bytes();
-    let [_, protocol] = start.network[ipv4::TTL / 2].to_ne_bytes();
-    let fragment = start.network[ipv4::FRAGMENT / 2] & !ipv4::DONT_FRAGMENT.to_be();
-    start.ethertype == ethertype::IPV4.to_be()
-        && version_and_length == NO_OPTIONS
-        && fragment == 0
-        && frontends::is_published(protocol, Port::from_wire(start.ports[1]))
+    packet::peek(frame).is_some_and(|seen| frontends::is_published(seen.protocol, seen.port))
 }
 
 /// Reads the packet, lets the steps decide, and does what they say.
