@@ -180,20 +180,19 @@ pub(crate) fn remember_other<T: Tables>(key: &T::Key, flow: &Flow) -> Result<(),
     T::others().insert(key, flow, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
 }
 
-/// Puts a TCP flow that starts with this packet into its table, over one with the same key. A SYN is kept with it if it
-/// `may_move` to another backend.
+/// Puts a TCP flow that starts with this packet into its table, over one with the same key. A SYN is kept with it, for
+/// another backend to have it if this one refuses.
 #[inline(never)]
 pub(crate) fn remember_opening<T: Tables>(
     frame: &Frame,
     packet: &Packet,
     key: &T::Key,
     flow: &Flow,
-    may_move: bool,
 ) -> Result<(), Outcome> {
     let opening = fresh(flow).ok_or(Outcome::FlowTableFull)?;
     opening.flow.state = tcp::first(packet.tcp_flags);
     opening.given_by_xdp = frame::IS_XDP.into();
-    if may_move && packet.opens() {
+    if packet.opens() {
         rewrite::keep_syn(frame, packet, &mut opening.syn);
     }
     put(T::opening(), key, opening)

@@ -59,6 +59,12 @@ impl<'a> Frame<'a> {
         self.network
     }
 
+    /// Whether the packet is on its way out.
+    #[inline(always)]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.direction == Direction::Egress
+    }
+
     /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.
     #[inline(always)]
     pub(crate) fn back(&self) -> Way {

@@ -6,7 +6,7 @@
 //! | hook | where | steps |
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
-//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`] |
+//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`] |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` | a task's answer → [`reply`]; its ICMP error → [`icmp`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
@@ -167,6 +167,10 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         || tunnel::is_tunnelled(packet, settings)
     {
         return Outcome::NotOurs.into();
+    }
+    if request::is_refused_to_node(packet) {
+        let choice = request::assign(frame, packet);
+        return request::serve(frame, packet, settings, choice);
     }
     socket::leaving(frame, packet, settings)
 }

@@ -13,8 +13,8 @@ use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
-use crate::verdict::{PackedVerdict, Step};
-use crate::{flows, frontends, refuse, replies, split};
+use crate::verdict::{PackedVerdict, Step, Way};
+use crate::{flows, frontends, node, refuse, replies, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. Only what
 /// ends as [`Outcome::Replied`] is to be sent on.
@@ -82,12 +82,29 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 
 #[inline(always)]
 fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
-    let route = Route::find(frame, reply.frontend, packet.destination, reply.uplink);
+    let route = Route::known(frame, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
         clamp(frame, packet, settings)?;
     }
-    Ok((Outcome::Replied, route.take(frame)).into())
+    let way = match route {
+        Some(route) => route.take(frame),
+        None if node::is_local(packet.destination) => return inward(frame, packet, reply),
+        None => Way::Neighbour(reply.uplink),
+    };
+    Ok((Outcome::Replied, way).into())
+}
+
+/// To a process on this node that has dialled another one, and was given a task here when that one's had refused: the answer
+/// comes in as if the other node had sent it.
+#[inline(always)]
+fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Step {
+    let way = Route::known(frame, packet.destination, reply.frontend).map(|route| route.come_from(frame));
+    match way {
+        Some(way @ Way::Inward(_)) => Ok((Outcome::Replied, way).into()),
+        // In by the bridge, which a strict `rp_filter` may not like.
+        _ => Ok(Outcome::RepliedToNode.into()),
+    }
 }
 
 #[inline(always)]

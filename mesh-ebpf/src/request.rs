@@ -74,7 +74,7 @@ pub(crate) fn serve(
 
 #[inline(always)]
 fn try_assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
-    if !node::is_local(packet.destination) {
+    if !node::is_local(packet.destination) && !is_refused_to_node(packet) {
         return Err(Outcome::NotOurs);
     }
     let frontend = || frontends::find(packet.protocol, packet.destination_port);
@@ -94,8 +94,22 @@ fn try_serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Pa
             }
             Ok(verdict)
         }
+        // It would go to the network. The socket sends its SYN again, and is told on its way out.
+        Choice::Refuse if !frame.is_leaving() && node::is_local(packet.source) => {
+            Err(Outcome::RefusalSwallowed)
+        }
         Choice::Refuse => refuse::no_backend(packet),
     }
+}
+
+/// Whether this is the SYN of a process on this node, sent to a task elsewhere that has refused it: another one shall have it.
+#[inline(never)]
+pub(crate) fn is_refused_to_node(packet: &Packet) -> bool {
+    packet.is_tcp()
+        && packet.opens()
+        && flows::recall_opening::<Published>(&packet.flow_from_client())
+            .is_some_and(|opening| is_offered_again(packet, opening))
+        && node::is_local(packet.source)
 }
 
 /// Sends a packet on to its backend.
@@ -168,7 +182,7 @@ pub(crate) fn choose<T: Tables>(
         && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
     {
         // The client has given up on its first SYN, and tries with another.
-        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now), true)?;
+        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now))?;
     } else {
         flows::note_client::<T>(key, known, packet, backend, now);
     }
@@ -244,7 +258,7 @@ fn choose_new<T: Tables>(
     let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
     let flow = given(id, backend, now);
     if packet.is_tcp() {
-        flows::remember_opening::<T>(frame, packet, key, &flow, true)?;
+        flows::remember_opening::<T>(frame, packet, key, &flow)?;
     } else {
         flows::remember_other::<T>(key, &flow)?;
     }

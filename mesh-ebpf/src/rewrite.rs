@@ -314,8 +314,10 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     syn.window = flags[1];
     syn.traffic_class = packet.traffic_class;
     syn.ttl = packet.ttl;
-    syn.destination_mac = macs[0];
-    syn.source_mac = macs[1];
+    // What leaves would come in again from where it goes to.
+    let (destination, source) = if frame.is_leaving() { (1, 0) } else { (0, 1) };
+    syn.destination_mac = macs[destination];
+    syn.source_mac = macs[source];
     let options = tcp_header.wrapping_sub(TCP_HEADER) as u32;
     let is_kept =
         options == 0 || frame.load(packet.transport + TCP_HEADER, &mut syn.options, options).is_ok();

@@ -30,6 +30,13 @@ impl Route {
     /// forwarding is off on the interface that the packet came in by.
     #[inline(always)]
     pub(crate) fn find(frame: &Frame, source: Address, destination: Address, otherwise: u32) -> Self {
+        Self::known(frame, source, destination).unwrap_or(Self { interface: otherwise, macs: None })
+    }
+
+    /// The way from `source` to `destination` by the node's routes. `None` where they say nothing, and if the destination is
+    /// the node itself.
+    #[inline(always)]
+    pub(crate) fn known(frame: &Frame, source: Address, destination: Address) -> Option<Self> {
         const SIZE: u16 = size_of::<FibLookup>() as u16;
 
         let mut lookup = MaybeUninit::uninit();
@@ -41,9 +48,9 @@ impl Route {
         // SAFETY: the context is the one this program was called with, and the size is the struct's.
         let result = unsafe { bpf_fib_lookup(frame.as_ptr(), lookup, i32::from(SIZE), 0) };
         match result {
-            SUCCESS => Self { interface: lookup.ifindex, macs: Some((lookup.dmac, lookup.smac)) },
-            NO_NEIGHBOUR => Self { interface: lookup.ifindex, macs: None },
-            _ => Self { interface: otherwise, macs: None },
+            SUCCESS => Some(Self { interface: lookup.ifindex, macs: Some((lookup.dmac, lookup.smac)) }),
+            NO_NEIGHBOUR => Some(Self { interface: lookup.ifindex, macs: None }),
+            _ => None,
         }
     }
 
@@ -78,6 +85,17 @@ impl Route {
                 Way::Interface(self.interface)
             }
             _ => Way::Neighbour(self.interface),
+        }
+    }
+
+    /// Lets the packet come in from that way. It is unchanged if the kernel does not know the neighbour.
+    #[inline(always)]
+    pub(crate) fn come_from(&self, frame: &Frame) -> Way {
+        match self.macs {
+            Some((destination, source)) if rewrite::set_macs(frame, source, destination).is_ok() => {
+                Way::Inward(self.interface)
+            }
+            _ => Way::None,
         }
     }
 }

@@ -14,11 +14,11 @@ use mesh_common::outcome::Outcome;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::socket::{SocketFlow, SocketKey};
 
-use crate::flows::Published;
+use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::verdict::{PackedVerdict, Step};
-use crate::{counters, flows, frontends, node, refuse, selection, split, tunnel};
+use crate::{counters, flows, frontends, node, request, selection};
 
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
@@ -223,7 +223,8 @@ fn refuse_call() -> i32 {
     REFUSE
 }
 
-/// A packet on its way out that may be from a socket that was given a task elsewhere: into the tunnel with it.
+/// A packet on its way out that may be from a socket that was given a task elsewhere: into the tunnel with it; or to a task
+/// here, if the other has refused the connection.
 #[inline(never)]
 pub(crate) fn leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
     try_leaving(frame, packet, settings).into()
@@ -233,37 +234,52 @@ pub(crate) fn leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -
 fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
     let key = packet.flow_from_client();
     // A later fragment need not have its socket any more; the first one has been remembered.
-    let has_flow = packet.is_tcp() && !packet.opens() || packet.fragment == Fragment::Later;
+    let has_flow = packet.is_tcp() || packet.fragment == Fragment::Later;
     let known = if has_flow { flows::recall::<Published>(&key) } else { None };
-    let (id, generation) = match &known {
-        Some(known) => (known.flow().backend, known.flow().generation),
+    let (id, backend) = match known.filter(|known| !packet.opens() || is_of_syn(known, packet)) {
+        Some(known) => {
+            let flow = known.flow();
+            let (id, generation) = (flow.backend, flow.generation);
+            let backend = serving(id, generation)?;
+            flows::note_client::<Published>(&key, known, packet, backend, flows::now());
+            (id, backend)
+        }
         None => given(frame, packet)?,
     };
-    let backend = frontends::backend(id).ok_or(Outcome::NotOurs)?;
-    if backend.generation != generation || backend.state == state::DOWN || backend.node != packet.destination
-    {
-        return Err(Outcome::NotOurs);
-    }
-    if let Some(known) = known {
-        flows::note_client::<Published>(&key, known, packet, backend, flows::now());
-    }
     flows::remember_fragment(packet);
     let length = packet.length;
-    if split::is_too_big(frame, packet, settings.inner_mtu) {
-        if packet.dont_fragment {
-            return refuse::too_big(packet, settings.inner_mtu);
+    let verdict = request::send(frame, packet, settings, backend)?;
+    match verdict.outcome {
+        Outcome::TooBig => Ok(verdict),
+        outcome => {
+            counters::count_packet(id, packet, length);
+            let from_node = if outcome == Outcome::Tunnelled { Outcome::TunnelledFromNode } else { outcome };
+            Ok((from_node, verdict.way).into())
         }
-        split::keep_first_part(frame, packet, settings.inner_mtu)?;
     }
-    let way = tunnel::to_home(frame, packet, settings, backend)?;
-    counters::count_packet(id, packet, length);
-    Ok((Outcome::TunnelledFromNode, way).into())
+}
+
+/// Whether this is the SYN that the flow began with, once more.
+#[inline(always)]
+fn is_of_syn(known: &Known, packet: &Packet) -> bool {
+    match known {
+        Known::Opening(opening) => opening.syn.is_known() && opening.syn.sequence == packet.sequence,
+        Known::Established(_) | Known::Other(_) => false,
+    }
+}
+
+/// The backend with this id, if it serves and is still the one that was given.
+#[inline(always)]
+fn serving(id: u32, generation: u32) -> Result<&'static Backend, Outcome> {
+    frontends::backend(id)
+        .filter(|backend| backend.generation == generation && backend.state != state::DOWN)
+        .ok_or(Outcome::NotOurs)
 }
 
 /// The backend that the sending socket was given; remembered as a flow, because the last segments of a connection have
 /// no socket any more.
 #[inline(always)]
-fn given(frame: &Frame, packet: &Packet) -> Result<(u32, u32), Outcome> {
+fn given(frame: &Frame, packet: &Packet) -> Result<(u32, &'static Backend), Outcome> {
     let key = SocketKey {
         cookie: frame.socket_cookie(),
         destination: packet.destination,
@@ -273,6 +289,10 @@ fn given(frame: &Frame, packet: &Packet) -> Result<(u32, u32), Outcome> {
     };
     // SAFETY: the value is copied at once.
     let socket = unsafe { SOCKETS.get(key) }.copied().ok_or(Outcome::NotOurs)?;
+    let backend = serving(socket.backend, socket.generation)?;
+    if backend.node != packet.destination {
+        return Err(Outcome::NotOurs);
+    }
     let key = packet.flow_from_client();
     let flow = Flow {
         last_seen: flows::now(),
@@ -281,10 +301,9 @@ fn given(frame: &Frame, packet: &Packet) -> Result<(u32, u32), Outcome> {
         ..Flow::default()
     };
     if packet.is_tcp() {
-        // Another backend would not do: it may be on another node than the one that the socket has dialled.
-        flows::remember_opening::<Published>(frame, packet, &key, &flow, false)?;
+        flows::remember_opening::<Published>(frame, packet, &key, &flow)?;
     } else {
         flows::remember_other::<Published>(&key, &flow)?;
     }
-    Ok((socket.backend, socket.generation))
+    Ok((socket.backend, backend))
 }

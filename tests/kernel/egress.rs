@@ -84,17 +84,24 @@ fn a_datagram_goes_into_the_tunnel_by_its_socket() {
 
 #[test]
 fn a_connection_whose_backend_is_gone_passes() {
-    let gone: [fn(&mut Backend); 3] = [
-        |backend| backend.state = state::DOWN,
-        |backend| backend.generation += 1,
-        |backend| backend.node = Address::new(cast::STRANGER),
-    ];
+    let gone: [fn(&mut Backend); 2] =
+        [|backend| backend.state = state::DOWN, |backend| backend.generation += 1];
     for become_gone in gone {
         let mut world = World::serving(&[remote(7)]);
         know(&mut world);
         world.change_backend(1, become_gone);
         leave(&world, &from_node(data(b"data"))).passes(Outcome::NotOurs);
     }
+}
+
+#[test]
+fn a_known_connection_goes_where_its_backend_is() {
+    let mut world = World::serving(&[remote(7)]);
+    know(&mut world);
+    world.change_backend(1, |backend| backend.node = Address::new(cast::STRANGER));
+    let packet = from_node(data(b"data"));
+    let tunnel = Tunnel { destination: cast::STRANGER, ..Tunnel::to_other(7, &packet) };
+    leave(&world, &packet).enters_tunnel(Outcome::TunnelledFromNode, tunnel, &packet.ip());
 }
 
 #[test]
@@ -126,7 +133,7 @@ fn a_packet_that_does_not_fit_is_answered_with_what_fits() {
 }
 
 /// From a process on the node to the published port of the other one.
-fn from_node(payload: Payload) -> Packet {
+pub(crate) fn from_node(payload: Payload) -> Packet {
     Packet {
         destination_mac: cast::OTHER_MAC,
         source_mac: cast::NODE_MAC,
@@ -136,11 +143,11 @@ fn from_node(payload: Payload) -> Packet {
     }
 }
 
-fn leave(world: &World, packet: &Packet) -> Run {
+pub(crate) fn leave(world: &World, packet: &Packet) -> Run {
     world.run(Hook::UplinkOut, &packet.bytes())
 }
 
-fn key(protocol: u8) -> FlowKey {
+pub(crate) fn key(protocol: u8) -> FlowKey {
     FlowKey {
         client: Address::new(cast::NODE),
         frontend: Address::new(cast::OTHER),
@@ -158,7 +165,7 @@ fn know(world: &mut World) {
 
 /// The packet leaves by a socket that has been given backend 1. The kernel makes a socket for each test packet, and others
 /// make sockets at the same time: so it may take more than one try until the packet's is one of the expected.
-fn leave_own_socket(world: &mut World, packet: &Packet) -> Run {
+pub(crate) fn leave_own_socket(world: &mut World, packet: &Packet) -> Run {
     const TRIES: usize = 100;
 
     let value = SocketFlow {

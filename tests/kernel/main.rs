@@ -6,6 +6,7 @@ mod collect;
 mod contract;
 mod conversations;
 mod egress;
+mod egress_refusals;
 mod flows;
 mod fragments;
 mod icmp;

@@ -81,6 +81,13 @@ impl Frame {
         (distance(self.data(), self.data_end()) - self.start.get()) as u32
     }
 
+    /// Whether the packet is on its way out: none is.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "at TC it is not")]
+    pub(crate) fn is_leaving(&self) -> bool {
+        false
+    }
+
     /// The interface that the packet came in by.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {
