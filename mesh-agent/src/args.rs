@@ -212,6 +212,7 @@ impl RunArguments {
         SourceSettings {
             source: self.source.clone(),
             docker_socket: self.docker_sock.clone(),
+            docker_run: self.docker_run.clone(),
             control_socket: self.docker_run.join("swarm/control.sock"),
             swarm_state: self.swarm_state.clone(),
             bridge: self.bridge.clone(),

@@ -24,7 +24,8 @@ pub struct Backend {
     pub flags: u8,
     /// The task's hardware address on docker_gwbridge; only for tasks on this node.
     pub mac: Mac,
-    pub padding: u16,
+    /// The id that the node's network namespace has for the task's, plus one; 0 if it is unknown, and for tasks elsewhere.
+    pub namespace: u16,
 }
 
 impl Backend {

@@ -2,12 +2,15 @@
 //! come in by the uplink. Map `SOCKETS`.
 
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_lookup_tcp, bpf_sk_release,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::backend::{Backend, state};
 use mesh_common::flow::Flow;
+use mesh_common::frontend::Frontend;
 use mesh_common::maps;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
@@ -140,9 +143,7 @@ impl Call {
         let (id, backend) = if let Some(kept) = kept {
             kept
         } else {
-            // All processes of the node are one client; each socket is a flow.
-            let pick = selection::pick(&frontend, Address::LOCALHOST, self.cookie as u32, now);
-            let Some((id, backend)) = selection::usable(pick) else { return refuse_call() };
+            let Some((id, backend)) = self.pick(&frontend, now) else { return refuse_call() };
             counters::count_flow(id);
             (id, backend)
         };
@@ -172,6 +173,51 @@ impl Call {
         }
         self.write(address, port, false);
         ALLOW
+    }
+
+    /// The backend for a new flow. What a task here refuses does not come back to be given to another one, so one that listens
+    /// is looked for: a task that has just died has not got that far into the tables yet.
+    #[inline(always)]
+    fn pick(&self, frontend: &Frontend, now: u64) -> Option<(u32, &'static Backend)> {
+        const ATTEMPTS: usize = 4;
+
+        let mut first = None;
+        for _ in 0..ATTEMPTS {
+            // All processes of the node are one client; each socket is a flow.
+            let pick = selection::pick(frontend, Address::LOCALHOST, self.cookie as u32, now);
+            let (id, backend) = selection::usable(pick)?;
+            if backend.namespace == 0 || self.protocol != protocol::TCP || self.finds_listener(backend) {
+                return Some((id, backend));
+            }
+            first = first.or(Some(id));
+        }
+        // What is redirected inside the task's namespace is no socket's either.
+        let id = first?;
+        frontends::backend(id).map(|backend| (id, backend))
+    }
+
+    /// Whether a socket in the task's namespace listens on its port.
+    #[inline(never)]
+    fn finds_listener(&self, backend: &Backend) -> bool {
+        let task = backend.bridge.wire();
+        // `bpf_sock_tuple`, linux/bpf.h. Who asks makes no difference to a socket that listens; port 0 has no connection.
+        let mut tuple = [task, task, u32::from(backend.port.wire()) << 16];
+        // SAFETY: the context is valid for the whole program; the tuple is of the size that says it is IPv4's.
+        let socket = unsafe {
+            bpf_sk_lookup_tcp(
+                self.context.cast(),
+                tuple.as_mut_ptr().cast(),
+                size_of_val(&tuple) as u32,
+                u64::from(backend.namespace - 1),
+                0,
+            )
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the lookup has given the reference, which nobody uses any more.
+        unsafe { bpf_sk_release(socket.cast()) };
+        true
     }
 
     /// Every address of the node, 127.0.0.0/8, and 0.0.0.0, which the kernel takes for localhost.

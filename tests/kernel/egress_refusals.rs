@@ -145,7 +145,7 @@ fn tunnel(packet: &Packet) -> Tunnel {
 fn as_sent(packet: &Packet) -> Packet {
     match packet.payload {
         Payload::Icmp(_) => Packet { source: cast::OTHER, ..packet.clone() },
-        _ => packet.as_frontend(cast::OTHER, PUBLISHED),
+        Payload::Tcp(_) | Payload::Udp(_) | Payload::Other(..) => packet.as_frontend(cast::OTHER, PUBLISHED),
     }
 }
 

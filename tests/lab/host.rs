@@ -19,6 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a node's own processes see the address they dialled as their peer", what_was_dialled),
     ("a node's own datagrams are answered by the address they were sent to", own_datagrams),
     ("a node's own processes can move much data to tasks elsewhere", much_data),
+    ("a node's own processes are not told of tasks that refuse while another one serves", refusing_tasks),
     ("a container's own localhost is its own", a_containers_own_localhost),
 ];
 
@@ -102,6 +103,26 @@ fn much_data(lab: &Lab) -> Result<()> {
             let moved: mesh_tests::client::Transfer =
                 At::Node(node).run(&[direction, "127.0.0.1:8304", "--bytes", "20000000"])?;
             ensure!(moved.intact, "{direction} on {}: {moved:?}", node.name);
+        }
+    }
+    Ok(())
+}
+
+/// Two tasks on each node, one of which listens on the port of its own slot that is published.
+fn refusing_tasks(lab: &Lab) -> Result<()> {
+    let spec = Spec::workload("refusing").replicas(6).publish("8307:8081").publish("8308:9001");
+    let spec = spec.option("--env=WORKLOAD_HTTP=808{{.Task.Slot}}");
+    let _service = spec.option("--env=WORKLOAD_ECHO=900{{.Task.Slot}}").create(lab)?;
+    live(lab, "refusing", 6)?;
+    for node in &lab.nodes {
+        for target in own_names(node, 8307) {
+            let report = get_at(At::Node(node), &target, 30).with_context(|| format!("on {}", node.name))?;
+            ensure!(report.tasks.len() == 1, "{target} on {}: {report:?}", node.name);
+        }
+        for _ in 0..6 {
+            let target = "127.0.0.1:8308";
+            let talk: Conversation = At::Node(node).run(&["tcp", target, "--lines", "50"])?;
+            ensure!(talk.error.is_none() && talk.echoed == 50, "{target} on {}: {talk:?}", node.name);
         }
     }
     Ok(())

@@ -91,11 +91,7 @@ fn leaving(lab: &Lab) -> Result<()> {
         live_on(&everybody(lab), service.name(), 9, PATIENCE)?;
         get(third, 8331, 18).map(drop)
     })?;
-    // Docker kills the tasks unannounced. Whoever comes by the network is offered another one that moment; a socket of the
-    // node itself has been given its task already.
-    outcome.only_failed("but a node's own processes may be refused by a task that is killed", |failure| {
-        failure.target.starts_with("127.0.0.1:") && failure.error.contains("Connection refused")
-    })?;
+    outcome.nothing_failed()?;
     outcome.only_the_dead_broke(&deaths).or_else(|_| outcome.only_broke_with(&there))
 }
 

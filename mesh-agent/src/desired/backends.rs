@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::spread::MOST_WEIGHT;
-use super::{Backend, Home, Index, Labels, Return, State};
+use super::{Backend, Home, Index, Labels, Place, Return, State};
 use crate::swarm::snapshot::{
     Condition, LocalContainer, NodeState, Port, PublishMode, Service, Task, TaskState,
 };
@@ -163,13 +163,19 @@ fn state(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> 
 fn home(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> Option<Home> {
     if task.node_id == index.local.node.id {
         // Its container's end shows here before the managers hear of it.
-        return container.and_then(|container| container.bridge).map(Home::Here);
+        return container.and_then(place).map(Home::Here);
     }
     let address = index.snapshot.nodes.get(&task.node_id)?.address;
     match address.filter(|_| is_reachable(index, task)) {
         Some(IpAddr::V4(address)) => Some(Home::There(address)),
         _ => None,
     }
+}
+
+fn place(container: &LocalContainer) -> Option<Place> {
+    let bridge = container.bridge?;
+    let namespace = container.details.as_ref().and_then(|details| details.namespace);
+    Some(Place { address: bridge.address, mac: bridge.mac, namespace })
 }
 
 /// Whether a task's node is up. A manager that has just become the leader knows no node's state yet.

@@ -29,9 +29,7 @@ use mesh_common::backend::{LocalTask, TaskKey};
 use mesh_common::net::{Port, protocol};
 
 use crate::shared_map::SharedMap;
-use crate::swarm::snapshot::{
-    BridgeEndpoint, EndpointMode, LocalView, Protocol, PublishMode, Service, Snapshot,
-};
+use crate::swarm::snapshot::{EndpointMode, LocalView, Protocol, PublishMode, Service, Snapshot};
 pub use follower::Follower;
 use index::{Index, Members, Touched};
 pub use labels::{Labels, NameLabels, NamedPort, Policy, Return};
@@ -104,11 +102,22 @@ pub struct Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
     /// It runs on this node.
-    Here(BridgeEndpoint),
+    Here(Place),
     /// Through the tunnel, at its home node.
     There(Ipv4Addr),
     /// By the overlay, whose bridge and VXLAN know its hardware address.
     Overlay([u8; 6]),
+}
+
+/// Where a task on this node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// On docker_gwbridge.
+    pub address: Ipv4Addr,
+    /// On docker_gwbridge.
+    pub mac: [u8; 6],
+    /// The id that the node's network namespace has for the task's.
+    pub namespace: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::swarm::snapshot::{
-    Attachment, Condition, LocalContainer, Network, Node, NodeState, Port as ServicePort, Task, TaskState,
-    ThisNode, VirtualIp,
+    Attachment, BridgeEndpoint, Condition, LocalContainer, Network, Node, NodeState, Port as ServicePort,
+    Task, TaskState, ThisNode, VirtualIp,
 };
 
 fn node(id: &str, last: u8, state: NodeState) -> (String, Node) {

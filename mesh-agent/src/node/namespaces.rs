@@ -16,6 +16,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use futures::StreamExt;
 use inotify::{Inotify, WatchMask};
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use tokio::sync::watch::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -73,6 +76,32 @@ pub fn enter(namespace: &Path) -> Result<()> {
     let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
     ensure!(result == 0, "enter {}: {}", namespace.display(), std::io::Error::last_os_error());
     Ok(())
+}
+
+/// The id that the calling thread's network namespace has for another one, which it has from the moment that an interface was
+/// moved there; `None` if it has none, or one that is larger than any that the kernel gives out by itself soon.
+pub async fn id_of(namespace: &Path) -> Result<Option<u16>> {
+    let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+    let (connection, mut handle, _) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let mut question = NsidMessage::default();
+    question.attributes.push(NsidAttribute::Fd(file.as_raw_fd().cast_unsigned()));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+    message.header.flags = NLM_F_REQUEST;
+    let answer = handle.request(message)?.next().await;
+    connection.abort();
+    let payload = answer.context("no answer")?.payload;
+    if let NetlinkPayload::Error(error) = &payload {
+        return Err(error.to_io().into());
+    }
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) = payload else {
+        anyhow::bail!("the kernel answered with {payload:?}");
+    };
+    let mut ids = answer
+        .attributes
+        .iter()
+        .filter_map(|attribute| if let NsidAttribute::Id(id) = attribute { Some(*id) } else { None });
+    Ok(ids.next().and_then(|id| u16::try_from(id).ok()))
 }
 
 /// What a look into a namespace shows.
@@ -154,6 +183,22 @@ mod tests {
         let namespaces = Namespaces::from([("1-p0puptihcq".to_owned(), (4, 7))]);
         assert_eq!(overlay_identity(&namespaces, "p0puptihcq9abc"), Some((4, 7)));
         assert_eq!(overlay_identity(&namespaces, "q0puptihcq9abc"), None);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_no_interface_was_moved_to_has_no_id_here() {
+        let own = thread::spawn(|| {
+            // SAFETY: only the calling thread changes its namespace.
+            let made = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            // SAFETY: the call has no arguments.
+            let thread = unsafe { libc::gettid() };
+            made.then(|| File::open(format!("/proc/self/task/{thread}/ns/net")).unwrap())
+        });
+        let Some(file) = own.join().unwrap() else { panic!("this test takes the right to make namespaces") };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert_eq!(id_of(Path::new(&path)).await.unwrap(), None);
+        assert!(id_of(Path::new("/proc/self/no-such-file")).await.is_err());
+        assert!(id_of(Path::new("/proc/self/status")).await.is_err());
     }
 
     #[test]

@@ -353,6 +353,7 @@ fn kernel_backend(backend: &Backend, node: &NodeFacts) -> KernelBackend {
         Home::Here(endpoint) => {
             value.bridge = endpoint.address.into();
             value.mac = endpoint.mac;
+            value.namespace = endpoint.namespace.and_then(|id| id.checked_add(1)).unwrap_or(0);
         }
         Home::Overlay(mac) => value.mac = mac,
         Home::There(address) => {

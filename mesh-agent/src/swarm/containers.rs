@@ -247,6 +247,7 @@ pub(super) fn details(response: ContainerInspectResponse) -> ContainerDetails {
         name_servers: name_servers.iter().filter_map(|server| server.parse().ok()).collect(),
         dns_options: host.dns_options.unwrap_or_default(),
         sandbox: settings.sandbox_key.unwrap_or_default(),
+        namespace: None,
     }
 }
 
@@ -481,6 +482,7 @@ mod tests {
             name_servers: vec![[10, 9, 9, 9].into()],
             dns_options: vec!["ndots:2".into()],
             sandbox: "/var/run/docker/netns/0123456789ab".into(),
+            namespace: None,
         };
         assert_eq!(containers.alive()["web1"].details, Some(expected));
         let (mut summaries, endpoints) = listing();

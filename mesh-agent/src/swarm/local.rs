@@ -22,12 +22,15 @@ use super::backoff::Backoff;
 use super::containers::{Containers, Membership, details, is_stop_signal, membership};
 use super::docker::{Docker, DockerError};
 use super::manager::a_moment_ago;
-use super::snapshot::{LocalView, ThisNode};
+use super::snapshot::{ContainerDetails, LocalView, ThisNode};
 use super::status::{Part, StatusBoard};
+use crate::node::namespaces;
 use crate::peers::certificates::Certificates;
 
 pub(super) struct Local<'a> {
     pub(super) socket: &'a Path,
+    /// Where the files of network namespaces are.
+    pub(super) docker_run: &'a Path,
     /// The name of `docker_gwbridge`.
     pub(super) bridge: &'a str,
     /// How long to go without asking Docker at most.
@@ -105,7 +108,7 @@ impl Local<'_> {
                     for id in containers.without_details() {
                         if asked.insert(id.to_owned()) {
                             let (id, docker) = (id.to_owned(), &docker);
-                            inspections.push(async move { (docker.container(&id).await.map(details), id) });
+                            inspections.push(async move { (self.inspect(docker, &id).await, id) });
                         }
                     }
                 }
@@ -128,6 +131,18 @@ impl Local<'_> {
                 });
             }
         }
+    }
+
+    async fn inspect(&self, docker: &Docker, id: &str) -> Option<ContainerDetails> {
+        let mut details = docker.container(id).await.map(details)?;
+        let name = Path::new(&details.sandbox).file_name().and_then(|name| name.to_str());
+        if let Some(name) = name {
+            match namespaces::id_of(&namespaces::of_sandbox(self.docker_run, name)).await {
+                Ok(id) => details.namespace = id,
+                Err(error) => debug!(container = id, "its network namespace's id is unknown: {error:#}"),
+            }
+        }
+        Some(details)
     }
 
     /// Publishes where this node stands and gives who it is, if it is in a Swarm.

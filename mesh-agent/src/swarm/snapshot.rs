@@ -298,6 +298,8 @@ pub struct ContainerDetails {
     pub dns_options: Vec<String>,
     /// The file of its network namespace, as Docker sees it.
     pub sandbox: String,
+    /// The id that the agent's network namespace has for it.
+    pub namespace: Option<u16>,
 }
 
 /// A container's place on `docker_gwbridge`.

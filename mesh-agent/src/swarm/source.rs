@@ -24,6 +24,8 @@ pub struct SourceSettings {
     pub source: Source,
     /// Docker's socket.
     pub docker_socket: PathBuf,
+    /// Docker's folder with the files of network namespaces in it.
+    pub docker_run: PathBuf,
     /// The socket of the Swarm's manager on this node, if there is one.
     pub control_socket: PathBuf,
     /// Docker's folder with the Swarm's certificates in it.
@@ -85,6 +87,7 @@ pub(super) async fn follow(
     let (managers_sender, managers) = watch::channel(Vec::new());
     let local = Local {
         socket: &settings.docker_socket,
+        docker_run: &settings.docker_run,
         bridge: &settings.bridge,
         resync: local_resync,
         certificates: &certificates,

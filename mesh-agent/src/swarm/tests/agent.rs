@@ -36,6 +36,7 @@ impl Agent {
         let settings = SourceSettings {
             source: Source::Swarm,
             docker_socket: api.socket(),
+            docker_run: state.path().to_owned(),
             control_socket: state.path().join("control.sock"),
             swarm_state: PathBuf::from(state.path()),
             bridge: "docker_gwbridge".into(),
