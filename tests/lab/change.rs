@@ -24,6 +24,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("tasks of a drained node are followed to where they move", a_drained_node),
     ("a port published at run time is served, and left alone when it is taken back", ports_at_run_time),
     ("a service without tasks refuses at once and serves again when it has some", nobody_home),
+    (
+        "connections to a task that shall stop last as long as mesh.drain says, else as long as it",
+        drain_limit,
+    ),
     ("an address that a node gets later answers too, for as long as the node has it", a_later_address),
 ];
 
@@ -100,6 +104,38 @@ fn a_drained_node(lab: &Lab) -> Result<()> {
     drop(back);
     live_on(&[drained], "drain", 3, PATIENCE)?;
     exact_through_every_node(lab, 8103, 3, 2)
+}
+
+/// Both tasks serve on for eight seconds; one may keep its connections for two of them.
+fn drain_limit(lab: &Lab) -> Result<()> {
+    let spec = |name, port| {
+        let spec = Spec::workload(name).publish(port).env("WORKLOAD_STOP=abrupt");
+        spec.env("WORKLOAD_STOP_DELAY=8000").option("--stop-grace-period=20s")
+    };
+    let limited = spec("limited", "8108:9000").option("--label=mesh.drain=2s").create(lab)?;
+    let patient = spec("patient", "8109:9000").create(lab)?;
+    for service in [&limited, &patient] {
+        live(lab, service.name(), 1)?;
+    }
+    let talk = |node, port| {
+        let target = target(node, port);
+        At::Client.start(&["tcp", &target, "--lines", "60", "--interval", "100"])
+    };
+    let start = |port| lab.nodes.iter().map(|node| talk(node, port)).collect::<Result<Vec<Running>>>();
+    let (short, long) = (start(8108)?, start(8109)?);
+    for service in [&limited, &patient] {
+        service.scale(0)?;
+    }
+    for (node, running) in lab.nodes.iter().zip(short) {
+        let talk: Conversation = running.report()?;
+        let is_reset = talk.error.as_ref().is_some_and(|error| error.contains("reset"));
+        ensure!(is_reset && (10..50).contains(&talk.echoed), "limited, through {}: {talk:?}", node.name);
+    }
+    for (node, running) in lab.nodes.iter().zip(long) {
+        let talk: Conversation = running.report()?;
+        ensure!(talk.error.is_none() && talk.echoed == 60, "patient, through {}: {talk:?}", node.name);
+    }
+    Ok(())
 }
 
 fn ports_at_run_time(lab: &Lab) -> Result<()> {
