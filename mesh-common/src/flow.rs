@@ -96,6 +96,10 @@ pub const fn is_offered_again(refusals: u8, count: u32) -> bool {
     (refusals as u32) < if count < MOST_OFFERS { count } else { MOST_OFFERS }
 }
 
+/// How old a SYN is that nobody has answered when its retransmission goes to another backend: nanoseconds. Less than any client
+/// waits before it sends it again (RFC 6298 §2: a second), more than a network may take to deliver a second copy.
+pub const SYN_PATIENCE_NANOSECONDS: u64 = 900_000_000;
+
 /// How long a backend that has refused a SYN gets no new flows of this node: nanoseconds.
 pub const SUSPICION_NANOSECONDS: u64 = 1_000_000_000;
 

@@ -1,7 +1,7 @@
 //! Client → service, at the entry node: find the frontend, recall or choose a backend, and send the packet on to it.
 
-use mesh_common::backend::{Backend, state};
-use mesh_common::flow::{Flow, Opening};
+use mesh_common::backend::{Backend, flags, state};
+use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
 use mesh_common::frontend::Frontend;
 use mesh_common::net::Address;
 use mesh_common::outcome::Outcome;
@@ -102,13 +102,17 @@ fn try_serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Pa
     }
 }
 
-/// Whether this is the SYN of a process on this node, sent to a task elsewhere that has refused it: another one shall have it.
+/// Whether this is the SYN of a process on this node, sent to a task elsewhere that has refused it or left it unanswered:
+/// another one shall have it.
 #[inline(never)]
 pub(crate) fn is_refused_to_node(packet: &Packet) -> bool {
     packet.is_tcp()
         && packet.opens()
-        && flows::recall_opening::<Published>(&packet.flow_from_client())
-            .is_some_and(|opening| is_offered_again(packet, opening))
+        && flows::recall_opening::<Published>(&packet.flow_from_client()).is_some_and(|opening| {
+            is_offered_again(packet, opening)
+                || serving(&opening.flow)
+                    .is_some_and(|backend| is_unanswered(packet, opening, backend, flows::now()))
+        })
         && node::is_local(packet.source)
 }
 
@@ -174,7 +178,13 @@ pub(crate) fn choose<T: Tables>(
                 flows::forget_established::<T>(key, id);
                 choose_new::<T>(frame, packet, frontend, key, now)
             }
-            Known::Opening(_) | Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
+            Known::Opening(opening) => {
+                if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now)) {
+                    suspects::suspect(id, now);
+                }
+                choose_new::<T>(frame, packet, frontend, key, now)
+            }
+            Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
         };
     };
     if packet.opens()
@@ -207,16 +217,30 @@ fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
         _ if !packet.opens() => backend.state != state::DOWN,
         // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
         Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
-        // A retransmitted SYN keeps its choice, unless that has just refused somebody.
+        // A retransmitted SYN keeps its choice, unless that has just refused somebody, or says nothing.
         Known::Opening(opening) => {
             backend.state == state::ACTIVE
                 && !tcp::may_be_reused(flow.state)
                 && flow.state & tcp::state::REFUSED == 0
                 && (flow.state & tcp::state::ANSWERED != 0
                     || flows::has_just_been_given(opening)
-                    || !suspects::is_suspect(flow.backend, now))
+                    || !(suspects::is_suspect(flow.backend, now)
+                        || is_unanswered(packet, opening, backend, now)))
         }
     }
+}
+
+/// Whether this is the very SYN that a backend has left unanswered: its task may have died together with the agent that would
+/// have told.
+#[inline(always)]
+fn is_unanswered(packet: &Packet, opening: &Opening, backend: &Backend, now: u64) -> bool {
+    // The answers of such a task do not pass here.
+    let is_unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
+    !is_unseen
+        && opening.flow.state & tcp::state::ANSWERED == 0
+        && opening.syn.is_known()
+        && opening.syn.sequence == packet.sequence
+        && now.wrapping_sub(opening.flow.last_seen) >= SYN_PATIENCE_NANOSECONDS
 }
 
 /// Whether this is the very SYN that a backend has refused, without the client's having been told.

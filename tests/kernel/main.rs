@@ -24,6 +24,7 @@ mod refusals;
 mod refuse;
 mod reply;
 mod request;
+mod silence;
 mod split;
 mod stack;
 mod succession;

@@ -39,19 +39,17 @@ fn maglev_gives_a_flow_the_same_backend_on_every_node() {
     for port in 100..120 {
         given(&other, port);
     }
-    let mut seen = BTreeSet::new();
-    for port in 2000..2040 {
-        let id = given(&one, port);
-        assert_eq!(given(&other, port), id, "port {port}");
-        seen.insert(id);
+    let ids: Vec<u32> = (2000..2040).map(|port| given(&one, port)).collect();
+    for (port, id) in (2000..).zip(&ids) {
+        assert_eq!(given(&other, port), *id, "port {port}");
     }
-    assert_eq!(seen.len(), 5);
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 5);
     // And a packet from the middle of that flow finds it at a third node.
     let third = world(5, policy::MAGLEV, 0);
     let middle = Payload::Tcp(Tcp { source: 2000, ..tcp(ACK) });
     let _ = third.uplink_in(&Packet::from_client(middle)).leaves(Outcome::Delivered);
     let key = FlowKey { client_port: Port::new(2000), ..flow_key(protocol::TCP) };
-    assert_eq!(third.flow(&key).expect("the flow is known").backend, given(&one, 2000));
+    assert_eq!(third.flow(&key).expect("the flow is known").backend, ids[0]);
 }
 
 #[test]

@@ -371,6 +371,11 @@ impl World {
         self.hash::<FlowKey, Opening>("OPENING").get(key, 0).ok()
     }
 
+    /// What a table has for a key.
+    pub(crate) fn value<K: Pod, V: Pod>(&self, name: &str, key: &K) -> Option<V> {
+        self.hash::<K, V>(name).get(key, 0).ok()
+    }
+
     /// How many entries a table has.
     pub(crate) fn entries<K: Pod, V: Pod>(&self, name: &str) -> usize {
         self.hash::<K, V>(name).keys().flatten().count()
