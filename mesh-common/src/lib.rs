@@ -23,6 +23,7 @@
 //! | `OPENING_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`], other TCP | kernel (home node) | kernel | oldest goes |
 //! | `UDP_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`] | kernel (home node) | kernel | oldest goes |
 //! | `TRANSLATIONS` | LRU hash | [`reply::TranslationKey`] → task-side source port | kernel (home node) | kernel | oldest goes |
+//! | `ROUTES` | per-CPU array | place of an address ([`route::place`]) → [`route::RememberedRoute`] | kernel | kernel | another goes |
 //! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
 //! | `PEERS` | hash | node [`net::Address`] → 1 | agent | tunnel | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
@@ -52,6 +53,7 @@ pub mod overlay;
 #[cfg(feature = "agent")]
 mod pod;
 pub mod reply;
+pub mod route;
 pub mod select;
 pub mod settings;
 pub mod socket;

@@ -26,6 +26,10 @@ const OTHERS_SHARE: u32 = 2;
 pub const TRANSLATIONS: u32 = 16_384;
 /// Datagrams whose later fragments are awaited.
 pub const FRAGMENTS: u32 = 8_192;
+/// Ways out that are remembered on each CPU, as a power of 2: 40 KiB.
+pub const ROUTE_BITS: u32 = 10;
+/// See [`ROUTE_BITS`].
+pub const ROUTES: u32 = 1 << ROUTE_BITS;
 /// Nodes of the Swarm.
 pub const PEERS: u32 = 4_096;
 /// Published ports of tasks on this node.
@@ -45,7 +49,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 32] = [
+pub const NAMES: [&str; 33] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -66,6 +70,7 @@ pub const NAMES: [&str; 32] = [
     "UDP_REPLIES",
     "TRANSLATIONS",
     "FRAGMENTS",
+    "ROUTES",
     "PEERS",
     "TASKS",
     "SOCKETS",

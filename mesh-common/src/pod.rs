@@ -8,6 +8,7 @@ use crate::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, SlotKey};
 use crate::net::{Address, Port};
 use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 use crate::reply::{Reply, ReplyKey, TranslationKey};
+use crate::route::RememberedRoute;
 use crate::settings::Settings;
 use crate::socket::{SocketFlow, SocketKey};
 
@@ -36,6 +37,7 @@ pod!(
     LocalTask,
     Opening,
     Port,
+    RememberedRoute,
     Reply,
     ReplyKey,
     Settings,

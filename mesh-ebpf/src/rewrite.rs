@@ -169,6 +169,12 @@ pub(crate) fn set_macs(frame: &Frame, destination: Mac, source: Mac) -> Result<(
     write(frame, 0, [destination, source])
 }
 
+/// As [`set_macs`], both as they stand in a frame.
+#[inline(always)]
+pub(crate) fn set_both_macs(frame: &Frame, macs: [u32; 3]) -> Result<(), Outcome> {
+    write(frame, 0, macs)
+}
+
 /// Lowers the MSS option of a SYN or SYN-ACK to what fits into `mtu` (RFC 9293 §3.7.1).
 #[inline(always)]
 pub(crate) fn clamp_mss(frame: &Frame, packet: &Packet, mtu: u16) -> Result<(), Outcome> {
@@ -571,7 +577,7 @@ pub(crate) fn turn_datagram(frame: &Frame, packet: &Packet) -> Result<(), Outcom
 }
 
 #[inline(always)]
-fn swap_macs(frame: &Frame) -> Result<(), Outcome> {
+pub(crate) fn swap_macs(frame: &Frame) -> Result<(), Outcome> {
     let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;
     write(frame, 0, [macs[1], macs[0]])
 }

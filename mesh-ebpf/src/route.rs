@@ -1,15 +1,24 @@
-//! The way out: asked of the kernel's routing table before a packet is changed.
+//! Map `ROUTES`, and the way out: asked of the kernel's routing table before a packet is changed, and followed for a moment.
 
 use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use mesh_common::maps;
 use mesh_common::net::{Address, Mac};
 use mesh_common::outcome::Outcome;
+use mesh_common::route::{self, RememberedRoute};
 
+use crate::flows;
 use crate::frame::{self, Frame};
 use crate::rewrite;
 use crate::verdict::Way;
+
+/// The kernel's answer takes longer than all else that is done for a packet of an established flow.
+#[map]
+static ROUTES: PerCpuArray<RememberedRoute> = PerCpuArray::with_max_entries(maps::ROUTES, 0);
 
 /// From linux/bpf.h: the lookup found an interface and the neighbour's hardware address.
 const SUCCESS: i64 = 0;
@@ -21,37 +30,39 @@ const AF_INET: u8 = 2;
 #[derive(Clone, Copy)]
 pub(crate) struct Route {
     interface: u32,
-    /// Destination and source; `None` where the kernel has to resolve the neighbour.
-    macs: Option<(Mac, Mac)>,
+    /// Destination and source as they stand in a frame; `None` where the kernel has to resolve the neighbour.
+    macs: Option<[u32; 3]>,
 }
 
 impl Route {
-    /// The way from `source` to `destination` by the node's routes; out of `otherwise` where they say nothing, as when
-    /// forwarding is off on the interface that the packet came in by.
+    /// The way from `source` to `destination` by the node's routes, as they are or were a moment ago; out of `otherwise` where
+    /// they say nothing, as when forwarding is off on the interface that the packet came in by.
     #[inline(always)]
     pub(crate) fn find(frame: &Frame, source: Address, destination: Address, otherwise: u32) -> Self {
-        Self::known(frame, source, destination).unwrap_or(Self { interface: otherwise, macs: None })
+        Self::known(frame, source, destination).unwrap_or(Self::unresolved(otherwise))
     }
 
-    /// The way from `source` to `destination` by the node's routes. `None` where they say nothing, and if the destination is
-    /// the node itself.
+    /// The way from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
+    /// itself.
     #[inline(always)]
     pub(crate) fn known(frame: &Frame, source: Address, destination: Address) -> Option<Self> {
-        const SIZE: u16 = size_of::<FibLookup>() as u16;
-
-        let mut lookup = MaybeUninit::uninit();
-        let lookup = zeroed(&mut lookup);
-        lookup.family = AF_INET;
-        lookup.ifindex = frame.interface();
-        lookup.__bindgen_anon_3.ipv4_src = source.wire();
-        lookup.__bindgen_anon_4.ipv4_dst = destination.wire();
-        // SAFETY: the context is the one this program was called with, and the size is the struct's.
-        let result = unsafe { bpf_fib_lookup(frame.as_ptr(), lookup, i32::from(SIZE), 0) };
-        match result {
-            SUCCESS => Some(Self { interface: lookup.ifindex, macs: Some((lookup.dmac, lookup.smac)) }),
-            NO_NEIGHBOUR => Some(Self { interface: lookup.ifindex, macs: None }),
-            _ => None,
+        let now = flows::now();
+        let place = route::place(destination, maps::ROUTE_BITS);
+        let known = ROUTES.get_ptr_mut(place)?;
+        // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
+        let known = unsafe { &mut *known };
+        if !known.answers(frame.interface(), source, destination, now) {
+            let answer = ask(frame, source, destination, now, known);
+            if answer != REMEMBERED {
+                return if answer == 0 { None } else { Some(Self::unresolved(answer as u32)) };
+            }
         }
+        Some(Self { interface: known.interface, macs: Some(known.macs) })
+    }
+
+    #[inline(always)]
+    fn unresolved(interface: u32) -> Self {
+        Self { interface, macs: None }
     }
 
     /// The way from this node to another one. At TC the kernel looks for it when it sends the packet, out of `uplink`.
@@ -79,9 +90,7 @@ impl Route {
     #[inline(always)]
     pub(crate) fn take(&self, frame: &Frame) -> Way {
         match self.macs {
-            Some((destination, source))
-                if self.is_open(frame) && rewrite::set_macs(frame, destination, source).is_ok() =>
-            {
+            Some(macs) if self.is_open(frame) && rewrite::set_both_macs(frame, macs).is_ok() => {
                 Way::Interface(self.interface)
             }
             _ => Way::Neighbour(self.interface),
@@ -92,12 +101,56 @@ impl Route {
     #[inline(always)]
     pub(crate) fn come_from(&self, frame: &Frame) -> Way {
         match self.macs {
-            Some((destination, source)) if rewrite::set_macs(frame, source, destination).is_ok() => {
+            Some(macs)
+                if rewrite::set_both_macs(frame, macs).is_ok() && rewrite::swap_macs(frame).is_ok() =>
+            {
                 Way::Inward(self.interface)
             }
             _ => Way::None,
         }
     }
+}
+
+/// More than an interface's number.
+const REMEMBERED: u64 = 1 << 32;
+
+/// Asks the kernel. What can be followed without it is put into `known`, and [`REMEMBERED`]; else this is the interface that the
+/// kernel has to send by, or 0.
+#[inline(never)]
+fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &mut RememberedRoute) -> u64 {
+    const SIZE: u16 = size_of::<FibLookup>() as u16;
+
+    let mut lookup = MaybeUninit::uninit();
+    let lookup = zeroed(&mut lookup);
+    lookup.family = AF_INET;
+    lookup.ifindex = frame.interface();
+    lookup.__bindgen_anon_3.ipv4_src = source.wire();
+    lookup.__bindgen_anon_4.ipv4_dst = destination.wire();
+    // SAFETY: the context is the one this program was called with, and the size is the struct's.
+    let result = unsafe { bpf_fib_lookup(frame.as_ptr(), lookup, i32::from(SIZE), 0) };
+    match result {
+        SUCCESS => {
+            *known = RememberedRoute {
+                asked: now,
+                incoming: frame.interface(),
+                source,
+                destination,
+                interface: lookup.ifindex,
+                macs: in_frame(lookup.dmac, lookup.smac),
+                padding: 0,
+            };
+            REMEMBERED
+        }
+        NO_NEIGHBOUR => u64::from(lookup.ifindex),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn in_frame(destination: Mac, source: Mac) -> [u32; 3] {
+    let [a, b, c, d, e, f] = destination;
+    let [g, h, i, j, k, l] = source;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
 }
 
 /// Aligned for words of 64 bits.

@@ -15,6 +15,7 @@ use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 use mesh_common::reply::{Reply, ReplyKey, TranslationKey};
+use mesh_common::route::RememberedRoute;
 use mesh_common::settings::Settings;
 use mesh_common::socket::{SocketFlow, SocketKey};
 
@@ -50,6 +51,7 @@ fn the_maps_are_what_the_contract_says() {
         ("OPENING_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
         ("UDP_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
         ("TRANSLATIONS", lru_hash::<TranslationKey, Port>(maps::TRANSLATIONS)),
+        ("ROUTES", per_cpu_array::<RememberedRoute>(maps::ROUTES)),
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, u32>(maps::PEERS)),
         ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),

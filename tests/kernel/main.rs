@@ -24,6 +24,7 @@ mod refusals;
 mod refuse;
 mod reply;
 mod request;
+mod routes;
 mod silence;
 mod split;
 mod stack;

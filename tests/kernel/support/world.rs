@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TcAttachType};
 use mesh_agent::dataplane::pins::Pins;
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
@@ -17,6 +17,7 @@ use mesh_common::net::{Address, Mac, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::route::RememberedRoute;
 use mesh_common::settings::Settings;
 
 use super::bpffs::BpfFs;
@@ -421,6 +422,21 @@ impl World {
 
     pub(crate) fn set_suspect(&mut self, id: u32, until: u64) {
         self.set("SUSPECTS", id, until);
+    }
+
+    /// The ways in this place, by processor.
+    pub(crate) fn routes(&self, place: u32) -> Vec<RememberedRoute> {
+        let map: PerCpuArray<_, RememberedRoute> = self.map("ROUTES");
+        map.get(&place, 0).expect("the place is in range").to_vec()
+    }
+
+    /// Puts a way into this place, for every processor.
+    pub(crate) fn set_route(&mut self, place: u32, route: RememberedRoute) {
+        let routes = vec![route; self.routes(place).len()];
+        let map = self.ebpf.map_mut("ROUTES").expect("there is a map ROUTES");
+        let mut map: PerCpuArray<_, RememberedRoute> = map.try_into().expect("it is an array per CPU");
+        let routes = PerCpuValues::try_from(routes).expect("there is one for each");
+        map.set(place, routes, 0).expect("the place is in range");
     }
 
     pub(crate) fn vip_reply(&self, key: &VipReplyKey) -> Option<VipReply> {

@@ -1,6 +1,8 @@
 //! XDP's program beside those of TC, on the same tables.
 
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
@@ -8,6 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_agent::dataplane::object::{XDP_OBJECT, program};
 use mesh_common::maps;
 use mesh_common::outcome::Outcome;
+use mesh_common::route::LASTS_NANOSECONDS;
 
 use super::bpffs::BpfFs;
 use super::cast::{self, Ip};
@@ -156,6 +159,7 @@ impl XdpRun {
 /// From now on the kernel does not know the hardware address of a neighbour on the uplink.
 pub(crate) fn forget_neighbour(address: Ip) {
     ip(&format!("neigh del {} dev uplink", dotted(address)));
+    let_ways_be_forgotten();
 }
 
 /// From now on the way to an address leads over another interface, with a neighbour that is known.
@@ -163,6 +167,12 @@ pub(crate) fn route_elsewhere(address: Ip) {
     let address = dotted(address);
     ip(&format!("route add {address}/32 dev bridge"));
     ip(&format!("neigh replace {address} lladdr 02:00:00:00:00:99 nud permanent dev bridge"));
+    let_ways_be_forgotten();
+}
+
+/// The programs' clock goes by the kernel's ticks, of which there are 100 a second at least.
+fn let_ways_be_forgotten() {
+    thread::sleep(Duration::from_nanos(LASTS_NANOSECONDS) + Duration::from_millis(10));
 }
 
 fn dotted(address: Ip) -> String {

@@ -1,0 +1,112 @@
+//! Ways that are remembered: followed for a moment, each for what it was asked for, at both hooks.
+
+use mesh_common::maps;
+use mesh_common::net::{Address, Mac};
+use mesh_common::outcome::Outcome;
+use mesh_common::route::{self, LASTS_NANOSECONDS, RememberedRoute};
+
+use crate::support::cast::{self, Ip, PUBLISHED};
+use crate::support::packet::{ACK, Packet, answer, data};
+use crate::support::world::{World, local, remote};
+use crate::support::xdp::Driver;
+
+/// A neighbour that the kernel does not know.
+const ELSEWHERE: Mac = [0x02, 0, 0, 0, 0, 0x77];
+/// So often a test is tried whose way gets old while it is looked at.
+const ATTEMPTS: usize = 50;
+
+#[test]
+fn a_way_that_is_remembered_is_followed_until_it_is_old() {
+    let mut world = World::serving(&[remote(7)]);
+    let driver = Driver::of(&mut world);
+    let packet = Packet::from_client(data(b"data"));
+    let sent_to = |world: &mut World, way, age| {
+        remember(world, way, age);
+        let run = driver.receives(&packet);
+        assert!(run.is_sent(), "{run:?}");
+        Mac::try_from(&run.after[..6]).expect("it has a header")
+    };
+    let way = way(cast::UPLINK, cast::NODE, cast::OTHER);
+    assert!((0..ATTEMPTS).any(|_| sent_to(&mut world, way, 0) == ELSEWHERE));
+    assert_eq!(sent_to(&mut world, way, LASTS_NANOSECONDS), cast::OTHER_MAC);
+    assert_eq!(remembered(&world, cast::OTHER).len(), 1, "it is known anew, by the processor that had asked");
+    for other in [
+        RememberedRoute { incoming: cast::BRIDGE, ..way },
+        RememberedRoute { source: Address::new(cast::CLIENT), ..way },
+        RememberedRoute { destination: Address::new(cast::CLIENT), ..way },
+    ] {
+        // In the place of the one that is asked for.
+        put(&mut world, cast::OTHER, RememberedRoute { asked: now(), ..other });
+        let after = driver.receives(&packet).after;
+        assert_eq!(after[..6], cast::OTHER_MAC);
+    }
+}
+
+#[test]
+fn tc_follows_what_it_remembers_too() {
+    let mut world = World::serving(&[local(5)]);
+    let _ = world.uplink_in(&Packet::from_client(data(b"request"))).leaves(Outcome::Delivered);
+    let packet = Packet::from_task(5, answer(ACK, b"answer"));
+    let expected = packet.as_frontend(cast::NODE, PUBLISHED).macs(ELSEWHERE, cast::NODE_MAC).bytes();
+    let followed = (0..ATTEMPTS).any(|_| {
+        remember(&mut world, way(cast::BRIDGE, cast::NODE, cast::CLIENT), 0);
+        world.bridge_in(&packet).leaves(Outcome::Replied) == expected
+    });
+    assert!(followed);
+    remember(&mut world, way(cast::BRIDGE, cast::NODE, cast::CLIENT), LASTS_NANOSECONDS);
+    let expected = packet.as_frontend(cast::NODE, PUBLISHED).macs(cast::CLIENT_MAC, cast::NODE_MAC).bytes();
+    world.bridge_in(&packet).leaves_as(Outcome::Replied, &expected);
+}
+
+#[test]
+fn a_way_without_a_hardware_address_is_asked_for_each_time() {
+    let world = World::serving(&[local(5)]);
+    let stranger = [10, 99, 0, 200];
+    let from_stranger = Packet::from_client(data(b"request")).with(|packet| packet.source = stranger);
+    let _ = world.uplink_in(&from_stranger).leaves(Outcome::Delivered);
+    let packet = Packet::from_task(5, answer(ACK, b"answer")).with(|packet| packet.destination = stranger);
+    let expected = packet.as_frontend(cast::NODE, PUBLISHED);
+    world.bridge_in(&packet).leaves_as(Outcome::Replied, &expected.bytes());
+    assert_eq!(remembered(&world, stranger), []);
+}
+
+/// To where nobody is.
+fn way(incoming: u32, source: Ip, destination: Ip) -> RememberedRoute {
+    let [a, b, c, d, e, f] = ELSEWHERE;
+    let [g, h, i, j, k, l] = cast::NODE_MAC;
+    RememberedRoute {
+        incoming,
+        source: Address::new(source),
+        destination: Address::new(destination),
+        interface: cast::UPLINK,
+        macs: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
+        ..RememberedRoute::default()
+    }
+}
+
+/// As if the kernel had been asked so many nanoseconds ago.
+fn remember(world: &mut World, way: RememberedRoute, age: u64) {
+    put(world, way.destination.octets(), RememberedRoute { asked: now() - age, ..way });
+}
+
+/// Into the place of an address, on every processor.
+fn put(world: &mut World, destination: Ip, way: RememberedRoute) {
+    world.set_route(route::place(Address::new(destination), maps::ROUTE_BITS), way);
+}
+
+/// The ways to an address that the kernel has named.
+fn remembered(world: &World, destination: Ip) -> Vec<RememberedRoute> {
+    let ways = world.routes(route::place(Address::new(destination), maps::ROUTE_BITS));
+    let is_the_kernels =
+        |way: &RememberedRoute| way.incoming != 0 && way.macs != self::way(0, destination, destination).macs;
+    ways.into_iter().filter(is_the_kernels).collect()
+}
+
+/// The programs' clock.
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a valid `timespec`.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    assert_eq!(result, 0);
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
