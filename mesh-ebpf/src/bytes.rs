@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::ffi::c_void;
 use core::intrinsics::is_val_statically_known;
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use mesh_common::checksum::Sum;
@@ -29,6 +30,37 @@ impl<T: Copy> Even<T> {
     pub(crate) unsafe fn write(place: *mut T, value: T) {
         // SAFETY: as promised by the caller.
         unsafe { place.cast::<Self>().write(Self(value)) }
+    }
+}
+
+/// Aligned for words of 64 bits.
+#[repr(C, align(8))]
+pub(crate) struct Aligned<T>(T);
+
+/// All zeroes, word by word: told to clear a struct, the compiler calls a loop over its bytes.
+///
+/// # Safety
+/// All zeroes is a value of the type.
+#[inline(always)]
+pub(crate) unsafe fn zeroed<T>(place: &mut MaybeUninit<Aligned<T>>) -> &mut T {
+    // SAFETY: the place is aligned for its words; and as promised by the caller.
+    unsafe {
+        clear(place.as_mut_ptr());
+        &mut place.assume_init_mut().0
+    }
+}
+
+/// As [`zeroed`], where something is already.
+///
+/// # Safety
+/// The pointer is to a value that may be written, and is aligned for words of 64 bits. All zeroes is a value of the type.
+#[inline(always)]
+pub(crate) unsafe fn clear<T>(place: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) };
+    let words = place.cast::<u64>();
+    for word in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: the struct is aligned for its words, and has as many.
+        unsafe { words.add(word).write_volatile(0) };
     }
 }
 

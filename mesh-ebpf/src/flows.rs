@@ -19,7 +19,7 @@ use crate::packet::{Fragment, Packet};
 use crate::refusals::Offer;
 use crate::rewrite::Ends;
 use crate::verdict::PackedVerdict;
-use crate::{connections, counters, frontends, refusals, rewrite, suspects};
+use crate::{bytes, connections, counters, frontends, refusals, rewrite, suspects};
 
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
@@ -339,8 +339,11 @@ fn retire<T: Tables>(key: &T::Key, flow: &Flow) {
 fn fresh(flow: &Flow) -> Option<&'static mut Opening> {
     let place = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
-    let opening = unsafe { &mut *place };
-    *opening = Opening { flow: *flow, ..Opening::default() };
+    let opening = unsafe {
+        bytes::clear(place);
+        &mut *place
+    };
+    opening.flow = *flow;
     Some(opening)
 }
 

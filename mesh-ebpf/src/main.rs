@@ -44,6 +44,7 @@ mod tunnel;
 mod verdict;
 mod vips;
 
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -52,12 +53,10 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
-use mesh_common::reply::Reply;
 use mesh_common::tunnel::flags::REPLY;
 
 use crate::frame::{Direction, Frame};
 use crate::packet::Packet;
-use crate::tunnel::Arrival;
 use crate::verdict::{PackedVerdict, Verdict, Way};
 
 #[classifier]
@@ -138,12 +137,13 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         let choice = request::assign(frame, packet);
         return request::serve(frame, packet, settings, choice);
     }
-    let mut arrival = Arrival::default();
-    match tunnel::open(frame, packet, settings, &mut arrival) {
-        Ok(()) => {}
+    let mut arrival = MaybeUninit::uninit();
+    let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
+        // SAFETY: it has been written.
+        Ok(()) => unsafe { arrival.assume_init_ref() },
         Err(Outcome::Probed) => return Verdict::from((Outcome::Probed, frame.back())).into(),
         Err(outcome) => return outcome.into(),
-    }
+    };
     if arrival.address.flags & REPLY != 0 {
         if packet.protocol == protocol::ICMP {
             let address = arrival.address;
@@ -152,11 +152,11 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
                 return verdict;
             }
         }
-        tunnel::answer(frame, packet, &arrival)
+        tunnel::answer(frame, packet, arrival)
     } else if packet.protocol == protocol::ICMP {
-        icmp::to_task(frame, packet, settings, &arrival)
+        icmp::to_task(frame, packet, settings, arrival)
     } else {
-        tunnel::request(frame, packet, settings, &arrival)
+        tunnel::request(frame, packet, settings, arrival)
     }
 }
 
@@ -185,12 +185,13 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         }
         return icmp::from_task(frame, packet, settings);
     }
-    let mut reply = Reply::default();
-    let verdict = reply::hear(frame, packet, &mut reply);
+    let mut reply = MaybeUninit::uninit();
+    let reply = replies::empty(&mut reply);
+    let verdict = reply::hear(frame, packet, reply);
     if verdict.outcome() != Outcome::Replied {
         return verdict;
     }
-    reply::send(frame, packet, settings, &reply)
+    reply::send(frame, packet, settings, reply)
 }
 
 #[inline(always)]
@@ -220,21 +221,22 @@ fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i
     if frame.has_vlan_tag() {
         return act(Outcome::NotOurs, Way::None);
     }
-    let mut packet = Packet::default();
+    let mut packet = MaybeUninit::uninit();
+    let packet = Packet::unread(&mut packet);
     if let Err(outcome) = packet.read(frame) {
         return act(outcome, Way::None);
     }
     if let Some(blocks) = split::is_copy(frame)
-        && let Err(outcome) = split::lose_first_part(frame, &mut packet, blocks)
+        && let Err(outcome) = split::lose_first_part(frame, packet, blocks)
     {
         return act(outcome, Way::None);
     }
-    if !flows::complete_fragment(&mut packet) {
+    if !flows::complete_fragment(packet) {
         return act(Outcome::UnknownFragment, Way::None);
     }
-    let verdict = steps(frame, &mut packet);
+    let verdict = steps(frame, packet);
     if let Way::Back(answer) = verdict.way() {
-        return match refuse::answer(frame, &packet, answer) {
+        return match refuse::answer(frame, packet, answer) {
             Ok(()) => act(verdict.outcome(), frame.back()),
             Err(outcome) => act(outcome, Way::None),
         };

@@ -1,10 +1,14 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
+use core::mem::MaybeUninit;
+
 use mesh_common::flow::{FlowKey, FragmentKey};
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
+use crate::bytes::{self, Aligned};
+use crate::flows;
 use crate::frame::Frame;
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
@@ -164,6 +168,8 @@ pub(crate) enum Fragment {
 /// What the dataplane reads of a packet.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Packet {
+    /// When it was read: [`flows::now`], once for all that is done with it.
+    pub(crate) now: u64,
     /// The number of the overlay network that it is on; 0 for none.
     pub(crate) network: u32,
     pub(crate) source: Address,
@@ -194,16 +200,24 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
+    /// One that is yet to be read.
+    #[inline(always)]
+    pub(crate) fn unread(place: &mut MaybeUninit<Aligned<Self>>) -> &mut Self {
+        // SAFETY: all zeroes is a value of each field, as `Default` says.
+        unsafe { bytes::zeroed(place) }
+    }
+
     /// Reads the IPv4 packet behind the Ethernet header into this one. Anything else is [`Outcome::NotOurs`]; lengths that
     /// do not add up are [`Outcome::Malformed`].
     #[inline(never)]
     pub(crate) fn read(&mut self, frame: &Frame) -> Result<(), Outcome> {
-        *self = Self::try_read(frame)?;
+        let now = if self.now == 0 { flows::now() } else { self.now };
+        *self = Self::try_read(frame, now)?;
         Ok(())
     }
 
     #[inline(always)]
-    fn try_read(frame: &Frame) -> Result<Self, Outcome> {
+    fn try_read(frame: &Frame, now: u64) -> Result<Self, Outcome> {
         frame.make_linear(NETWORK as u32 + 40);
         let kind: u16 = frame.read(NETWORK - 2).ok_or(Outcome::Malformed)?;
         if kind != ethertype::IPV4.to_be() {
@@ -217,6 +231,7 @@ impl Packet {
         }
         let fragment = u16::from_be(header.fragment);
         let mut packet = Self {
+            now,
             network: frame.network(),
             source: Address::from_wire(header.source),
             destination: Address::from_wire(header.destination),

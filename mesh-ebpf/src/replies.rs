@@ -3,6 +3,8 @@
 //! As for an entry node's flows, only TCP conversations whose handshake is proven get into the table that forgets nothing. The
 //! home node sees both directions, whichever way the answers go.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
@@ -12,6 +14,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, translated_port};
 use mesh_common::tcp::{self, Sender, state};
 
+use crate::bytes::{self, Aligned};
 use crate::counters;
 use crate::packet::Packet;
 
@@ -31,6 +34,13 @@ static TRANSLATIONS: LruHashMap<TranslationKey, Port> = LruHashMap::with_max_ent
 pub(crate) struct Known {
     pub(crate) reply: &'static mut Reply,
     pub(crate) is_established: bool,
+}
+
+/// A conversation with nothing in it.
+#[inline(always)]
+pub(crate) fn empty(place: &mut MaybeUninit<Aligned<Reply>>) -> &mut Reply {
+    // SAFETY: this is a struct of integers.
+    unsafe { bytes::zeroed(place) }
 }
 
 /// The conversation that a task's packet belongs to.

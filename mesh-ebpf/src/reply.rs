@@ -29,7 +29,7 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedV
         padding: [0, 0, 0],
     };
     let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
-    let now = flows::now();
+    let now = packet.now;
     if is_its_own(packet, known.reply, now) {
         replies::forget(&key);
         return Outcome::NotOurs.into();
@@ -82,7 +82,7 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 
 #[inline(always)]
 fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
-    let route = Route::known(frame, reply.frontend, packet.destination);
+    let route = Route::known(frame, packet, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
         clamp(frame, packet, settings)?;
@@ -99,7 +99,7 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
 /// comes in as if the other node had sent it.
 #[inline(always)]
 fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Step {
-    let way = Route::known(frame, packet.destination, reply.frontend).map(|route| route.come_from(frame));
+    let way = Route::known(frame, packet, packet.destination, reply.frontend).map(|route| route.come_from(frame));
     match way {
         Some(way @ Way::Inward(_)) => Ok((Outcome::Replied, way).into()),
         // In by the bridge, which a strict `rp_filter` may not like.
@@ -172,7 +172,7 @@ fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedVerdict
     key.client_port = reply.client_port;
     match flows::recall::<Published>(&key) {
         Some(Known::Established(flow)) => {
-            flows::note_task::<Published>(&key, flow, packet, flows::now());
+            flows::note_task::<Published>(&key, flow, packet, packet.now);
             Outcome::NotOurs.into()
         }
         Some(Known::Opening(_)) => {

@@ -1,11 +1,11 @@
 //! Client → service, at the entry node: find the frontend, recall or choose a backend, and send the packet on to it.
 
+use core::mem::MaybeUninit;
+
 use mesh_common::backend::{Backend, flags, state};
 use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
 use mesh_common::frontend::Frontend;
-use mesh_common::net::Address;
 use mesh_common::outcome::Outcome;
-use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
@@ -15,7 +15,7 @@ use crate::flows::{Known, Published, Tables};
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{counters, flows, frontends, node, refuse, selection, split, suspects, tunnel};
+use crate::{counters, flows, frontends, node, refuse, replies, selection, split, suspects, tunnel};
 
 /// What a packet's backend is, or why it has none.
 pub(crate) enum Choice {
@@ -111,7 +111,7 @@ pub(crate) fn is_refused_to_node(packet: &Packet) -> bool {
         && flows::recall_opening::<Published>(&packet.flow_from_client()).is_some_and(|opening| {
             is_offered_again(packet, opening)
                 || serving(&opening.flow)
-                    .is_some_and(|backend| is_unanswered(packet, opening, backend, flows::now()))
+                    .is_some_and(|backend| is_unanswered(packet, opening, backend, packet.now))
         })
         && node::is_local(packet.source)
 }
@@ -128,19 +128,17 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
         }
         return tunnel::to_home(frame, packet, settings, backend).map(|way| (Outcome::Tunnelled, way).into());
     }
-    let reply = Reply {
-        last_seen: flows::now(),
-        frontend: packet.destination,
-        entry: Address::UNSPECIFIED,
-        identity: backend.identity,
-        uplink: frame.interface(),
-        frontend_port: packet.destination_port,
-        client_port: packet.source_port,
-        flags: backend.flags,
-        ..Reply::default()
-    };
+    let mut reply = MaybeUninit::uninit();
+    let reply = replies::empty(&mut reply);
+    reply.last_seen = packet.now;
+    reply.frontend = packet.destination;
+    reply.identity = backend.identity;
+    reply.uplink = frame.interface();
+    reply.frontend_port = packet.destination_port;
+    reply.client_port = packet.source_port;
+    reply.flags = backend.flags;
     let target = Target { address: backend.bridge, port: backend.port, mac: backend.mac };
-    delivery::deliver(frame, packet, settings, &target, &reply).map(|way| (Outcome::Delivered, way).into())
+    delivery::deliver(frame, packet, settings, &target, reply).map(|way| (Outcome::Delivered, way).into())
 }
 
 /// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
@@ -152,7 +150,7 @@ pub(crate) fn choose<T: Tables>(
     frontend: impl Fn() -> Option<Frontend>,
     key: &T::Key,
 ) -> Result<Choice, Outcome> {
-    let now = flows::now();
+    let now = packet.now;
     let mut known = flows::recall::<T>(key);
     if known.is_none() && packet.is_tcp() && !packet.opens() {
         // On another CPU it may have moved from one table to the other between the two looks.

@@ -172,7 +172,13 @@ pub(crate) fn set_macs(frame: &Frame, destination: Mac, source: Mac) -> Result<(
 /// As [`set_macs`], both as they stand in a frame.
 #[inline(always)]
 pub(crate) fn set_both_macs(frame: &Frame, macs: [u32; 3]) -> Result<(), Outcome> {
-    write(frame, 0, macs)
+    /// Of an array, the compiler would copy one byte after the other.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    struct Words(u32, u32, u32);
+
+    let [first, second, third] = macs;
+    write(frame, 0, Words(first, second, third))
 }
 
 /// Lowers the MSS option of a SYN or SYN-ACK to what fits into `mtu` (RFC 9293 §3.7.1).
@@ -309,7 +315,8 @@ pub(crate) fn into_reset(frame: &Frame, packet: &Packet) -> Result<(), Outcome> 
 pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
     let Some(flags) = frame.read::<[u16; 2]>(packet.transport + 12) else { return };
-    let Some(macs) = frame.read::<[Mac; 2]>(0) else { return };
+    let Some(macs) = frame.read::<[u16; 6]>(0) else { return };
+    let [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l]] = macs.map(u16::to_ne_bytes);
     let tcp_header = usize::from(flags[0].to_ne_bytes()[0] >> 4) * 4;
     let data = usize::from(packet.length).wrapping_sub(packet.header_length() + tcp_header) as u32;
     syn.sequence = packet.sequence;
@@ -321,9 +328,10 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     syn.traffic_class = packet.traffic_class;
     syn.ttl = packet.ttl;
     // What leaves would come in again from where it goes to.
-    let (destination, source) = if frame.is_leaving() { (1, 0) } else { (0, 1) };
-    syn.destination_mac = macs[destination];
-    syn.source_mac = macs[source];
+    let leaves = frame.is_leaving();
+    let (destination, source) = ([a, b, c, d, e, f], [g, h, i, j, k, l]);
+    syn.destination_mac = if leaves { source } else { destination };
+    syn.source_mac = if leaves { destination } else { source };
     let options = tcp_header.wrapping_sub(TCP_HEADER) as u32;
     let is_kept =
         options == 0 || frame.load(packet.transport + TCP_HEADER, &mut syn.options, options).is_ok();

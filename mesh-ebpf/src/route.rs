@@ -11,10 +11,10 @@ use mesh_common::net::{Address, Mac};
 use mesh_common::outcome::Outcome;
 use mesh_common::route::{self, RememberedRoute};
 
-use crate::flows;
 use crate::frame::{self, Frame};
-use crate::rewrite;
+use crate::packet::Packet;
 use crate::verdict::Way;
+use crate::{bytes, rewrite};
 
 /// The kernel's answer takes longer than all else that is done for a packet of an established flow.
 #[map]
@@ -35,24 +35,34 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// The way from `source` to `destination` by the node's routes, as they are or were a moment ago; out of `otherwise` where
+    /// The way of a packet from `source` to `destination` by the node's routes, as they are or were a moment ago; out of `otherwise` where
     /// they say nothing, as when forwarding is off on the interface that the packet came in by.
     #[inline(always)]
-    pub(crate) fn find(frame: &Frame, source: Address, destination: Address, otherwise: u32) -> Self {
-        Self::known(frame, source, destination).unwrap_or(Self::unresolved(otherwise))
+    pub(crate) fn find(
+        frame: &Frame,
+        packet: &Packet,
+        source: Address,
+        destination: Address,
+        otherwise: u32,
+    ) -> Self {
+        Self::known(frame, packet, source, destination).unwrap_or(Self::unresolved(otherwise))
     }
 
     /// The way from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
     /// itself.
     #[inline(always)]
-    pub(crate) fn known(frame: &Frame, source: Address, destination: Address) -> Option<Self> {
-        let now = flows::now();
+    pub(crate) fn known(
+        frame: &Frame,
+        packet: &Packet,
+        source: Address,
+        destination: Address,
+    ) -> Option<Self> {
         let place = route::place(destination, maps::ROUTE_BITS);
         let known = ROUTES.get_ptr_mut(place)?;
         // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
         let known = unsafe { &mut *known };
-        if !known.answers(frame.interface(), source, destination, now) {
-            let answer = ask(frame, source, destination, now, known);
+        if !known.answers(frame.interface(), source, destination, packet.now) {
+            let answer = ask(frame, source, destination, packet.now, known);
             if answer != REMEMBERED {
                 return if answer == 0 { None } else { Some(Self::unresolved(answer as u32)) };
             }
@@ -69,6 +79,7 @@ impl Route {
     #[inline(always)]
     pub(crate) fn to_node(
         frame: &Frame,
+        packet: &Packet,
         this: Address,
         other: Address,
         uplink: u32,
@@ -76,7 +87,7 @@ impl Route {
         if !frame::IS_XDP {
             return Ok(Self { interface: uplink, macs: None });
         }
-        let route = Self::find(frame, this, other, uplink);
+        let route = Self::find(frame, packet, this, other, uplink);
         if route.is_open(frame) { Ok(route) } else { Err(Outcome::NotOurs) }
     }
 
@@ -121,7 +132,8 @@ fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &m
     const SIZE: u16 = size_of::<FibLookup>() as u16;
 
     let mut lookup = MaybeUninit::uninit();
-    let lookup = zeroed(&mut lookup);
+    // SAFETY: this is a struct of integers.
+    let lookup: &mut FibLookup = unsafe { bytes::zeroed(&mut lookup) };
     lookup.family = AF_INET;
     lookup.ifindex = frame.interface();
     lookup.__bindgen_anon_3.ipv4_src = source.wire();
@@ -151,21 +163,4 @@ fn in_frame(destination: Mac, source: Mac) -> [u32; 3] {
     let [a, b, c, d, e, f] = destination;
     let [g, h, i, j, k, l] = source;
     [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
-}
-
-/// Aligned for words of 64 bits.
-#[repr(C, align(8))]
-struct Aligned(FibLookup);
-
-/// All zeroes, word by word: told to clear a struct, the compiler calls a loop over its bytes.
-#[inline(always)]
-fn zeroed(lookup: &mut MaybeUninit<Aligned>) -> &mut FibLookup {
-    const { assert!(size_of::<Aligned>().is_multiple_of(size_of::<u64>())) };
-    let words = lookup.as_mut_ptr().cast::<u64>();
-    for word in 0..size_of::<Aligned>() / size_of::<u64>() {
-        // SAFETY: the struct is aligned for its words, and has as many.
-        unsafe { words.add(word).write_volatile(0) };
-    }
-    // SAFETY: all zeroes is a value of this struct of integers.
-    unsafe { &mut lookup.assume_init_mut().0 }
 }

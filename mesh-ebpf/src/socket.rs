@@ -287,7 +287,7 @@ fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step 
             let flow = known.flow();
             let (id, generation) = (flow.backend, flow.generation);
             let backend = serving(id, generation)?;
-            flows::note_client::<Published>(&key, known, packet, backend, flows::now());
+            flows::note_client::<Published>(&key, known, packet, backend, packet.now);
             (id, backend)
         }
         None => given(frame, packet)?,
@@ -341,7 +341,7 @@ fn given(frame: &Frame, packet: &Packet) -> Result<(u32, &'static Backend), Outc
     }
     let key = packet.flow_from_client();
     let flow = Flow {
-        last_seen: flows::now(),
+        last_seen: packet.now,
         backend: socket.backend,
         generation: socket.generation,
         ..Flow::default()

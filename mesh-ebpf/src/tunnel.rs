@@ -1,9 +1,10 @@
 //! The tunnel between an entry node and a home node: putting packets in, and taking them out.
 
+use core::mem::MaybeUninit;
+
 use mesh_common::backend::{Backend, TaskKey};
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, ethertype, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::reply::Reply;
 use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
@@ -18,7 +19,7 @@ use crate::frame::{self, Frame};
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::route::Route;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{flows, frontends, node, rewrite};
+use crate::{flows, frontends, node, replies, rewrite};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -52,7 +53,7 @@ pub(crate) fn send(
         traffic_class: packet.traffic_class,
         address,
     });
-    let route = Route::to_node(frame, settings.node, node, uplink)?;
+    let route = Route::to_node(frame, packet, settings.node, node, uplink)?;
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
     Ok(route.take(frame))
 }
@@ -87,7 +88,7 @@ struct OuterTail {
 }
 
 /// What a packet that came out of the tunnel was addressed to, and by whom.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Arrival {
     pub(crate) address: TunnelAddress,
     /// The node that sent it.
@@ -95,15 +96,15 @@ pub(crate) struct Arrival {
 }
 
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
-/// what it was addressed to. A probe is turned around instead, and ends as [`Outcome::Probed`].
+/// what it was addressed to; it is written if this succeeds. A probe is turned around instead, and ends as [`Outcome::Probed`].
 #[inline(never)]
 pub(crate) fn open(
     frame: &Frame,
     packet: &mut Packet,
     settings: &Settings,
-    arrival: &mut Arrival,
+    arrival: &mut MaybeUninit<Arrival>,
 ) -> Result<(), Outcome> {
-    *arrival = try_open(frame, packet, settings)?;
+    arrival.write(try_open(frame, packet, settings)?);
     Ok(())
 }
 
@@ -169,19 +170,18 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: packet.protocol, padding: 0 };
     let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
-    let reply = Reply {
-        last_seen: flows::now(),
-        frontend: packet.destination,
-        entry: arrival.sender,
-        identity: address.identity,
-        uplink: frame.interface(),
-        frontend_port: packet.destination_port,
-        client_port: packet.source_port,
-        flags: task.flags,
-        ..Reply::default()
-    };
+    let mut reply = MaybeUninit::uninit();
+    let reply = replies::empty(&mut reply);
+    reply.last_seen = packet.now;
+    reply.frontend = packet.destination;
+    reply.entry = arrival.sender;
+    reply.identity = address.identity;
+    reply.uplink = frame.interface();
+    reply.frontend_port = packet.destination_port;
+    reply.client_port = packet.source_port;
+    reply.flags = task.flags;
     let target = Target { address: task.bridge, port: address.port, mac: task.mac };
-    let way = delivery::deliver(frame, packet, settings, &target, &reply)?;
+    let way = delivery::deliver(frame, packet, settings, &target, reply)?;
     Ok((Outcome::DeliveredFromTunnel, way).into())
 }
 
@@ -196,7 +196,7 @@ fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
         let key = packet.flow_from_frontend();
         match flows::recall::<Published>(&key) {
             Some(Known::Established(flow) | Known::Other(flow)) => {
-                flows::note_task::<Published>(&key, flow, packet, flows::now());
+                flows::note_task::<Published>(&key, flow, packet, packet.now);
             }
             Some(Known::Opening(_)) => {
                 let verdict = flows::hear_opening(frame, packet, &key, address.identity, address.port);
@@ -213,6 +213,6 @@ fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
     if !node::is_local(packet.source) {
         return Err(Outcome::UnknownFrontend);
     }
-    let route = Route::find(frame, packet.source, packet.destination, frame.interface());
+    let route = Route::find(frame, packet, packet.source, packet.destination, frame.interface());
     Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
 }

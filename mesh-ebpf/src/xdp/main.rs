@@ -59,6 +59,8 @@ mod tunnel;
 #[path = "../verdict.rs"]
 mod verdict;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -68,7 +70,6 @@ use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::Frame;
 use crate::packet::{NETWORK, Packet};
-use crate::tunnel::Arrival;
 use crate::verdict::{PackedVerdict, Verdict, Way};
 
 #[xdp]
@@ -86,13 +87,14 @@ fn may_be_ours(frame: &Frame) -> bool {
 /// Reads the packet, lets the steps decide, and does what they say.
 #[inline(always)]
 fn run(frame: &Frame) -> u32 {
-    let mut packet = Packet::default();
+    let mut packet = MaybeUninit::uninit();
+    let packet = Packet::unread(&mut packet);
     if packet.read(frame).is_err() {
         return XDP_PASS;
     }
-    let verdict = on_uplink(frame, &mut packet);
+    let verdict = on_uplink(frame, packet);
     if let Way::Back(answer) = verdict.way() {
-        return match refuse::answer(frame, &packet, answer) {
+        return match refuse::answer(frame, packet, answer) {
             Ok(()) => act(frame, verdict.outcome(), frame.back()),
             Err(outcome) => act(frame, outcome, Way::None),
         };
@@ -110,9 +112,10 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     if tunnel_flags(frame) & (REPLY | PROBE) == 0 {
         return Outcome::NotOurs.into();
     }
-    let mut arrival = Arrival::default();
+    let mut arrival = MaybeUninit::uninit();
     match tunnel::open(frame, packet, settings, &mut arrival) {
-        Ok(()) => tunnel::answer(frame, packet, &arrival),
+        // SAFETY: it has been written.
+        Ok(()) => tunnel::answer(frame, packet, unsafe { arrival.assume_init_ref() }),
         Err(Outcome::Probed) => Verdict::from((Outcome::Probed, frame.back())).into(),
         Err(outcome) => outcome.into(),
     }
