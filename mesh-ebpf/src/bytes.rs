@@ -89,7 +89,9 @@ pub(crate) fn sum(length: usize, load: impl FnOnce(*mut c_void, u32) -> i64) -> 
     if length > MOST {
         return Err(Outcome::Malformed);
     }
-    let mut bytes = [0_u32; MOST / 4];
+    let mut bytes = MaybeUninit::uninit();
+    // SAFETY: these are integers.
+    let bytes: &mut [u32; MOST / 4] = unsafe { zeroed(&mut bytes) };
     if load(bytes.as_mut_ptr().cast(), length as u32) != 0 {
         return Err(Outcome::Malformed);
     }

@@ -1,7 +1,7 @@
 //! A packet in the kernel's hands: bounds-checked access to its bytes, and what the hook lets us do with it.
 
 use core::ffi::c_void;
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
@@ -257,7 +257,9 @@ impl<'a> Frame<'a> {
             if left > PIECE {
                 break;
             }
-            let mut bytes = [0_u32; PIECE / 4];
+            let mut bytes = MaybeUninit::uninit();
+            // SAFETY: these are integers.
+            let bytes: &mut [u32; PIECE / 4] = unsafe { bytes::zeroed(&mut bytes) };
             // SAFETY: the buffer holds the bytes that are asked for; what is behind them stays zero and adds nothing.
             let sum = unsafe {
                 if bpf_skb_load_bytes(

@@ -56,14 +56,35 @@ impl From<Result<Choice, Outcome>> for PackedChoice {
 }
 
 /// Chooses for a packet whose port is published on this node.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
+    // As `Packet::read`.
+    if frame::IS_XDP { try_assign(frame, packet).into() } else { assign_apart(frame, packet) }
+}
+
+#[inline(never)]
+fn assign_apart(frame: &Frame, packet: &Packet) -> PackedChoice {
     try_assign(frame, packet).into()
 }
 
 /// Sends a client's packet to what was chosen for it.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn serve(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    choice: PackedChoice,
+) -> PackedVerdict {
+    // As `Packet::read`.
+    if frame::IS_XDP {
+        try_serve(frame, packet, settings, choice).into()
+    } else {
+        serve_apart(frame, packet, settings, choice)
+    }
+}
+
+#[inline(never)]
+fn serve_apart(
     frame: &Frame,
     packet: &mut Packet,
     settings: &Settings,

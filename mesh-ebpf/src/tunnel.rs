@@ -97,8 +97,33 @@ pub(crate) struct Arrival {
 
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
 /// what it was addressed to; it is written if this succeeds. A probe is turned around instead, and ends as [`Outcome::Probed`].
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn open(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    arrival: &mut MaybeUninit<Arrival>,
+) -> Result<(), Outcome> {
+    // As `Packet::read`.
+    if frame::IS_XDP {
+        open_here(frame, packet, settings, arrival)
+    } else {
+        open_apart(frame, packet, settings, arrival)
+    }
+}
+
+#[inline(never)]
+fn open_apart(
+    frame: &Frame,
+    packet: &mut Packet,
+    settings: &Settings,
+    arrival: &mut MaybeUninit<Arrival>,
+) -> Result<(), Outcome> {
+    open_here(frame, packet, settings, arrival)
+}
+
+#[inline(always)]
+fn open_here(
     frame: &Frame,
     packet: &mut Packet,
     settings: &Settings,
@@ -159,8 +184,18 @@ pub(crate) fn request(
 }
 
 /// At the entry node: an answer, which already has the frontend's address, for a client or for a process here.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+    // As `Packet::read`.
+    if frame::IS_XDP {
+        try_answer(frame, packet, arrival).into()
+    } else {
+        answer_apart(frame, packet, arrival)
+    }
+}
+
+#[inline(never)]
+fn answer_apart(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
     try_answer(frame, packet, arrival).into()
 }
 
