@@ -72,14 +72,14 @@ fn a_way_without_a_hardware_address_is_asked_for_each_time() {
 
 /// To where nobody is.
 fn way(incoming: u32, source: Ip, destination: Ip) -> RememberedRoute {
-    let [a, b, c, d, e, f] = ELSEWHERE;
-    let [g, h, i, j, k, l] = cast::NODE_MAC;
+    let both: Vec<u8> = ELSEWHERE.into_iter().chain(cast::NODE_MAC).collect();
+    let word = |at: usize| u32::from_ne_bytes(both[at..at + 4].try_into().expect("four bytes"));
     RememberedRoute {
         incoming,
         source: Address::new(source),
         destination: Address::new(destination),
         interface: cast::UPLINK,
-        macs: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
+        macs: [word(0), word(4), word(8)],
         ..RememberedRoute::default()
     }
 }
