@@ -134,8 +134,7 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         return Outcome::NotOurs.into();
     }
     if !tunnel::is_tunnelled(packet, settings) {
-        let choice = request::assign(frame, packet);
-        return request::serve(frame, packet, settings, choice);
+        return request::handle(frame, packet, settings);
     }
     let mut arrival = MaybeUninit::uninit();
     let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
@@ -169,8 +168,7 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         return Outcome::NotOurs.into();
     }
     if request::is_refused_to_node(packet) {
-        let choice = request::assign(frame, packet);
-        return request::serve(frame, packet, settings, choice);
+        return request::handle(frame, packet, settings);
     }
     socket::leaving(frame, packet, settings)
 }

@@ -99,7 +99,8 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
 /// comes in as if the other node had sent it.
 #[inline(always)]
 fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Step {
-    let way = Route::known(frame, packet, packet.destination, reply.frontend).map(|route| route.come_from(frame));
+    let way =
+        Route::known(frame, packet, packet.destination, reply.frontend).map(|route| route.come_from(frame));
     match way {
         Some(way @ Way::Inward(_)) => Ok((Outcome::Replied, way).into()),
         // In by the bridge, which a strict `rp_filter` may not like.

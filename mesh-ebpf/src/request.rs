@@ -55,46 +55,32 @@ impl From<Result<Choice, Outcome>> for PackedChoice {
     }
 }
 
-/// Chooses for a packet whose port is published on this node.
+/// Sends a packet whose port is published on this node to the backend that its flow has or gets.
 #[inline(always)]
-pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
-    // As `Packet::read`.
-    if frame::IS_XDP { try_assign(frame, packet).into() } else { assign_apart(frame, packet) }
-}
-
-#[inline(never)]
-fn assign_apart(frame: &Frame, packet: &Packet) -> PackedChoice {
-    try_assign(frame, packet).into()
-}
-
-/// Sends a client's packet to what was chosen for it.
-#[inline(always)]
-pub(crate) fn serve(
-    frame: &Frame,
-    packet: &mut Packet,
-    settings: &Settings,
-    choice: PackedChoice,
-) -> PackedVerdict {
+pub(crate) fn handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
     // As `Packet::read`.
     if frame::IS_XDP {
-        try_serve(frame, packet, settings, choice).into()
+        try_handle(frame, packet, settings).into()
     } else {
-        serve_apart(frame, packet, settings, choice)
+        handle_apart(frame, packet, settings)
     }
 }
 
 #[inline(never)]
-fn serve_apart(
-    frame: &Frame,
-    packet: &mut Packet,
-    settings: &Settings,
-    choice: PackedChoice,
-) -> PackedVerdict {
-    try_serve(frame, packet, settings, choice).into()
+fn handle_apart(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
+    try_handle(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
+fn try_handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
+    // In one register, or the compiler mixes up what an error does not have (see [`PackedVerdict`]).
+    let choice = PackedChoice::from(assign(frame, packet));
+    serve(frame, packet, settings, choice.unpack()?)
+}
+
+/// Chooses for a packet.
+#[inline(always)]
+fn assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
     if !node::is_local(packet.destination) && !is_refused_to_node(packet) {
         return Err(Outcome::NotOurs);
     }
@@ -104,9 +90,10 @@ fn try_assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
     Ok(choice)
 }
 
+/// Sends a packet to what was chosen for it.
 #[inline(always)]
-fn try_serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: PackedChoice) -> Step {
-    match choice.unpack()? {
+fn serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Choice) -> Step {
+    match choice {
         Choice::Backend(id, backend) => {
             let length = packet.length;
             let verdict = send(frame, packet, settings, backend)?;
@@ -198,7 +185,8 @@ pub(crate) fn choose<T: Tables>(
                 choose_new::<T>(frame, packet, frontend, key, now)
             }
             Known::Opening(opening) => {
-                if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now)) {
+                if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now))
+                {
                     suspects::suspect(id, now);
                 }
                 choose_new::<T>(frame, packet, frontend, key, now)

@@ -1,6 +1,6 @@
 //! Writing packets: the only file that changes packet bytes.
 
-use core::mem::size_of;
+use core::mem::{self, size_of};
 
 use mesh_common::checksum::Sum;
 use mesh_common::flow::Syn;
@@ -316,7 +316,8 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
     let Some(flags) = frame.read::<[u16; 2]>(packet.transport + 12) else { return };
     let Some(macs) = frame.read::<[u16; 6]>(0) else { return };
-    let [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l]] = macs.map(u16::to_ne_bytes);
+    // SAFETY: both are 12 bytes of integers.
+    let [destination_mac, source_mac] = unsafe { mem::transmute::<[u16; 6], [Mac; 2]>(macs) };
     let tcp_header = usize::from(flags[0].to_ne_bytes()[0] >> 4) * 4;
     let data = usize::from(packet.length).wrapping_sub(packet.header_length() + tcp_header) as u32;
     syn.sequence = packet.sequence;
@@ -329,9 +330,8 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     syn.ttl = packet.ttl;
     // What leaves would come in again from where it goes to.
     let leaves = frame.is_leaving();
-    let (destination, source) = ([a, b, c, d, e, f], [g, h, i, j, k, l]);
-    syn.destination_mac = if leaves { source } else { destination };
-    syn.source_mac = if leaves { destination } else { source };
+    syn.destination_mac = if leaves { source_mac } else { destination_mac };
+    syn.source_mac = if leaves { destination_mac } else { source_mac };
     let options = tcp_header.wrapping_sub(TCP_HEADER) as u32;
     let is_kept =
         options == 0 || frame.load(packet.transport + TCP_HEADER, &mut syn.options, options).is_ok();

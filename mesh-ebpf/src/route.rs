@@ -1,6 +1,6 @@
 //! Map `ROUTES`, and the way out: asked of the kernel's routing table before a packet is changed, and followed for a moment.
 
-use core::mem::{MaybeUninit, size_of};
+use core::mem::{self, MaybeUninit, size_of};
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
@@ -160,7 +160,6 @@ fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &m
 
 #[inline(always)]
 fn in_frame(destination: Mac, source: Mac) -> [u32; 3] {
-    let [a, b, c, d, e, f] = destination;
-    let [g, h, i, j, k, l] = source;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
+    // SAFETY: both are 12 bytes of integers.
+    unsafe { mem::transmute::<[Mac; 2], [u32; 3]>([destination, source]) }
 }

@@ -72,14 +72,13 @@ fn a_way_without_a_hardware_address_is_asked_for_each_time() {
 
 /// To where nobody is.
 fn way(incoming: u32, source: Ip, destination: Ip) -> RememberedRoute {
-    let both: Vec<u8> = ELSEWHERE.into_iter().chain(cast::NODE_MAC).collect();
-    let word = |at: usize| u32::from_ne_bytes(both[at..at + 4].try_into().expect("four bytes"));
+    let macs = [ELSEWHERE, cast::NODE_MAC].concat();
     RememberedRoute {
         incoming,
         source: Address::new(source),
         destination: Address::new(destination),
         interface: cast::UPLINK,
-        macs: [word(0), word(4), word(8)],
+        macs: [0, 4, 8].map(|at| u32::from_ne_bytes(macs[at..at + 4].try_into().expect("it is long enough"))),
         ..RememberedRoute::default()
     }
 }

@@ -106,8 +106,7 @@ fn run(frame: &Frame) -> u32 {
 fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if !tunnel::is_tunnelled(packet, settings) {
-        let choice = request::assign(frame, packet);
-        return request::serve(frame, packet, settings, choice);
+        return request::handle(frame, packet, settings);
     }
     if tunnel_flags(frame) & (REPLY | PROBE) == 0 {
         return Outcome::NotOurs.into();
