@@ -1,11 +1,12 @@
-//! Programs that only `cargo xtask bench packet` runs: wrappers that make a packet what it was and then call the program that is
-//! measured, empty programs to know the wrappers' own cost, and floors.
+//! Programs that only `cargo xtask bench` runs. For `packet`: wrappers that make a packet what it was and then call the program
+//! that is measured, empty programs to know the wrappers' own cost, and floors. For `lab`: both ends of a line.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
 #![feature(asm_experimental_arch)]
 
 mod floor;
+mod wire;
 
 use core::arch::asm;
 

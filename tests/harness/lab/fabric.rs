@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::pass;
+use super::pass::{self, FarEnd};
 use crate::cmd::Cmd;
 
 /// The namespace that holds the bridge and the client, as `ip netns` knows it.
@@ -71,7 +71,12 @@ pub(super) fn make_wire(node: &str, pid: i32, wire: bool) -> Result<()> {
         let enter = Cmd::new("nsenter").arg(format!("--net={net}"));
         enter.args(["ethtool", "-K", interface, "tx", offload]).quiet().read()?;
     }
-    pass::set(&namespace, node, wire)
+    pass::set(&namespace, node, if wire { FarEnd::Pass } else { FarEnd::Nothing })
+}
+
+/// What is done with packets at the fabric's end of a cable.
+pub(super) fn far_end(node: &str, program: FarEnd<'_>) -> Result<()> {
+    pass::set(&format!("/run/netns/{FABRIC}"), node, program)
 }
 
 /// Pulls a node's cable, or plugs it in again.

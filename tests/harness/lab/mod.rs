@@ -15,6 +15,7 @@ mod fabric;
 mod lock;
 mod node;
 mod pass;
+mod stranger;
 mod swarm;
 
 use std::{fs, io::ErrorKind, path::Path, thread};
@@ -26,6 +27,8 @@ pub use self::{
     fabric::{CLIENT, FABRIC, FAR_CLIENT},
     lock::Lock,
     node::Node,
+    pass::FarEnd,
+    stranger::Stranger,
 };
 use crate::cmd::Cmd;
 
@@ -137,6 +140,11 @@ impl Lab {
     /// The docker client at the first manager.
     pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
         self.manager().docker(args)
+    }
+
+    /// Has XDP do this with what arrives at the fabric's end of a machine's cable, which is called like the machine.
+    pub fn far_end(machine: &str, program: FarEnd<'_>) -> Result<()> {
+        fabric::far_end(machine, program)
     }
 
     /// Does something on every node at once.

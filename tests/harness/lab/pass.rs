@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::Error,
     mem::size_of,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     thread,
 };
 
@@ -24,10 +24,25 @@ const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_FLAGS: u16 = 3;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// Puts the program on an interface of a namespace, or takes it off.
-pub(super) fn set(namespace: &str, interface: &str, attached: bool) -> Result<()> {
+/// What the driver of the fabric's end of a cable runs on packets that arrive there.
+#[derive(Debug, Clone, Copy)]
+pub enum FarEnd<'a> {
+    Nothing,
+    Pass,
+    /// Another XDP program, loaded.
+    Other(BorrowedFd<'a>),
+}
+
+/// Puts a program on an interface of a namespace, in place of what is there.
+pub(super) fn set(namespace: &str, interface: &str, program: FarEnd<'_>) -> Result<()> {
     let home = File::open(namespace).with_context(|| format!("cannot open {namespace}"))?;
     let name = CString::new(interface)?;
+    let pass = if matches!(program, FarEnd::Pass) { Some(load()?) } else { None };
+    let descriptor = match (&pass, program) {
+        (Some(pass), _) => pass.as_raw_fd(),
+        (None, FarEnd::Other(program)) => program.as_raw_fd(),
+        (None, _) => -1,
+    };
     // A namespace is a thread's.
     let there = thread::spawn(move || -> Result<()> {
         // SAFETY: the file is open, and the call affects only this thread; the name ends with a zero byte.
@@ -36,7 +51,7 @@ pub(super) fn set(namespace: &str, interface: &str, attached: bool) -> Result<()
             libc::if_nametoindex(name.as_ptr())
         };
         ensure!(index != 0, "there is no such interface");
-        if attached { change(index, load()?.as_raw_fd()) } else { change(index, -1) }
+        change(index, descriptor)
     });
     let done = there.join().map_err(|_| anyhow!("a thread panicked"))?;
     done.with_context(|| format!("cannot change the XDP program of {interface}"))

@@ -3,6 +3,7 @@
 
 mod convergence;
 mod dns;
+mod lab;
 mod machine;
 mod packet;
 mod plot;
@@ -33,6 +34,12 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Packets, connections and requests through an entry node, against nftables, HAProxy and no entry node at all
+    Lab {
+        /// Fewer and shorter repetitions
+        #[arg(long)]
+        quick: bool,
+    },
     /// Queries per second and latencies of the resolver, against Docker's, dnsmasq and unbound
     Dns {
         /// Seconds for each server
@@ -54,6 +61,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Convergence { repetitions } => on_lab(|lab| convergence::run(lab, *repetitions)),
         Command::Dns { seconds } => on_lab(|lab| dns::run(lab, *seconds)),
+        Command::Lab { quick } => {
+            setup::ensure(&[Set::Build])?;
+            on_lab(|lab| lab::run(lab, *quick))
+        }
         Command::Packet { quick, filter } => {
             setup::ensure(&[Set::Build, Set::Lab])?;
             packet::run(*quick, filter)

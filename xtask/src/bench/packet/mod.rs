@@ -9,6 +9,8 @@ mod frames;
 mod node;
 mod report;
 
+pub(super) use self::node::thread_time;
+
 use anyhow::{Result, ensure};
 use mesh_common::outcome::Outcome;
 use mesh_tests::interrupt;
@@ -228,7 +230,7 @@ fn measure_lookup(node: &mut Node, runs: u32) -> Result<f64> {
 }
 
 /// Moving to another one would empty its caches.
-fn stay_on_one_processor() -> Result<()> {
+pub(super) fn stay_on_one_processor() -> Result<()> {
     // SAFETY: all zeroes is a set of processors, and the pointers are to it, for its size.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

@@ -354,7 +354,7 @@ fn context(hook: Hook, length: usize) -> Vec<u8> {
 
 /// What this thread has run for: the kernel gives whole nanoseconds for each run, too few for some; and a clock on the wall
 /// counts what others do in between.
-fn thread_time() -> Result<Duration> {
+pub(in crate::bench) fn thread_time() -> Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a valid `timespec`.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
