@@ -23,14 +23,16 @@ pub(crate) enum Set {
     Build,
     /// A Swarm on this machine and clients to try it with
     Lab,
-    /// Resolvers to compare with, and what measures them
+    /// Resolvers and rules to compare with, and what measures them
     Bench,
+    /// A proxy to compare with
+    Proxy,
     /// Lints and checks of dependencies
     Lint,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all = [Set::Build, Set::Lab, Set::Bench, Set::Lint];
+    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Lint];
     ensure(if args.sets.is_empty() { &all } else { &args.sets })?;
     println!("nothing is missing");
     Ok(())
@@ -44,6 +46,7 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
             Set::Build => build(&apt)?,
             Set::Lab => apt.install(LAB)?,
             Set::Bench => apt.install(BENCH)?,
+            Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
             Set::Lint => lint()?,
         }
     }
@@ -69,7 +72,13 @@ const LAB: &[(&str, &str)] = &[
     ("unbound", "unbound"),
 ];
 
-const BENCH: &[(&str, &str)] = &[("dnsperf", "dnsperf"), ("dnsmasq", "dnsmasq-base"), ("unbound", "unbound")];
+const BENCH: &[(&str, &str)] = &[
+    ("dnsperf", "dnsperf"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("unbound", "unbound"),
+    ("ab", "apache2-utils"),
+    ("nft", "nftables"),
+];
 
 fn build(apt: &Apt) -> Result<()> {
     apt.install(&[("cc", "build-essential"), ("musl-gcc", "musl-tools")])?;

@@ -1,6 +1,6 @@
 //! Both ends of a line on which packets are sent at full speed: where they are made, and where they are counted and end.
 
-use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_store_bytes};
 use aya_ebpf::macros::{classifier, map, xdp};
@@ -67,6 +67,20 @@ pub(crate) fn line_beyond_tc(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Floors: a machine that sends a packet on without any idea where to.
+#[xdp]
+pub(crate) fn line_back_xdp(context: XdpContext) -> u32 {
+    readdress(bounds_xdp(&context));
+    XDP_TX
+}
+
+#[classifier]
+pub(crate) fn line_back_tc(context: TcContext) -> i32 {
+    readdress(bounds_tc(&context));
+    // SAFETY: the context is valid, and the helper only notes where the packet goes.
+    unsafe { bpf_redirect((*context.skb.skb).ifindex, 0) as i32 }
+}
+
 #[inline(always)]
 fn next(context: &XdpContext) -> Option<u32> {
     let [interface, first, ports] = *LINE_SHAPE.get(0)?;
@@ -100,6 +114,17 @@ fn is_forwarded((start, end): (usize, usize)) -> bool {
     start + 2 * (TUNNELLED + MARK.len()) <= end
         && word(TUNNELLED) == MARK[0]
         && word(TUNNELLED + 1) == MARK[1]
+}
+
+#[inline(always)]
+fn readdress((start, end): (usize, usize)) {
+    if start + 2 * HEADER <= end {
+        // SAFETY: the packet has the word.
+        unsafe {
+            let port = (start as *mut u16).add(DESTINATION_PORT);
+            port.write(!port.read());
+        }
+    }
 }
 
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -41,10 +42,15 @@ impl Stranger {
         Ok(stranger)
     }
 
+    /// The file of its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.process.id()))
+    }
+
     /// A command in its network namespace.
     pub fn command(&self, program: &str) -> Cmd {
         Cmd::new("nsenter")
-            .arg(format!("--net=/proc/{}/ns/net", self.process.id()))
+            .arg(format!("--net={}", self.namespace().display()))
             .args(["--", program])
             .shown_as(format!("{}: {program}", self.name))
     }

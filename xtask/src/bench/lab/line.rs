@@ -24,7 +24,7 @@ use aya::{
 use mesh_tests::{
     cmd::Cmd,
     interrupt,
-    lab::{FABRIC, FarEnd, Lab},
+    lab::{FABRIC, FarEnd, Lab, Stranger},
 };
 
 use super::super::packet;
@@ -70,13 +70,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// For each packet sent.
+    /// For each packet that arrived.
     pub(super) fn nanoseconds(self) -> f64 {
-        self.seconds * 1e9 / self.sent as f64
+        self.seconds * 1e9 / self.arrived as f64
     }
 
-    pub(super) fn lost(self) -> f64 {
-        1.0 - self.arrived as f64 / self.sent as f64
+    /// Of those that were sent.
+    pub(super) fn percent_lost(self) -> f64 {
+        100.0 * self.sent.saturating_sub(self.arrived) as f64 / self.sent as f64
     }
 }
 
@@ -90,16 +91,18 @@ impl Line {
     pub(super) fn new(objects: &Path) -> Result<Self> {
         let object = fs::read(objects.join("mesh-ebpf-bench")).context("no object of the benchmark")?;
         let mut line = Self { ebpf: Ebpf::load(&object)? };
-        for name in ["line_begin_xdp", "line_end_xdp", "line_beyond_xdp"] {
+        for name in ["line_begin_xdp", "line_end_xdp", "line_beyond_xdp", "line_back_xdp"] {
             line.xdp(name)?.load()?;
         }
-        line.classifier()?.load()?;
+        for name in ["line_beyond_tc", "line_back_tc"] {
+            line.classifier(name)?.load()?;
+        }
         cut_short_line();
         let [near, far] = SHORT;
         let links =
             format!("link add {near} type veth peer name {far}\nlink set {near} up\nlink set {far} up\n");
         Cmd::new("ip").args(["-n", FABRIC, "-batch", "-"]).quiet().read_fed(&links)?;
-        in_fabric(|| {
+        within(&fabric(), || {
             let index = index(far)?;
             line.xdp("line_end_xdp")?.attach_to_if_index(index, XdpMode::Driver)?;
             Ok(())
@@ -109,7 +112,7 @@ impl Line {
 
     /// What sending costs when the packets end in the driver of the machine that they come to.
     pub(super) fn short(&mut self, to: &Destination, time: Duration) -> Result<Run> {
-        in_fabric(|| self.send(to, SHORT[0], time))
+        within(&fabric(), || self.send(to, SHORT[0], time))
     }
 
     /// Has a machine forward packets.
@@ -119,18 +122,52 @@ impl Line {
                 let beyond = self.xdp("line_beyond_xdp")?.fd()?.try_clone()?;
                 Lab::far_end(&to.machine, FarEnd::Other(beyond.as_fd()))?;
             }
-            End::Tc => Lab::far_end(&to.machine, FarEnd::Nothing)?,
+            End::Tc => {
+                Lab::far_end(&to.machine, FarEnd::Nothing)?;
+                merge(&to.machine, false)?;
+            }
         }
-        let run = in_fabric(|| {
-            let _link = if end == End::Tc { Some(self.attach_tc(&to.machine)?) } else { None };
+        let run = within(&fabric(), || {
+            let _link =
+                if end == End::Tc { Some(self.attach_tc("line_beyond_tc", &to.machine)?) } else { None };
             self.send(to, &to.machine, time)
         });
+        merge(&to.machine, true)?;
         Lab::far_end(&to.machine, FarEnd::Pass)?;
         run
     }
 
-    fn attach_tc(&mut self, interface: &str) -> Result<SchedClassifierLink> {
-        let program = self.classifier()?;
+    /// As [`Line::through`], with a machine that sends everything back without looking anything up.
+    pub(super) fn floor(
+        &mut self,
+        machine: &Stranger,
+        to: &Destination,
+        end: End,
+        time: Duration,
+    ) -> Result<Run> {
+        match end {
+            End::Xdp => {
+                let link = within(&machine.namespace(), || {
+                    let index = index("eth0")?;
+                    let program = self.xdp("line_back_xdp")?;
+                    let link = program.attach_to_if_index(index, XdpMode::Driver)?;
+                    Ok(program.take_link(link)?)
+                })?;
+                let run = self.through(to, end, time);
+                drop(link);
+                run
+            }
+            End::Tc => {
+                let link = within(&machine.namespace(), || self.attach_tc("line_back_tc", "eth0"))?;
+                let run = self.through(to, end, time);
+                drop(link);
+                run
+            }
+        }
+    }
+
+    fn attach_tc(&mut self, program: &str, interface: &str) -> Result<SchedClassifierLink> {
+        let program = self.classifier(program)?;
         let link = program.attach(interface, TcAttachType::Ingress)?;
         Ok(program.take_link(link)?)
     }
@@ -187,10 +224,10 @@ impl Line {
         }
     }
 
-    fn classifier(&mut self) -> Result<&mut SchedClassifier> {
-        match self.ebpf.program_mut("line_beyond_tc") {
+    fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        match self.ebpf.program_mut(name) {
             Some(Program::SchedClassifier(program)) => Ok(program),
-            _ => bail!("there is no program line_beyond_tc"),
+            _ => bail!("there is no program {name}"),
         }
     }
 }
@@ -206,13 +243,23 @@ fn cut_short_line() {
     Cmd::new("ip").args(["-n", FABRIC, "link", "del", SHORT[0]]).succeeds();
 }
 
-/// On a thread that is in the fabric's namespace.
-fn in_fabric<T: Send>(act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let namespace = fs::File::open(Path::new("/run/netns").join(FABRIC))?;
+/// Whether the fabric's end of a machine's cable merges what arrives, which takes time before anything is looked at.
+fn merge(machine: &str, merge: bool) -> Result<()> {
+    let state = if merge { "on" } else { "off" };
+    Lab::client("ethtool").args(["-K", machine, "gro", state]).quiet().read().map(drop)
+}
+
+fn fabric() -> PathBuf {
+    Path::new("/run/netns").join(FABRIC)
+}
+
+/// On a thread that is in this network namespace.
+fn within<T: Send>(namespace: &Path, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = fs::File::open(namespace)?;
     let inside = || {
         // SAFETY: the file is open, and the call affects only this thread.
         let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
-        ensure!(entered, "cannot enter the fabric: {}", Error::last_os_error());
+        ensure!(entered, "cannot enter a namespace: {}", Error::last_os_error());
         act()
     };
     thread::scope(|scope| scope.spawn(inside).join().map_err(|_| anyhow!("a thread panicked"))?)
@@ -316,8 +363,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_did_not_arrive_and_all_that_was_sent_took_the_time() {
-        let run = Run { sent: 4000, arrived: 3000, seconds: 0.001 };
-        assert_eq!([run.lost(), run.nanoseconds()].map(|value| value.to_string()), ["0.25", "250"]);
+    fn what_is_lost_did_not_arrive_and_took_time_all_the_same() {
+        let run = Run { sent: 4000, arrived: 3000, seconds: 0.003 };
+        assert_eq!([run.percent_lost(), run.nanoseconds()].map(|value| value.to_string()), ["25", "1000"]);
     }
 }
