@@ -1,11 +1,18 @@
 //! Both ends of a line on which packets are sent at full speed: where they are made, and where they are counted and end.
 
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_store_bytes};
+use aya_ebpf::bindings::{
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, TC_ACT_UNSPEC,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_redirect, bpf_skb_adjust_room, bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_store_bytes,
+};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::tunnel::OVERHEAD;
 
 use crate::{bounds_tc, bounds_xdp};
@@ -16,6 +23,8 @@ const SOURCE_PORT: usize = 17;
 const DESTINATION_PORT: usize = 18;
 const BALANCE: usize = 21;
 const MARK: [u16; 2] = [0x6e62, 0x6863];
+
+const TUNNEL_HEADER: i32 = OVERHEAD as u16 as i32;
 
 /// How packets begin.
 #[map]
@@ -67,18 +76,40 @@ pub(crate) fn line_beyond_tc(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Floors: a machine that sends a packet on without any idea where to.
+/// Floors: a machine that puts packets into a tunnel, without any idea where to.
 #[xdp]
 pub(crate) fn line_back_xdp(context: XdpContext) -> u32 {
-    readdress(bounds_xdp(&context));
-    XDP_TX
+    let mut header = [0; TUNNEL_HEADER as usize];
+    // SAFETY: the context is the one the program was called with, and the header is as long as is said.
+    let failed = unsafe {
+        bpf_xdp_adjust_head(context.ctx, -TUNNEL_HEADER) != 0
+            || bpf_xdp_store_bytes(context.ctx, 0, header.as_mut_ptr().cast(), TUNNEL_HEADER as u32) != 0
+    };
+    if failed { XDP_ABORTED } else { XDP_TX }
 }
 
 #[classifier]
 pub(crate) fn line_back_tc(context: TcContext) -> i32 {
-    readdress(bounds_tc(&context));
-    // SAFETY: the context is valid, and the helper only notes where the packet goes.
-    unsafe { bpf_redirect((*context.skb.skb).ifindex, 0) as i32 }
+    let skb = context.skb.skb;
+    let flags = u64::from(
+        BPF_F_ADJ_ROOM_FIXED_GSO
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+    ) | (ETHERNET_HEADER as u64) << 56;
+    let mut header = [0; TUNNEL_HEADER as usize];
+    // SAFETY: as above; redirecting only notes where the packet goes.
+    unsafe {
+        let failed = bpf_skb_adjust_room(skb, TUNNEL_HEADER, BPF_ADJ_ROOM_MAC, flags) != 0
+            || bpf_skb_store_bytes(
+                skb,
+                ETHERNET_HEADER as u32,
+                header.as_mut_ptr().cast(),
+                TUNNEL_HEADER as u32,
+                0,
+            ) != 0;
+        if failed { TC_ACT_SHOT } else { bpf_redirect((*skb).ifindex, 0) as i32 }
+    }
 }
 
 #[inline(always)]
@@ -114,17 +145,6 @@ fn is_forwarded((start, end): (usize, usize)) -> bool {
     start + 2 * (TUNNELLED + MARK.len()) <= end
         && word(TUNNELLED) == MARK[0]
         && word(TUNNELLED + 1) == MARK[1]
-}
-
-#[inline(always)]
-fn readdress((start, end): (usize, usize)) {
-    if start + 2 * HEADER <= end {
-        // SAFETY: the packet has the word.
-        unsafe {
-            let port = (start as *mut u16).add(DESTINATION_PORT);
-            port.write(!port.read());
-        }
-    }
 }
 
 #[inline(always)]

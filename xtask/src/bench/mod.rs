@@ -34,7 +34,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Packets, connections and requests through an entry node, against nftables, HAProxy and no entry node at all
+    /// Packets, connections and requests through an entry node, against nftables, a proxy and no entry node at all
     Lab {
         /// Fewer and shorter repetitions
         #[arg(long)]

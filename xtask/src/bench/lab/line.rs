@@ -39,6 +39,9 @@ const BATCH: u32 = 64;
 const LENGTH: usize = 60;
 /// Words of 16 bits that are restored of each packet.
 const HEADER: usize = 22;
+/// How often a run is tried of which more than so many percent were lost.
+const ATTEMPTS: u32 = 8;
+const TOLERANCE: f64 = 0.5;
 /// Two interfaces of the fabric, one cable: what ends right after it was sent.
 const SHORT: [&str; 2] = ["bench-short", "bench-end"];
 
@@ -61,10 +64,11 @@ pub(super) enum End {
     Tc,
 }
 
-/// What was sent, what of it came to its end, and what the processor spent on it.
+/// What was sent, what of it came to its end on the sender's processor, and what that spent on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     pub(super) sent: u64,
+    /// Another processor takes a part for a while, if it is at work on the cable when packets come.
     pub(super) arrived: u64,
     pub(super) seconds: f64,
 }
@@ -75,7 +79,7 @@ impl Run {
         self.seconds * 1e9 / self.arrived as f64
     }
 
-    /// Of those that were sent.
+    /// Of those that were sent, to another processor or altogether: then the time is not that of the packets that arrived.
     pub(super) fn percent_lost(self) -> f64 {
         100.0 * self.sent.saturating_sub(self.arrived) as f64 / self.sent as f64
     }
@@ -130,7 +134,14 @@ impl Line {
         let run = within(&fabric(), || {
             let _link =
                 if end == End::Tc { Some(self.attach_tc("line_beyond_tc", &to.machine)?) } else { None };
-            self.send(to, &to.machine, time)
+            let mut run = self.send(to, &to.machine, time)?;
+            for _ in 1..ATTEMPTS {
+                if run.percent_lost() <= TOLERANCE {
+                    break;
+                }
+                run = self.send(to, &to.machine, time)?;
+            }
+            Ok(run)
         });
         merge(&to.machine, true)?;
         Lab::far_end(&to.machine, FarEnd::Pass)?;
@@ -207,9 +218,13 @@ impl Line {
         Ok(Array::<_, u64>::try_from(map)?.get(&0, 0)?)
     }
 
+    /// On this thread's processor.
     fn arrived(&self) -> Result<u64> {
         let map = self.ebpf.map("LINE_ARRIVED").context("there is no map LINE_ARRIVED")?;
-        Ok(PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?.iter().sum())
+        // SAFETY: it has no preconditions.
+        let processor = usize::try_from(unsafe { libc::sched_getcpu() })?;
+        let counts = PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?;
+        Ok(*counts.get(processor).context("an unknown processor")?)
     }
 
     fn set<V: Pod>(&mut self, name: &str, value: V) -> Result<()> {

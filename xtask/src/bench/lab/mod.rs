@@ -1,5 +1,5 @@
 //! The same service through an entry node that has no task of it: the mesh's, with XDP and with TC alone; one with nftables; one
-//! with HAProxy; and a task's node dialled directly. All cables of the lab are like wires meanwhile.
+//! with a proxy (`haproxy`); and a task's node dialled directly. All cables of the lab are like wires meanwhile.
 
 mod line;
 mod load;

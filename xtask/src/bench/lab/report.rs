@@ -51,7 +51,7 @@ impl Way {
 }
 
 /// The same packets on one processor, one after the other: nobody forwards them; nftables does; the mesh does; a machine that
-/// looks nothing up sends them back, by the mesh's hook.
+/// looks nothing up sends them back in a tunnel, by the mesh's hook.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Round {
     pub(super) sending: Run,
@@ -142,8 +142,9 @@ impl Report {
         println!(
             "UDP of 60 bytes, {} flows, XDP live frames, on one core that does all the work. NET is a packet's time on that core\n\
              from sender to the wire behind the entry node, less that of sending one that ends in the entry node's driver\n\
-             ({:.0} ns); packets per second are computed as 1/NET. NFTABLES ns was measured in turn with the row, FLOOR ns\n\
-             by a program at the same hook that sends packets back and looks nothing up. HAProxy forwards no datagrams.",
+             ({:.0} ns); packets per second are computed as 1/NET. LOST includes what another core took. NFTABLES ns was measured\n\
+             in turn with the row; FLOOR ns by a program at the row's hook on a machine without the mesh, which puts packets\n\
+             into a tunnel and looks nothing up. HAProxy forwards no datagrams.",
             super::line::CLIENTS,
             median(self.rounds.iter().map(|(_, rounds)| Net::of(rounds).sending)),
         );

@@ -15,7 +15,7 @@ use crate::setup::{self, Set};
 /// The last number of its address.
 const NUMBER: usize = 250;
 pub(super) const NAME: &str = "bench-entry";
-/// Where nftables takes connections and datagrams, and where HAProxy takes connections.
+/// Where nftables takes connections and datagrams, and where the proxy takes connections.
 pub(super) const NFT_TCP: u16 = 8394;
 pub(super) const NFT_UDP: u16 = 8397;
 pub(super) const HAPROXY_TCP: u16 = 8395;
@@ -27,7 +27,7 @@ pub(super) struct Rival {
 }
 
 impl Rival {
-    /// In front of tasks that these nodes publish as ports of their own; with the reason if HAProxy cannot be had.
+    /// In front of tasks that these nodes publish as ports of their own; with the reason if there is no proxy.
     pub(super) fn start(homes: &[&Node]) -> Result<(Self, Option<String>)> {
         let machine = Stranger::plug_in(NAME, NUMBER)?;
         // As it is for the mesh's entry node.
