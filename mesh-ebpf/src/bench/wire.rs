@@ -45,7 +45,7 @@ static LINE_ARRIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) fn line_begin_xdp(context: XdpContext) -> u32 {
     match next(&context) {
         // SAFETY: the helper only notes where the packet goes.
-        Some(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
+        Some(interface) => unsafe { bpf_redirect(interface, 0).cast_unsigned() as u32 },
         None => XDP_ABORTED,
     }
 }
