@@ -1,6 +1,7 @@
 //! Waiting for something to become true, with a deadline and the last reason why it was not.
 
 use std::{
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -8,6 +9,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::interrupt;
+
+static PATIENCE: AtomicU32 = AtomicU32::new(1);
+
+/// From now on everything is waited for so many times as long as asked: on a machine that is emulated.
+pub fn be_patient(times: u32) {
+    PATIENCE.store(times.max(1), Ordering::Relaxed);
+}
 
 /// Asks every `every` until the answer is `Ok`, and passes on the last error when `limit` is over.
 pub fn until<T>(
@@ -17,6 +25,7 @@ pub fn until<T>(
     mut ask: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let begin = Instant::now();
+    let limit = limit * PATIENCE.load(Ordering::Relaxed);
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),

@@ -5,8 +5,8 @@ use std::{cell::Cell, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mesh_tests::{
-    cmd::{Cmd, on_path},
-    paths::STATIC_TARGET,
+    cmd::{Cmd, find, on_path},
+    paths::{self, STATIC_TARGET},
 };
 
 #[derive(clap::Args)]
@@ -27,12 +27,14 @@ pub(crate) enum Set {
     Bench,
     /// A proxy to compare with
     Proxy,
+    /// A virtual machine, and what loads a web server
+    Vm,
     /// Lints and checks of dependencies
     Lint,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Lint];
+    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Vm, Set::Lint];
     ensure(if args.sets.is_empty() { &all } else { &args.sets })?;
     println!("nothing is missing");
     Ok(())
@@ -47,6 +49,7 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
             Set::Lab => apt.install(LAB)?,
             Set::Bench => apt.install(BENCH)?,
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
+            Set::Vm => virtual_machine(&apt)?,
             Set::Lint => lint()?,
         }
     }
@@ -78,6 +81,13 @@ const BENCH: &[(&str, &str)] = &[
     ("unbound", "unbound"),
     ("ab", "apache2-utils"),
     ("nft", "nftables"),
+];
+
+const VM: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("ab", "apache2-utils"),
 ];
 
 fn build(apt: &Apt) -> Result<()> {
@@ -162,6 +172,27 @@ fn built_for() -> Option<u32> {
         .next()?
         .parse()
         .ok()
+}
+
+/// virtme-ng is no package of Debian 12; Python's installer puts it where only this repository sees it.
+fn virtual_machine(apt: &Apt) -> Result<()> {
+    apt.install(VM)?;
+    if virtme().is_some() {
+        return Ok(());
+    }
+    apt.install(&[("/usr/share/doc/python3-venv", "python3-venv")])?;
+    Cmd::new("python3").args(["-m", "venv"]).arg(virtme_folder()).run()?;
+    Cmd::new(virtme_folder().join("bin/pip")).args(["install", "--quiet", "virtme-ng"]).run()
+}
+
+/// virtme-ng's command: the system's, or the one that was installed here.
+pub(crate) fn virtme() -> Option<PathBuf> {
+    let own = virtme_folder().join("bin/vng");
+    find("vng").or_else(|| own.is_file().then_some(own))
+}
+
+fn virtme_folder() -> PathBuf {
+    paths::target().join("vm/virtme-ng")
 }
 
 fn lint() -> Result<()> {

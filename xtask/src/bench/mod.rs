@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up; packet by packet; and in a large
-//! Swarm.
+//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up; packet by packet; in a large Swarm;
+//! and against Docker's own mesh, in a virtual machine.
 
 mod convergence;
 mod dns;
@@ -8,6 +8,9 @@ mod machine;
 mod packet;
 mod plot;
 mod scale;
+mod vm;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -55,6 +58,19 @@ enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         filter: String,
     },
+    /// Requests through a published port on Debian's own kernel in a virtual machine: Docker's own mesh against this one
+    Vm {
+        /// Fewer requests, once each
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The part of `vm` that runs in the virtual machine
+    #[command(hide = true)]
+    VmGuest {
+        shared: PathBuf,
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -73,6 +89,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             setup::ensure(&[Set::Build])?;
             scale::run(*quick)
         }
+        Command::Vm { quick } => {
+            setup::ensure(&[Set::Build, Set::Lab, Set::Vm])?;
+            vm::run(*quick)
+        }
+        Command::VmGuest { shared, quick } => vm::guest(shared, *quick),
     }
 }
 
