@@ -80,9 +80,12 @@ fn xdp_is(lab: &Lab, wanted: bool) -> Result<()> {
     let told = |node: &Node| {
         let status = status(node)?;
         let rows = status["dataplane"]["attachments"].as_array().context("no attachments")?;
-        let interface = |hook: &str| rows.iter().any(|row| row["interface"] == "eth0" && row["hook"] == hook);
-        ensure!(interface("tcx-ingress"), "{} has no programs yet", node.name);
-        ensure!(interface("xdp-native") == wanted, "{}: {}", node.name, status["dataplane"]);
+        let interface = |hooks: &[&str]| {
+            rows.iter().any(|row| row["interface"] == "eth0" && hooks.iter().any(|hook| row["hook"] == *hook))
+        };
+        // The second before Linux 6.6.
+        ensure!(interface(&["tcx-ingress", "clsact-ingress"]), "{} has no programs yet", node.name);
+        ensure!(interface(&["xdp-native"]) == wanted, "{}: {}", node.name, status["dataplane"]);
         Ok(())
     };
     wait::for_up_to(Duration::from_mins(1), what, || lab.on_every_node(told).map(drop))

@@ -17,6 +17,11 @@ pub fn be_patient(times: u32) {
     PATIENCE.store(times.max(1), Ordering::Relaxed);
 }
 
+/// Whether this machine is slow.
+pub(crate) fn is_patient() -> bool {
+    PATIENCE.load(Ordering::Relaxed) > 1
+}
+
 /// Asks every `every` until the answer is `Ok`, and passes on the last error when `limit` is over.
 pub fn until<T>(
     what: &str,

@@ -30,7 +30,7 @@ pub use self::{
     pass::FarEnd,
     stranger::Stranger,
 };
-use crate::cmd::Cmd;
+use crate::{cmd::Cmd, wait};
 
 pub(crate) const BASE: &str = "/run/mesh-lab";
 const STATE: &str = "/run/mesh-lab/lab.json";
@@ -160,11 +160,17 @@ impl Lab {
     fn build(shape: Shape) -> Result<Self> {
         fabric::create()?;
         let indices: Vec<usize> = (1..=shape.nodes).collect();
-        let nodes = in_parallel(&indices, |index| {
+        let boot = |index: &usize| {
             let node = Node::boot(*index, *index <= shape.managers)?;
             node.wait_for_docker()?;
             Ok(node)
-        })?;
+        };
+        // dockerd gives up when its containerd is not there within 15 s, however patient we are.
+        let nodes = if wait::is_patient() {
+            indices.iter().map(boot).collect::<Result<_>>()?
+        } else {
+            in_parallel(&indices, boot)?
+        };
         let lab = Self { shape, nodes };
         swarm::form(&lab)?;
         fs::write(STATE, serde_json::to_string_pretty(&lab)?)

@@ -1,14 +1,17 @@
-//! In the virtual machine: a lab, a published nginx, and requests through a node that has no task of it.
+//! In the virtual machine: a lab, a published nginx, and requests through a node that has no task of it. First Docker's own
+//! mesh serves them, then ours by TC, then Docker's after it was uninstalled, then ours by XDP, and at the end Docker's.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     cmd::{Cmd, find, said},
+    images::AGENT,
     lab::{Lab, Node, Shape},
     mesh, paths,
     service::Spec,
@@ -27,94 +30,198 @@ const PORT: u16 = 8392;
 /// The node through which clients come; it has no task.
 const ENTRY: &str = "node2";
 /// An emulated processor is about so many times as slow.
-const PATIENCE: u32 = 10;
+const PATIENCE: u32 = 5;
+/// Requests that tell whose mesh serves.
+const PROOF: usize = 20;
 
 /// What Docker, its own mesh, and programs on a clsact qdisc need of the kernel.
-const MODULES: &[&str] = &[
-    "ip_vs",
-    "ip_vs_rr",
-    "xt_ipvs",
-    "vxlan",
-    "bridge",
-    "veth",
-    "br_netfilter",
-    "overlay",
-    "iptable_nat",
-    "iptable_filter",
-    "iptable_mangle",
-    "xt_conntrack",
-    "xt_MASQUERADE",
-    "xt_addrtype",
-    "xt_mark",
-    "xt_nat",
-    "nft_compat",
-    "xt_REDIRECT",
-    "xt_tcpudp",
-    "sch_ingress",
-    "cls_bpf",
-    "act_bpf",
-];
+const MODULES: &str = "ip_vs ip_vs_rr xt_ipvs vxlan bridge veth br_netfilter overlay iptable_nat iptable_filter \
+     iptable_mangle xt_conntrack xt_MASQUERADE xt_addrtype xt_mark xt_nat xt_REDIRECT xt_tcpudp nft_compat sch_ingress \
+     cls_bpf act_bpf";
 
-/// Programs that are started often or are large; the files of the machine outside are slow to read.
-const FREQUENT: &[&str] = &[
-    "dockerd",
-    "docker",
-    "docker-init",
-    "docker-proxy",
-    "containerd",
-    "containerd-shim-runc-v2",
-    "runc",
-    "iptables",
-    "ip6tables",
-    "nsenter",
-    "ab",
-    "curl",
-    "ip",
-    "sh",
-    "modprobe",
-];
+/// All of the agent's: of TC, of the cgroup, and of XDP.
+const OUR_PROGRAMS: &str = "uplink_in uplink_out bridge_in overlay_in overlay_out connect4 connect6 sendmsg4 recvmsg4 \
+     recvmsg6 getpeername4 getpeername6 uplink_xdp";
+
+/// Programs that are large or often started, and the files of the machine outside are slow to read.
+const FREQUENT: &str = "dockerd docker docker-init docker-proxy containerd containerd-shim-runc-v2 runc iptables \
+     ip6tables nsenter ip sh cat modprobe ethtool ab";
 
 pub(super) fn run(quick: bool) -> Result<Value> {
     let begin = Instant::now();
-    let step = |text: &str| println!("[{:5.0} s] {text}", begin.elapsed().as_secs_f64());
+    let step = |text: &str| println!("[{:4.0} s] {text}", begin.elapsed().as_secs_f64());
     wait::be_patient(PATIENCE);
-    step(&machine::describe());
+    let machine = machine::describe();
+    step(&machine);
     prepare()?;
-    step("three nodes");
+    step("a Swarm of three nodes");
     let lab = Lab::fresh(Shape::default())?;
-    step("the image, on all nodes");
-    mesh::load(&lab, &[paths::target().join("mesh-lab-nginx.tar")])?;
-    step("a service, with no task on the node that is dialled");
+    step("the images of nginx and the agent, on all nodes");
+    mesh::load(&lab, &["mesh-lab-nginx.tar", "mesh-agent.tar"].map(|name| paths::target().join(name)))?;
+    step("a published nginx, with no task on the node that is dialled");
     let spec = Spec::nginx(NAME).replicas(4).publish(&format!("{PORT}:80"));
     let service = spec.option(&format!("--constraint=node.hostname!={ENTRY}")).create(&lab)?;
     let entry = lab.node(ENTRY)?;
-    let url = format!("http://{}:{PORT}/quiet", entry.address);
-    wait::for_up_to(std::time::Duration::from_secs(10), "Docker's mesh answers", || {
-        Lab::client("curl").args(["-sf", "--max-time", "10", &url]).quiet().read()
-    })?;
-    let requests = if quick { 500 } else { 2000 };
-    let mut docker = json!({});
-    for connections in Connections::ALL {
-        step(&format!("Docker's mesh, {}", connections.label()));
-        let before = ipvs_connections(entry)?;
-        let result = ab::load(&url, requests, connections, Path::new("/tmp/ab.csv"))?;
-        step(&format!("{result}, by IPVS {}", ipvs_connections(entry)? - before));
-        docker[connections.key()] = result;
-    }
+    let bench = Bench {
+        lab: &lab,
+        entry,
+        begin,
+        requests: if quick { 500 } else { 2000 },
+        rounds: if quick { 1 } else { 3 },
+    };
+    let mut result = bench.all()?;
+    result["machine"] = json!(machine);
+    step("done");
     service.remove()?;
-    step("down");
     Lab::down()?;
-    Ok(json!({ "docker": docker }))
+    Ok(result)
 }
 
-/// Modules, file systems, and copies of programs in memory.
+/// Whose mesh serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mesh {
+    Dockers,
+    Ours,
+}
+
+struct Bench<'a> {
+    lab: &'a Lab,
+    entry: &'a Node,
+    begin: Instant,
+    requests: usize,
+    rounds: usize,
+}
+
+impl Bench<'_> {
+    fn all(&self) -> Result<Value> {
+        let mut checks = Vec::new();
+        let mut check = |text: &str| {
+            self.step(&format!("checked: {text}"));
+            checks.push(text.to_owned());
+        };
+        self.serves(Mesh::Dockers)?;
+        check("Docker's mesh serves before there are agents");
+        let mut docker = self.measure("Docker's mesh", Mesh::Dockers)?;
+
+        self.step("the agents, by clsact and without XDP");
+        mesh::deploy(self.lab)?;
+        self.serves(Mesh::Ours)?;
+        check("ours serves when the agents are deployed");
+        let ours = self.measure("mesh by TC", Mesh::Ours)?;
+        let mut programs = programs_of_the_kernel()?;
+        self.lab.on_every_node(|node| mesh::agent(node, &["uninstall"])?.quiet().read())?;
+        self.serves(Mesh::Dockers)?;
+        check("Docker's serves after `mesh-agent uninstall`, with the agents still running");
+        mesh::withdraw(self.lab)?;
+        self.serves(Mesh::Dockers)?;
+        check("Docker's serves after their service is removed");
+
+        self.step("the agents again, with XDP");
+        mesh::deploy(self.lab)?;
+        mesh::with_xdp(self.lab)?;
+        self.serves(Mesh::Ours)?;
+        let by_xdp = self.measure("mesh by XDP", Mesh::Ours)?;
+        programs.extend(programs_of_the_kernel()?);
+        mesh::withdraw(self.lab)?;
+        self.serves(Mesh::Ours)?;
+        check("ours serves on after their service is removed");
+        let image = ["run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN"];
+        let pins = ["--volume=/sys/fs/bpf:/sys/fs/bpf", AGENT, "uninstall"];
+        self.lab.on_every_node(|node| node.docker(image).args(pins).quiet().read())?;
+        self.lab.on_every_node(|node| node.make_wire(false))?;
+        self.serves(Mesh::Dockers)?;
+        check("Docker's serves after `mesh-agent uninstall`, without any agent");
+        for (key, again) in self.measure("Docker's mesh again", Mesh::Dockers)? {
+            docker.entry(key).or_default().extend(again);
+        }
+        let missing: Vec<_> = OUR_PROGRAMS.split(' ').filter(|name| !programs.contains(*name)).collect();
+        ensure!(missing.is_empty(), "these programs were not loaded: {missing:?}");
+        check("all programs were loaded by this kernel");
+        Ok(json!({
+            "meshes": { "docker": docker, "mesh_tc": ours, "mesh_xdp": by_xdp },
+            "programs": programs,
+            "checks": checks,
+        }))
+    }
+}
+
+impl Bench<'_> {
+    fn step(&self, text: &str) {
+        println!("[{:4.0} s] {text}", self.begin.elapsed().as_secs_f64());
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}:{PORT}/quiet", self.entry.address)
+    }
+
+    /// Some requests without and with connections of their own, after a few that are not counted.
+    fn measure(&self, label: &str, mesh: Mesh) -> Result<Samples> {
+        let mut samples = Samples::new();
+        for connections in Connections::ALL {
+            self.load(PROOF, connections, mesh)?;
+            for _ in 0..self.rounds {
+                let sample = self.load(self.requests, connections, mesh)?;
+                let number = |key: &str| sample[key].as_f64().unwrap_or(f64::NAN);
+                self.step(&format!(
+                    "{label}, {}: {:.0} requests/s, p50 {:.1} ms, p99 {:.1} ms",
+                    connections.label(),
+                    number("per_second"),
+                    number("p50_ms"),
+                    number("p99_ms")
+                ));
+                samples.entry(connections.key()).or_default().push(sample);
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Requests that this mesh must serve, and no other: Docker's balances with IPVS, and counts each connection.
+    fn load(&self, requests: usize, connections: Connections, mesh: Mesh) -> Result<Value> {
+        let before = ipvs_connections(self.entry)?;
+        let sample =
+            ab::load(&self.url(), requests, connections, Path::new(PROGRAMS).join("times.csv").as_path())?;
+        let by_ipvs = ipvs_connections(self.entry)? - before;
+        match (mesh, connections) {
+            (Mesh::Ours, _) => {
+                ensure!(by_ipvs == 0, "{by_ipvs} of {requests} connections went by Docker's mesh");
+            }
+            (Mesh::Dockers, Connections::New) => {
+                ensure!(
+                    by_ipvs >= requests as u64,
+                    "only {by_ipvs} of {requests} connections went by Docker's mesh"
+                );
+            }
+            (Mesh::Dockers, Connections::Kept) => ensure!(by_ipvs > 0, "none went by Docker's mesh"),
+        }
+        Ok(sample)
+    }
+
+    /// Waits until a row of requests is served by this mesh.
+    fn serves(&self, mesh: Mesh) -> Result<()> {
+        let what = match mesh {
+            Mesh::Dockers => "Docker's own mesh serves",
+            Mesh::Ours => "the mesh serves",
+        };
+        let served =
+            wait::for_up_to(Duration::from_secs(10), what, || self.load(PROOF, Connections::New, mesh));
+        served.map(drop).with_context(|| match mesh {
+            Mesh::Dockers => String::new(),
+            Mesh::Ours => mesh::evidence(self.lab),
+        })
+    }
+}
+
+/// What each repetition came to, by whether connections are new or kept.
+type Samples = BTreeMap<&'static str, Vec<Value>>;
+
+/// Modules, and copies of programs in memory.
 fn prepare() -> Result<()> {
-    let loaded = Cmd::new("modprobe").arg("--all").args(MODULES).quiet().output()?;
+    let loaded = Cmd::new("modprobe").arg("--all").args(MODULES.split_whitespace()).quiet().output()?;
     if !loaded.status.success() {
         println!("not all modules were loaded: {}", said(&loaded));
     }
     fs::create_dir_all(PROGRAMS)?;
-    for program in FREQUENT {
+    for program in FREQUENT.split_whitespace() {
         if let Some(file) = find(program) {
             fs::copy(&file, Path::new(PROGRAMS).join(program))
                 .with_context(|| format!("cannot copy {}", file.display()))?;
@@ -123,17 +230,42 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// The names of the BPF programs that the kernel holds.
+fn programs_of_the_kernel() -> Result<BTreeSet<String>> {
+    let text = Cmd::new("bpftool").args(["--json", "prog", "show"]).quiet().read()?;
+    let list: Value = serde_json::from_str(&text).with_context(|| format!("bpftool said {text}"))?;
+    let names = list.as_array().into_iter().flatten().filter_map(|program| program["name"].as_str());
+    Ok(names.filter(|name| OUR_PROGRAMS.split(' ').any(|ours| ours == *name)).map(String::from).collect())
+}
+
 /// How many connections Docker's own mesh has balanced on a node so far.
 fn ipvs_connections(node: &Node) -> Result<u64> {
     let sandbox: PathBuf = node.path("/run/docker/netns/ingress_sbox");
-    ensure!(sandbox.exists(), "{} has no ingress network", node.name);
     let net = format!("--net={}", sandbox.display());
-    let text = Cmd::new("nsenter").arg(net).args(["cat", "/proc/net/ip_vs_stats"]).quiet().read()?;
+    let text = Cmd::new("nsenter").arg(net).args(["cat", "/proc/net/ip_vs_stats_percpu"]).quiet().read()?;
     connections_in(&text).with_context(|| format!("not understood: {text}"))
 }
 
-/// Of `/proc/net/ip_vs_stats` (Linux, net/netfilter/ipvs/ip_vs_ctl.c): two lines of titles, then totals in base 16.
+/// Of `/proc/net/ip_vs_stats_percpu` (Linux, `net/netfilter/ipvs/ip_vs_ctl.c`): two lines of titles, then a line for each
+/// processor, with the connections in its second column, then totals that are two seconds old. All is in base 16.
 fn connections_in(text: &str) -> Option<u64> {
-    let totals = text.lines().nth(2)?;
-    u64::from_str_radix(totals.split_whitespace().next()?, 16).ok()
+    let rows = text.lines().skip(2).take_while(|line| !line.trim_start().starts_with('~'));
+    rows.map(|row| u64::from_str_radix(row.split_whitespace().nth(1)?, 16).ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connections_of_all_processors_are_added() {
+        let text = "       Total Incoming Outgoing         Incoming         Outgoing\n\
+                    CPU    Conns  Packets  Packets            Bytes            Bytes\n\
+                    \x20 0       1A        0        0                0                0\n\
+                    \x20 1        6        0        0                0                0\n\
+                    \x20 ~       11        0        0                0                0\n\
+                    \n     Conns/s   Pkts/s   Pkts/s          Bytes/s          Bytes/s\n";
+        assert_eq!(connections_in(text), Some(32));
+        assert_eq!(connections_in("a\nb\nnonsense\n"), None);
+    }
 }

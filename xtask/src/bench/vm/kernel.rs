@@ -49,12 +49,11 @@ fn fetch(folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(&new);
     fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
     let depends = || Cmd::new("apt-cache").args(["depends", PACKAGE]).quiet().read();
-    let package = match depends().ok().as_deref().and_then(dependency) {
-        Some(package) => package,
-        None => {
-            Cmd::new("apt-get").args(["-qq", "update"]).run()?;
-            dependency(&depends()?).with_context(|| format!("apt knows no {PACKAGE}: is this Debian?"))?
-        }
+    let package = if let Some(package) = depends().ok().as_deref().and_then(dependency) {
+        package
+    } else {
+        Cmd::new("apt-get").args(["-qq", "update"]).run()?;
+        dependency(&depends()?).with_context(|| format!("apt knows no {PACKAGE}: is this Debian?"))?
     };
     Cmd::new("apt-get").args(["-qq", "download", &package]).dir(&new).run()?;
     let archive = fs::read_dir(&new)?.flatten().map(|entry| entry.path());

@@ -6,14 +6,14 @@ mod ab;
 mod guest;
 mod kernel;
 mod qemu;
+mod report;
 
 use std::{env, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_tests::{interrupt, mesh, paths};
-use serde_json::Value;
 
-use self::{kernel::Kernel, qemu::Machine};
+use self::{kernel::Kernel, qemu::Machine, report::Report};
 use crate::setup;
 
 /// The virtual machine's results, in the folder that it shares.
@@ -25,6 +25,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
     let vng = setup::virtme().context("virtme-ng is missing: run `cargo xtask setup vm`")?;
     mesh::build_all()?;
     let kernel = Kernel::get()?;
+    eprintln!("booting Linux {} under QEMU", kernel.release);
     let shared = paths::target().join("bench/vm");
     fs::create_dir_all(&shared)?;
     let result = shared.join(RESULT);
@@ -33,10 +34,11 @@ pub(super) fn run(quick: bool) -> Result<()> {
     let limit = Duration::from_mins(if quick { 15 } else { 30 });
     let mut machine = Machine::boot(&vng, &kernel, &shared, &guest_line(&shared, quick)?, limit)?;
     machine.watch()?;
-    let text = fs::read_to_string(&result).context("the virtual machine has left no results")?;
-    let result: Value = serde_json::from_str(&text)?;
-    println!("{result:#}");
-    Ok(())
+    let text =
+        fs::read_to_string(&result).context("the virtual machine has left no results: see what it said")?;
+    let report = Report(serde_json::from_str(&text)?);
+    report.show();
+    report.save()
 }
 
 /// Runs this very program in the virtual machine, with the files of this machine.

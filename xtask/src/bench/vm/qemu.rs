@@ -82,10 +82,6 @@ impl Machine {
         Ok(())
     }
 
-    pub(super) fn seconds(&self) -> f64 {
-        self.begin.elapsed().as_secs_f64()
-    }
-
     /// What it has said since the last time.
     fn show(&mut self) -> Result<()> {
         let mut file = fs::File::open(&self.log)?;
@@ -103,7 +99,7 @@ impl Drop for Machine {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
-        let group = -(self.child.id() as i32);
+        let group = -self.child.id().cast_signed();
         // SAFETY: `kill` takes two integers; the group is that of a child that has not been waited for.
         unsafe { libc::kill(group, libc::SIGTERM) };
         let begin = Instant::now();
