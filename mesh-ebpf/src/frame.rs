@@ -65,6 +65,13 @@ impl<'a> Frame<'a> {
         self.direction == Direction::Egress
     }
 
+    /// Whether the packet has come in by an interface, rather than from a socket here.
+    #[inline(always)]
+    pub(crate) fn was_received(&self) -> bool {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.skb()).ingress_ifindex != 0 }
+    }
+
     /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.
     #[inline(always)]
     pub(crate) fn back(&self) -> Way {

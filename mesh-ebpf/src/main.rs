@@ -66,7 +66,12 @@ pub(crate) fn uplink_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
-    on_uplink(&Frame::new(&context, Direction::Egress), on_uplink_out)
+    let frame = Frame::new(&context, Direction::Egress);
+    if frame.was_received() {
+        // Most of it has just been sent on by `uplink_in` or `bridge_in`.
+        return act(Outcome::NotOurs, Way::None);
+    }
+    on_uplink(&frame, on_uplink_out)
 }
 
 #[classifier]

@@ -13,7 +13,7 @@ use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
-use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verdict::{PackedVerdict, Step, Verdict, Way};
 use crate::{flows, frontends, node, refuse, replies, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. Only what
@@ -89,7 +89,7 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
     }
     let way = match route {
         Some(route) => route.take(frame),
-        None if node::is_local(packet.destination) => return inward(frame, packet, reply),
+        None if node::is_local(packet.destination) => return Ok(inward(frame, packet, reply)),
         None => Way::Neighbour(reply.uplink),
     };
     Ok((Outcome::Replied, way).into())
@@ -98,13 +98,13 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
 /// To a process on this node that has dialled another one, and was given a task here when that one's had refused: the answer
 /// comes in as if the other node had sent it.
 #[inline(always)]
-fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Step {
+fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Verdict {
     let way =
         Route::known(frame, packet, packet.destination, reply.frontend).map(|route| route.come_from(frame));
     match way {
-        Some(way @ Way::Inward(_)) => Ok((Outcome::Replied, way).into()),
+        Some(way @ Way::Inward(_)) => (Outcome::Replied, way).into(),
         // In by the bridge, which a strict `rp_filter` may not like.
-        _ => Ok(Outcome::RepliedToNode.into()),
+        _ => Outcome::RepliedToNode.into(),
     }
 }
 
@@ -148,8 +148,9 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Ends {
 #[inline(always)]
 fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
     if packet.is_tcp() {
-        // Nobody who was called answers by calling.
-        return packet.opens();
+        // Nobody who was called answers by calling. And who answers a SYN that did not come this way, after the conversation is
+        // over, answers somebody who uses its ports again for another way to the task, like a port with mode=host.
+        return packet.opens() || tcp::is_answer(packet.tcp_flags) && tcp::is_closed(reply.state);
     }
     let key =
         TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 };

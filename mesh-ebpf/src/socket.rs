@@ -295,14 +295,13 @@ fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step 
     flows::remember_fragment(packet);
     let length = packet.length;
     let verdict = request::send(frame, packet, settings, backend)?;
-    match verdict.outcome {
-        Outcome::TooBig => Ok(verdict),
-        outcome => {
-            counters::count_packet(id, packet, length);
-            let from_node = if outcome == Outcome::Tunnelled { Outcome::TunnelledFromNode } else { outcome };
-            Ok((from_node, verdict.way).into())
-        }
+    let outcome = verdict.outcome;
+    if outcome == Outcome::TooBig {
+        return Ok(verdict);
     }
+    counters::count_packet(id, packet, length);
+    let from_node = if outcome == Outcome::Tunnelled { Outcome::TunnelledFromNode } else { outcome };
+    Ok((from_node, verdict.way).into())
 }
 
 /// Whether this is the SYN that the flow began with, once more.

@@ -34,6 +34,22 @@ fn the_right_number_establishes_a_flow_at_both_nodes() {
 }
 
 #[test]
+fn ports_that_are_used_again_for_another_way_to_the_task_are_not_ours() {
+    let world = World::serving(&[local(5)]);
+    shake_hands(&world, 5);
+    let _ = world.uplink_in(&Packet::from_client(Payload::Tcp(tcp(FIN | ACK)))).leaves(Outcome::Delivered);
+    let _ = world.bridge_in(&Packet::from_task(5, answer(FIN | ACK, b""))).leaves(Outcome::Replied);
+    // The last acknowledgement still is.
+    let _ = world.uplink_in(&Packet::from_client(Payload::Tcp(tcp(ACK)))).leaves(Outcome::Delivered);
+    let _ = world.bridge_in(&Packet::from_task(5, answer(ACK, b""))).leaves(Outcome::Replied);
+    // The answer to a SYN that has not passed here.
+    world.bridge_in(&Packet::from_task(5, answer(SYN | ACK, b""))).passes(Outcome::NotOurs);
+    // One that comes this way again is.
+    let _ = world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
+    let _ = world.bridge_in(&Packet::from_task(5, answer(SYN | ACK, b""))).leaves(Outcome::Replied);
+}
+
+#[test]
 fn other_numbers_establish_nothing() {
     for number in [SEQUENCE, SEQUENCE + 2 + 0xffff, 0, SEQUENCE ^ 0x8000_0000] {
         let world = World::serving(&[local(5)]);
