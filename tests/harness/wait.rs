@@ -12,7 +12,7 @@ use crate::interrupt;
 
 static PATIENCE: AtomicU32 = AtomicU32::new(1);
 
-/// From now on everything is waited for so many times as long as asked: on a machine that is emulated.
+/// From now on everything is waited for so many times as long, and asked so much more rarely: on a machine that is emulated.
 pub fn be_patient(times: u32) {
     PATIENCE.store(times.max(1), Ordering::Relaxed);
 }
@@ -30,7 +30,8 @@ pub fn until<T>(
     mut ask: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let begin = Instant::now();
-    let limit = limit * PATIENCE.load(Ordering::Relaxed);
+    let patience = PATIENCE.load(Ordering::Relaxed);
+    let (limit, every) = (limit * patience, every * patience);
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),

@@ -3,14 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    cmd::{Cmd, find, said},
+    cmd::{Cmd, said},
     images::AGENT,
     lab::{Lab, Node, Shape},
     mesh, paths,
@@ -19,10 +18,7 @@ use mesh_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    PROGRAMS,
-    ab::{self, Connections},
-};
+use super::ab::{self, Connections};
 use crate::bench::machine;
 
 const NAME: &str = "bench-vm";
@@ -30,7 +26,7 @@ const PORT: u16 = 8392;
 /// The node through which clients come; it has no task.
 const ENTRY: &str = "node2";
 /// An emulated processor is about so many times as slow.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 10;
 /// Requests that tell whose mesh serves.
 const PROOF: usize = 20;
 
@@ -42,10 +38,6 @@ const MODULES: &str = "ip_vs ip_vs_rr xt_ipvs vxlan bridge veth br_netfilter ove
 /// All of the agent's: of TC, of the cgroup, and of XDP.
 const OUR_PROGRAMS: &str = "uplink_in uplink_out bridge_in overlay_in overlay_out connect4 connect6 sendmsg4 recvmsg4 \
      recvmsg6 getpeername4 getpeername6 uplink_xdp";
-
-/// Programs that are large or often started, and the files of the machine outside are slow to read.
-const FREQUENT: &str = "dockerd docker docker-init docker-proxy containerd containerd-shim-runc-v2 runc iptables \
-     ip6tables nsenter ip sh cat modprobe ethtool ab";
 
 pub(super) fn run(quick: bool) -> Result<Value> {
     let begin = Instant::now();
@@ -178,8 +170,7 @@ impl Bench<'_> {
     /// Requests that this mesh must serve, and no other: Docker's balances with IPVS, and counts each connection.
     fn load(&self, requests: usize, connections: Connections, mesh: Mesh) -> Result<Value> {
         let before = ipvs_connections(self.entry)?;
-        let sample =
-            ab::load(&self.url(), requests, connections, Path::new(PROGRAMS).join("times.csv").as_path())?;
+        let sample = ab::load(&self.url(), requests, connections, Path::new("/run/mesh-vm-times.csv"))?;
         let by_ipvs = ipvs_connections(self.entry)? - before;
         match (mesh, connections) {
             (Mesh::Ours, _) => {
@@ -214,18 +205,11 @@ impl Bench<'_> {
 /// What each repetition came to, by whether connections are new or kept.
 type Samples = BTreeMap<&'static str, Vec<Value>>;
 
-/// Modules, and copies of programs in memory.
+/// Loads modules; those that are built in are named too.
 fn prepare() -> Result<()> {
     let loaded = Cmd::new("modprobe").arg("--all").args(MODULES.split_whitespace()).quiet().output()?;
     if !loaded.status.success() {
         println!("not all modules were loaded: {}", said(&loaded));
-    }
-    fs::create_dir_all(PROGRAMS)?;
-    for program in FREQUENT.split_whitespace() {
-        if let Some(file) = find(program) {
-            fs::copy(&file, Path::new(PROGRAMS).join(program))
-                .with_context(|| format!("cannot copy {}", file.display()))?;
-        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub(super) struct Kernel {
     /// As `uname -r` says it.
     pub(super) release: String,
     pub(super) image: PathBuf,
+    pub(super) modules: PathBuf,
 }
 
 impl Kernel {
@@ -37,9 +38,9 @@ impl Kernel {
         let release = |name: &str| name.strip_prefix("vmlinuz-").map(String::from);
         let mut releases = entries.flatten().filter_map(|entry| release(entry.file_name().to_str()?));
         let release = releases.next().with_context(|| format!("no kernel in {}", boot.display()))?;
-        let modules = modules_of(folder).join(&release).join("modules.dep");
-        ensure!(modules.exists(), "{} is missing", modules.display());
-        Ok(Self { image: boot.join(format!("vmlinuz-{release}")), release })
+        let modules = modules_of(folder).join(&release);
+        ensure!(modules.join("modules.dep").exists(), "{} is not whole", modules.display());
+        Ok(Self { image: boot.join(format!("vmlinuz-{release}")), modules, release })
     }
 }
 

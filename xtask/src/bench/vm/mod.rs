@@ -18,9 +18,6 @@ use crate::setup;
 
 /// The virtual machine's results, in the folder that it shares.
 const RESULT: &str = "result.json";
-/// In the virtual machine, and on its search path first.
-const PROGRAMS: &str = "/tmp/mesh-vm";
-
 pub(super) fn run(quick: bool) -> Result<()> {
     let vng = setup::virtme().context("virtme-ng is missing: run `cargo xtask setup vm`")?;
     mesh::build_all()?;
@@ -32,26 +29,17 @@ pub(super) fn run(quick: bool) -> Result<()> {
     let _ = fs::remove_file(&result);
     interrupt::catch();
     let limit = Duration::from_mins(if quick { 15 } else { 30 });
-    let mut machine = Machine::boot(&vng, &kernel, &shared, &guest_line(&shared, quick)?, limit)?;
+    let target = format!("CARGO_TARGET_DIR={}", paths::target().display());
+    let (program, folder) = (env::current_exe()?.display().to_string(), shared.display().to_string());
+    let mut command = vec!["env", &target, &program, "bench", "vm-guest", &folder];
+    command.extend(quick.then_some("--quick"));
+    let mut machine = Machine::boot(&vng, &kernel, &shared, &command, limit)?;
     machine.watch()?;
     let text =
         fs::read_to_string(&result).context("the virtual machine has left no results: see what it said")?;
     let report = Report(serde_json::from_str(&text)?);
     report.show();
     report.save()
-}
-
-/// Runs this very program in the virtual machine, with the files of this machine.
-fn guest_line(shared: &Path, quick: bool) -> Result<String> {
-    let program = env::current_exe()?;
-    let quick = if quick { " --quick" } else { "" };
-    Ok(format!(
-        "export HOME=/root PATH={PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
-         export CARGO_TARGET_DIR='{}'\n'{}' bench vm-guest '{}'{quick}",
-        paths::target().display(),
-        program.display(),
-        shared.display()
-    ))
 }
 
 /// What `run` has the virtual machine do.

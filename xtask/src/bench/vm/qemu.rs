@@ -1,5 +1,4 @@
-//! A virtual machine whose files are this machine's, without being able to change them: virtme-ng puts a memory of its own
-//! over each folder that is written to. One folder is shared for what comes out of it.
+//! A virtual machine whose files are this machine's, without being able to change them. One folder is shared for what comes out of it.
 
 use std::{
     fs,
@@ -17,10 +16,19 @@ use mesh_tests::{cmd::Cmd, interrupt};
 use super::kernel::Kernel;
 
 /// What the machine is told to do, and where what it says comes out.
-const SCRIPT: &str = "start.sh";
+const GUEST: &str = include_str!("guest.sh");
+const SCRIPT: &str = "guest.sh";
 const LOG: &str = "log.txt";
 /// What QEMU and virtme-ng say.
 const CONSOLE: &str = "console.txt";
+
+/// No other clock and no timers of high resolution: each reading or setting of those costs the emulation more than the packet
+/// that it is for. What sleeps does so for whole ticks of 4 ms.
+const KERNEL: &str = "nohz=off highres=off clocksource=tsc tsc=reliable";
+/// This machine's files once more, for a mount of our own; and without ports that nobody uses, which QEMU would poll at
+/// every turn of its main loop.
+const DEVICES: &str = "-virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap \
+     -global virtio-serial-pci.max_ports=2";
 
 pub(super) struct Machine {
     child: Child,
@@ -32,32 +40,36 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Boots the kernel and has it run a line of shell. `shared` is the only folder of this machine that it can change.
+    /// Boots the kernel and has it run a command. `shared` is the only folder of this machine that it can change.
     /// It is ended after `limit`, and also if this process is killed.
     pub(super) fn boot(
         vng: &Path,
         kernel: &Kernel,
         shared: &Path,
-        line: &str,
+        command: &[&str],
         limit: Duration,
     ) -> Result<Self> {
         let (script, log) = (shared.join(SCRIPT), shared.join(LOG));
-        fs::write(&script, format!("exec >'{}' 2>&1\n{line}\n", log.display()))?;
+        fs::write(&script, GUEST)?;
         fs::write(&log, "")?;
+        let enter = ["unshare", "--mount", "sh"].map(String::from).into_iter();
+        let paths = [&script, shared, &kernel.modules].map(|path| path.display().to_string());
+        let words = enter.chain(paths).chain(command.iter().map(|word| (*word).to_owned()));
+        let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
+        let line = format!("{} >'{}' 2>&1", words.join(" "), log.display());
         let console = shared.join(CONSOLE);
         let output = fs::File::create(&console)?;
         let seconds = limit.as_secs().to_string();
         let cmd = Cmd::new("timeout").args(["--kill-after=10", &seconds]).arg(vng).arg("--run");
         let cmd = cmd.arg(&kernel.image).args(["--disable-kvm", "--cpus", "2", "--memory", "8G"]);
         let cmd = cmd.args(["--user", "root"]).arg(format!("--rwdir={}", shared.display()));
-        // QEMU's main thread polls each device's queues whenever the machine sets a timer: fewer of both.
-        let cmd = cmd.args(["--qemu-opts=-global virtio-serial-pci.max_ports=2", "--append", "nohz=off"]);
-        let cmd = cmd.args(["--exec", &format!("sh '{}'", script.display())]);
+        let cmd = cmd.arg(format!("--qemu-opts={DEVICES}")).args(["--append", KERNEL]);
+        let cmd = cmd.args(["--exec", &line]);
         eprintln!("\x1b[2m$ {}\x1b[0m", cmd.line());
-        let mut command = cmd.into_inner();
+        let mut process = cmd.into_inner();
         // A group of its own, which can be ended as a whole; Ctrl-C reaches it through `end`.
-        command.process_group(0).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command.spawn().context("cannot start virtme-ng")?;
+        process.process_group(0).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = process.spawn().context("cannot start virtme-ng")?;
         Ok(Self { child, log, console, shown: 0, begin: Instant::now(), limit })
     }
 
