@@ -221,7 +221,13 @@ impl Outcome {
 
     /// Connections ended with their tasks, none before.
     pub(crate) fn only_the_dead_broke(&self, deaths: &[Death]) -> Result<()> {
-        self.only_broke(&format!("{} tasks ended", deaths.len()), |broken| {
+        let ends: Vec<String> = deaths
+            .iter()
+            .map(|death| {
+                format!("{} ({}) on {} at {}", death.task, death.id, death.node, self.when(death.at))
+            })
+            .collect();
+        self.only_broke(&format!("these ended: {}", ends.join(", ")), |broken| {
             deaths.iter().any(|death| death.id == broken.id && broken.at + REPORTED_WITHIN >= death.at)
         })
     }

@@ -82,6 +82,15 @@ impl AllTold {
         is_news
     }
 
+    /// What a node has told of a task.
+    pub(super) fn of(&self, node_id: &str, task: &str) -> Option<Condition> {
+        let told = self.0.get(node_id)?;
+        if told.ended.contains(task) {
+            return Some(Condition::Ended);
+        }
+        told.draining.contains(task).then_some(Condition::Draining)
+    }
+
     /// What the nodes have told of tasks, by task id. A node is believed about its own tasks only.
     pub(super) fn conditions(&self, snapshot: &Snapshot) -> SharedMap<String, Condition> {
         let mut conditions = SharedMap::new();

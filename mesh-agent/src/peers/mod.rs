@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Both ends prove themselves with the certificate that Docker gave their node: the server must be a manager of this
-//! cluster, the client any node of it. `changes`, `history`, `assembly` and `conditions` are pure; `server`,
+//! cluster, the client any node of it. `changes`, `history`, `assembly`, `conditions` and `remains` are pure; `server`,
 //! `client` and `reporter` do the I/O.
 
 mod assembly;
@@ -20,6 +20,7 @@ mod conditions;
 mod history;
 mod messages;
 mod refusals;
+mod remains;
 pub mod reporter;
 mod reports;
 pub mod server;

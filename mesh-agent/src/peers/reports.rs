@@ -5,15 +5,17 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use futures::{Stream, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Status;
 use tracing::{debug, info};
 
 use super::client::SILENCE;
 use super::conditions::{AllTold, Told};
 use super::messages::{Conditions, ReportEnd};
+use super::remains::Remains;
 use crate::swarm::snapshot::{AttachedContainers, Snapshot};
 
 /// How long after its last report a node is still believed about what may change: an agent that is restarted comes back
@@ -104,10 +106,12 @@ pub(super) async fn add(
     mut swarm: watch::Receiver<Option<Arc<Snapshot>>>,
     publish: &watch::Sender<Option<Arc<Snapshot>>>,
 ) -> Infallible {
+    let mut remains = Remains::default();
     loop {
         let conditions = told.borrow_and_update().clone();
         if let Some(snapshot) = swarm.borrow_and_update().clone() {
-            let whole = with(snapshot, &conditions);
+            remains.follow(&snapshot, &conditions, Instant::now());
+            let whole = with(snapshot, &conditions, &remains);
             publish.send_if_modified(|current| {
                 let is_news = current.as_ref() != Some(&whole);
                 *current = Some(whole);
@@ -117,6 +121,7 @@ pub(super) async fn add(
         let changed = tokio::select! {
             changed = told.changed() => changed,
             changed = swarm.changed() => changed,
+            Some(()) = OptionFuture::from(remains.due().map(sleep_until)) => Ok(()),
         };
         if changed.is_err() {
             // No more news, but what is known stays in force.
@@ -125,7 +130,13 @@ pub(super) async fn add(
     }
 }
 
-fn with(mut snapshot: Arc<Snapshot>, told: &AllTold) -> Arc<Snapshot> {
+fn with(mut snapshot: Arc<Snapshot>, told: &AllTold, remains: &Remains) -> Arc<Snapshot> {
+    if !remains.is_empty() {
+        let tasks = &mut Arc::make_mut(&mut snapshot).tasks;
+        for (id, task) in remains.tasks() {
+            tasks.insert_shared(id.clone(), task.clone());
+        }
+    }
     let (conditions, attached) = (told.conditions(&snapshot), told.attached(&snapshot));
     if snapshot.conditions != conditions || snapshot.attached != attached {
         let snapshot = Arc::make_mut(&mut snapshot);
