@@ -6,6 +6,8 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +17,8 @@ use anyhow::{Context, Result, bail};
 pub struct Cmd {
     inner: Command,
     quiet: bool,
+    /// What it says when it only has to be run again.
+    again: Option<&'static str>,
     /// What to show in place of the program and the arguments given so far, and how many of these there were.
     shown: Option<(String, usize)>,
 }
@@ -22,7 +26,7 @@ pub struct Cmd {
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let inner = Command::new(program);
-        Self { inner, quiet: false, shown: None }
+        Self { inner, quiet: false, again: None, shown: None }
     }
 
     #[must_use]
@@ -62,6 +66,13 @@ impl Cmd {
         self
     }
 
+    /// When it fails and says this, [`Cmd::read`] runs it again, for a while.
+    #[must_use]
+    pub fn again_when(mut self, said: &'static str) -> Self {
+        self.again = Some(said);
+        self
+    }
+
     /// Shows this in place of the command as it stands: for a long way into a namespace. Arguments added later are shown.
     #[must_use]
     pub fn shown_as(mut self, text: String) -> Self {
@@ -86,13 +97,22 @@ impl Cmd {
     }
 
     /// Runs it and returns what it wrote to its standard output, without the final newline.
-    pub fn read(self) -> Result<String> {
+    pub fn read(mut self) -> Result<String> {
+        self.announce();
         let line = self.line();
-        let output = self.output()?;
-        if !output.status.success() {
-            bail!("`{line}` ended with {}\n{}", output.status, said(&output));
+        self.inner.stdin(Stdio::null());
+        let mut tries_left = 20;
+        loop {
+            let output = self.inner.output().with_context(|| format!("cannot run `{line}`"))?;
+            if output.status.success() {
+                return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+            }
+            tries_left -= 1;
+            if tries_left == 0 || !self.again.is_some_and(|again| said(&output).contains(again)) {
+                bail!("`{line}` ended with {}\n{}", output.status, said(&output));
+            }
+            thread::sleep(Duration::from_millis(100));
         }
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
     /// [`Cmd::read`], with a text on its standard input.
@@ -212,5 +232,17 @@ mod tests {
         let error =
             Cmd::new("sh").args(["-c", "echo no >&2; exit 3"]).quiet().read().unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no"), "{error}");
+    }
+
+    #[test]
+    fn what_only_has_to_be_run_again_is() {
+        let file = std::env::temp_dir().join(format!("mesh-again-{}", std::process::id()));
+        let script = r#"[ -e "$0" ] && { echo well; exit; }; touch "$0"; echo too late >&2; exit 1"#;
+        let cmd = || Cmd::new("sh").args(["-c", script]).arg(&file).quiet();
+        assert!(cmd().again_when("another reason").read().is_err());
+        std::fs::remove_file(&file).unwrap();
+        let said = cmd().again_when("too late").read();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(said.unwrap(), "well");
     }
 }

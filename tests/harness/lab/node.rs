@@ -81,9 +81,11 @@ impl Node {
             .shown_as(format!("{}: {program}", self.name))
     }
 
-    /// The docker client of the host, speaking to this node's dockerd.
+    /// The docker client of the host, speaking to this node's dockerd. What it changes in the Swarm it has read before, and
+    /// swarmkit refuses it when the Swarm itself was faster (`manager/state/store`, `ErrSequenceConflict`).
     pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
         Cmd::new("docker")
+            .again_when("update out of sequence")
             .env_remove("DOCKER_CONTEXT")
             .env("DOCKER_HOST", format!("unix://{}", self.docker_socket().display()))
             .shown_as(format!("{}: docker", self.name))
