@@ -73,7 +73,15 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     tokio::spawn(reach::watch(wanted, pulses_sender));
 
     let resolver = Resolver::new(ResolverSettings::default(), names);
+    let (inside_sender, inside) = watch::channel(Arc::default());
     if arguments.dns == Switch::On {
+        let docker_run = arguments.docker_run.clone();
+        tokio::spawn(dns::inside::serve(
+            docker_run,
+            arguments.dns_port,
+            resolver.clone(),
+            inside_sender.clone(),
+        ));
         tokio::spawn(answer_names(resolver.clone(), resolver_address));
         tokio::spawn(show_life(resolver.clone(), Heartbeat::open(&pins)?));
     }
@@ -97,7 +105,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE.max(began.elapsed() * 20)).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, pulses, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, inside, inquiries }).await
 }
 
 /// Keeps flows that are over from piling up.

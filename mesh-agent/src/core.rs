@@ -21,11 +21,12 @@ use crate::dataplane::migration::Migration;
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::desired::drains::Drains;
-use crate::desired::names::Names;
+use crate::desired::names::{Names, Seat};
 use crate::desired::{Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
+use crate::dns::inside;
 use crate::node::namespaces::{self, Namespaces};
-use crate::node::sandboxes::Sandboxes;
+use crate::node::sandboxes::{self, Sandboxes};
 use crate::node::{self, Interface, NodeView, Told};
 use crate::reach::{self, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
@@ -52,6 +53,7 @@ pub struct Inputs {
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     pub namespaces: watch::Receiver<Arc<Namespaces>>,
     pub pulses: watch::Receiver<Arc<Pulses>>,
+    pub inside: watch::Receiver<inside::Open>,
     pub inquiries: mpsc::Receiver<Inquiry>,
 }
 
@@ -72,6 +74,7 @@ struct Last {
     snapshot: Arc<Snapshot>,
     local: Arc<LocalView>,
     desired: Desired,
+    names: Arc<Names>,
     facts: NodeFacts,
 }
 
@@ -153,6 +156,7 @@ impl Core {
                 changed = inputs.local.changed() => changed.context("the source of this node's containers ended")?,
                 changed = inputs.node.changed() => changed.context("the source of this node's interfaces ended")?,
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
+                changed = inputs.inside.changed() => changed.context("the resolver ended")?,
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
                 () = until(self.drain_over), if self.drain_over.is_some() => {}
@@ -212,9 +216,9 @@ impl Core {
                 vni: self.arguments.tunnel_vni,
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
             };
-            let addresses = names.askers().keys().copied().collect();
+            let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
-                self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &addresses);
+                self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &wanted);
             let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, askers.cookies);
             failed |= !askers.complete;
             let rest = self.reconciler.begin(&desired, &facts);
@@ -230,7 +234,7 @@ impl Core {
                 self.migration_ends = Some(Instant::now() + SETTLED_AT_LAST);
             }
             let (snapshot, local) = (snapshot.clone(), local.clone());
-            self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
+            self.last = Some(Last { snapshot, local, desired: desired.clone(), names, facts });
         } else {
             warnings.push("Docker does not say which address this node has in the Swarm".into());
         }
@@ -274,17 +278,20 @@ impl Core {
             let mut containers = last.local.containers.values();
             let asker = containers.find(|container| container.addresses.contains_key(&network.id));
             let Some(asker) = asker else { continue };
-            let Some(namespace) = asker.bridge.and_then(|bridge| self.sandboxes.name_of(bridge.address))
-            else {
-                continue;
+            let seat = last.names.askers().iter().find(|(_, known)| known.name == asker.name);
+            let namespace = match seat {
+                Some((Seat::Bridge(address), _)) => self.sandboxes.name_of(*address).map(ToOwned::to_owned),
+                Some((Seat::Sandbox(sandbox), _)) => Some(sandbox.to_string()),
+                None => None,
             };
+            let Some(namespace) = namespace else { continue };
             for service in last.snapshot.services.values() {
                 let here =
                     service.virtual_ips.iter().filter(|vip| asker.addresses.contains_key(&vip.network_id));
                 let expected: BTreeSet<_> = here.map(|vip| vip.address).collect();
                 if service.virtual_ips.iter().any(|vip| vip.network_id == network.id) {
                     questions.push(Question {
-                        namespace: namespaces::of_sandbox(&self.arguments.docker_run, namespace),
+                        namespace: namespaces::of_sandbox(&self.arguments.docker_run, &namespace),
                         asker: asker.name.clone(),
                         name: service.name.clone(),
                         expected,
@@ -378,6 +385,21 @@ impl Core {
         }
         self.warnings = warnings;
     }
+}
+
+/// Whose questions the hooks may send to the resolver: inside of containers not before somebody listens there.
+fn answered(names: &Names, inside: &inside::Open) -> sandboxes::Wanted {
+    let mut wanted = sandboxes::Wanted::default();
+    for seat in names.askers().keys() {
+        match seat {
+            Seat::Bridge(address) => drop(wanted.addresses.insert(*address)),
+            Seat::Sandbox(sandbox) if inside.contains(sandbox) => {
+                wanted.sandboxes.insert(sandbox.to_string());
+            }
+            Seat::Sandbox(_) => {}
+        }
+    }
+    wanted
 }
 
 /// Waits for a moment; forever, if there is none.

@@ -34,7 +34,7 @@ fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
             let mut random = fastrand::Rng::with_seed(seed);
             let message = mutated(&corpus, &mut random);
             let about = Circumstances {
-                asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)),
+                asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)).into(),
                 transport: if random.bool() { Transport::Udp } else { Transport::Tcp },
                 names: &names,
                 searches_first: random.bool(),

@@ -33,7 +33,7 @@
 //! | `VIP_OPENING` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Opening`], other TCP | kernel (caller's node) | kernel, agent | oldest goes |
 //! | `VIP_UDP_FLOWS` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Flow`], all but TCP | kernel (caller's node) | kernel, agent | oldest goes |
 //! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
-//! | `ASKERS` | hash | cookie of a task's network namespace → 1 | agent | sockets | agent reports it |
+//! | `ASKERS` | hash | cookie of a task's network namespace → where its questions are answered ([`asker`]) | agent | sockets | agent reports it |
 //! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |
 //! | `TAKING_OVER` | array of 1 | → whether the programs of the agent before come after these, and know flows that these do not | agent | request, overlay | – |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
@@ -42,6 +42,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod asker;
 pub mod backend;
 pub mod checksum;
 pub mod flow;

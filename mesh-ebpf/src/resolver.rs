@@ -6,10 +6,10 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::{HEARTBEAT_NANOSECONDS, Settings};
+use mesh_common::{asker, maps};
 
 use crate::{counters, node};
 
@@ -30,13 +30,15 @@ pub(crate) fn redirect(context: &SockAddrContext) -> bool {
     if destination(pointer) != (DOCKERS, DOMAIN) {
         return false;
     }
-    let Some(settings) = asked(pointer) else { return false };
+    let Some((address, port)) = node::settings().and_then(|settings| resolver(pointer, settings)) else {
+        return false;
+    };
     if !is_alive() {
         counters::count(Outcome::ResolverSilent);
         return true;
     }
     counters::count(Outcome::SocketToResolver);
-    write(pointer, settings.resolver, settings.resolver_port);
+    write(pointer, address, port);
     true
 }
 
@@ -45,23 +47,27 @@ pub(crate) fn redirect(context: &SockAddrContext) -> bool {
 pub(crate) fn restore(context: &SockAddrContext) -> bool {
     let pointer = context.sock_addr;
     let Some(settings) = node::settings() else { return false };
-    if destination(pointer) != (settings.resolver, settings.resolver_port) || asked(pointer).is_none() {
+    let from = destination(pointer);
+    // Few answers are the resolver's: a look at the port spares the rest.
+    if from.1 != settings.resolver_port || resolver(pointer, settings) != Some(from) {
         return false;
     }
     write(pointer, DOCKERS, DOMAIN);
     true
 }
 
-/// The settings, if there is a resolver and the socket is in a namespace that it serves.
+/// Where the resolver answers the namespace that the socket is in, if it does.
 #[inline(always)]
-fn asked(pointer: *mut bpf_sock_addr) -> Option<&'static Settings> {
-    let settings = node::settings()?;
-    // SAFETY: the context is valid for the whole program.
-    let cookie = unsafe { bpf_get_netns_cookie(pointer.cast()) };
-    if settings.resolver_port.number() == 0 || ASKERS.get_ptr(cookie).is_none() {
+fn resolver(pointer: *mut bpf_sock_addr, settings: &Settings) -> Option<(Address, Port)> {
+    if settings.resolver_port.number() == 0 {
         return None;
     }
-    Some(settings)
+    // SAFETY: the context is valid for the whole program.
+    let cookie = unsafe { bpf_get_netns_cookie(pointer.cast()) };
+    let place = ASKERS.get_ptr(cookie)?;
+    // SAFETY: entries of this map are written whole, by the agent.
+    let address = if unsafe { *place } == asker::INSIDE { DOCKERS } else { settings.resolver };
+    Some((address, settings.resolver_port))
 }
 
 #[inline(always)]

@@ -130,7 +130,7 @@ impl Dataplane for Kernel {
             Operation::ClearCounters(id) => ("BACKEND_STATS", self.clear_counters(id)),
             Operation::SetTask(key, task) => ("TASKS", self.tasks.insert(key, task, 0)),
             Operation::DeleteTask(key) => ("TASKS", delete(&mut self.tasks, &key)),
-            Operation::AddAsker(cookie) => ("ASKERS", self.askers.insert(cookie, 1, 0)),
+            Operation::SetAsker(cookie, place) => ("ASKERS", self.askers.insert(cookie, place, 0)),
             Operation::DeleteAsker(cookie) => ("ASKERS", delete(&mut self.askers, &cookie)),
         };
         result.map_err(|error| DataplaneError::Map { what: "change", map, source: error.into() })
@@ -145,7 +145,7 @@ impl Dataplane for Kernel {
             frontends: self.dump_frontends()?,
             slots: entries(&self.slots, "SLOTS")?.collect(),
             tasks: entries(&self.tasks, "TASKS")?.collect(),
-            askers: entries(&self.askers, "ASKERS")?.map(|(cookie, _)| cookie).collect(),
+            askers: entries(&self.askers, "ASKERS")?.collect(),
             ..Tables::default()
         };
         for (word, bits) in (0..).zip(self.ports.iter()) {

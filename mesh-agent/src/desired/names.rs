@@ -5,13 +5,16 @@
 
 mod hostname;
 mod network;
+mod seat;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use network::{Found, NetworkNames, Reverse, ServicePort};
 use network::{Owner, Part};
+pub use seat::{Sandbox, Seat};
 
 use super::index::{Index, Members, Touched};
 use super::labels::{NameLabels, NamedPort};
@@ -30,7 +33,7 @@ pub const VIRTUAL_TTL: u32 = 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     networks: Vec<NetworkNames>,
-    askers: HashMap<Ipv4Addr, Asker>,
+    askers: HashMap<Seat, Asker>,
     left_to_docker: BTreeMap<String, String>,
     /// Where each network stands in `networks`, by its id.
     places: BTreeMap<String, usize>,
@@ -39,7 +42,8 @@ pub struct Names {
 /// A container on this node whose questions are answered by the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asker {
-    pub container_id: String,
+    /// What Docker calls the container.
+    pub name: String,
     /// The networks it is on, in the order in which names are looked up there: places in [`Names::networks`].
     networks: Vec<usize>,
     pub upstream: Upstream,
@@ -87,15 +91,19 @@ impl Names {
         let (snapshot, local) = (index.snapshot, index.local);
         self.left_to_docker.clear();
         let mut askers = BTreeMap::new();
-        for (id, container) in &local.containers {
-            let (Some(bridge), Some(details)) = (container.bridge, &container.details) else { continue };
+        for container in local.containers.values() {
+            let Some(details) = &container.details else { continue };
+            let Some(seat) = seat(snapshot, container, details) else { continue };
             let networks = networks_of(snapshot, local, container);
             if !networks.iter().any(|order| !order.local) {
                 continue;
             }
             match upstream(snapshot, container, details) {
                 Ok(upstream) => {
-                    askers.insert(bridge.address, (id, networks, upstream));
+                    // Who is shut in has no way to other servers, and must not get one.
+                    let servers =
+                        if let Seat::Sandbox(_) = seat { Some([].into()) } else { upstream.servers };
+                    askers.insert(seat, (container, networks, Upstream { servers, ..upstream }));
                 }
                 Err(reason) => {
                     self.left_to_docker.insert(container.name.clone(), reason);
@@ -114,9 +122,9 @@ impl Names {
             self.places = wanted.keys().zip(0..).map(|(id, place)| ((*id).to_owned(), place)).collect();
         }
         self.askers.clear();
-        for (address, (id, networks, upstream)) in askers {
+        for (seat, (container, networks, upstream)) in askers {
             let networks = networks.iter().filter_map(|order| self.places.get(order.id).copied()).collect();
-            self.askers.insert(address, Asker { container_id: id.clone(), networks, upstream });
+            self.askers.insert(seat, Asker { name: container.name.clone(), networks, upstream });
         }
         networks_stay
     }
@@ -154,9 +162,16 @@ impl Names {
         }
     }
 
-    /// Whose questions are answered, by their addresses on `docker_gwbridge`.
-    pub fn askers(&self) -> &HashMap<Ipv4Addr, Asker> {
+    /// Whose questions are answered.
+    pub fn askers(&self) -> &HashMap<Seat, Asker> {
         &self.askers
+    }
+
+    /// The namespaces in which questions are answered because there is no way out of them.
+    pub fn sandboxes(&self) -> impl Iterator<Item = Sandbox> {
+        self.askers
+            .keys()
+            .filter_map(|seat| if let Seat::Sandbox(sandbox) = seat { Some(*sandbox) } else { None })
     }
 
     /// The networks of a container, in the order in which they are asked.
@@ -204,6 +219,18 @@ fn networks_of<'a>(
     let mut networks: Vec<_> = container.addresses.keys().filter_map(order).collect();
     networks.sort_unstable();
     networks
+}
+
+/// From where a container asks; `None` for who cannot be reached, or not yet.
+fn seat(snapshot: &Snapshot, container: &LocalContainer, details: &ContainerDetails) -> Option<Seat> {
+    if let Some(bridge) = container.bridge {
+        return Some(Seat::Bridge(bridge.address));
+    }
+    let is_internal = |id: &String| snapshot.networks.get(id).is_some_and(|network| network.internal);
+    if !container.addresses.keys().all(is_internal) {
+        return None;
+    }
+    Sandbox::of(Path::new(&details.sandbox)).map(Seat::Sandbox)
 }
 
 /// Docker's resolver inside a container; as its upstream it would ask itself (moby #47716).

@@ -4,7 +4,8 @@
 //! udp, tcp ──► resolver ──► respond (pure): wire → zone → wire ──► answer
 //!   ▲                          │ names that are not the Swarm's
 //!   │                          └► upstream ──► cache, or race ──► exchange ──► the node's name servers
-//!   └ the containers' sockets, redirected by the dataplane: who asks is known by the address on docker_gwbridge
+//!   └ the containers' sockets, redirected by the dataplane: who asks is known by the address on docker_gwbridge,
+//!     or by the namespace that the question is asked in (`inside`)
 //! ```
 //!
 //! [`crate::desired::Names`] says what each container can ask for. Everything up to an answer about those names is pure
@@ -14,6 +15,7 @@ mod cache;
 pub mod check;
 mod exchange;
 pub mod host;
+pub mod inside;
 mod race;
 mod relay;
 pub mod report;

@@ -1,6 +1,7 @@
 //! What the sockets share: names, other servers, and the count of what happened.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use super::stats::{BOUNDS, Source, Stats};
 use super::upstream::{Limits, Lookup, Upstream, Waiting};
 use super::wire::{Query, Transport};
 use crate::desired::Names;
+use crate::desired::names::{Sandbox, Seat};
 
 /// What the operator can set.
 #[derive(Clone, Debug)]
@@ -45,14 +47,16 @@ pub struct Resolver {
     pub(super) stats: Stats,
     pub(super) liveness: Liveness,
     listening: Mutex<Option<SocketAddrV4>>,
+    /// Namespaces in which it cannot be listened, and why.
+    closed: Mutex<BTreeMap<Sandbox, String>>,
 }
 
 /// A message as it was read.
 #[derive(Clone, Copy)]
 pub(super) struct Incoming<'a> {
     pub(super) message: &'a [u8],
-    /// The address that it came from.
-    pub(super) asker: Ipv4Addr,
+    /// Where it came from.
+    pub(super) asker: Seat,
     pub(super) transport: Transport,
     /// Which of several addresses comes first.
     pub(super) rotation: usize,
@@ -97,6 +101,7 @@ impl Resolver {
             stats: Stats::default(),
             liveness,
             listening: Mutex::default(),
+            closed: Mutex::default(),
         })
     }
 
@@ -117,7 +122,7 @@ impl Resolver {
         DnsReport {
             listening: self.listening().map(|address| address.to_string()),
             askers: names.askers().len() as u64,
-            left_to_docker: names.left_to_docker().clone(),
+            left_to_docker: self.left_to_docker(&names),
             networks: names.networks().iter().map(network).collect(),
             queries: self.stats.queries().map(query_row).collect(),
             latencies: Source::ALL.map(|source| self.latency_row(source)).into(),
@@ -129,6 +134,15 @@ impl Resolver {
             kept: self.upstream.kept() as u64,
             upstreams: self.upstream_rows(&own),
         }
+    }
+
+    fn left_to_docker(&self, names: &Names) -> BTreeMap<String, String> {
+        let mut left = names.left_to_docker().clone();
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        left.extend(closed.iter().filter_map(|(sandbox, why)| {
+            Some((names.askers().get(&Seat::Sandbox(*sandbox))?.name.clone(), why.clone()))
+        }));
+        left
     }
 
     fn latency_row(&self, source: Source) -> LatencyRow {
@@ -186,6 +200,19 @@ impl Resolver {
 
     pub(super) fn set_listening(&self, address: Option<SocketAddrV4>) {
         *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    /// Takes note that there is no listening in a namespace, or that it is over with that.
+    pub(super) fn set_closed(&self, sandbox: Sandbox, why: Option<String>) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(closed.insert(sandbox, why)),
+            None => drop(closed.remove(&sandbox)),
+        }
+    }
+
+    pub(super) fn follow_names(&self) -> watch::Receiver<Arc<Names>> {
+        self.names.clone()
     }
 
     fn listening(&self) -> Option<SocketAddrV4> {

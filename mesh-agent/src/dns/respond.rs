@@ -1,14 +1,12 @@
 //! From the bytes of a query to the bytes of its answer. Pure.
 
-use std::net::Ipv4Addr;
-
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::wire::{Query, Rejected, Transport, Writer, write_rejection};
 use super::zone::{Resolution, resolve};
 use crate::desired::Names;
-use crate::desired::names::TASK_TTL;
+use crate::desired::names::{Seat, TASK_TTL};
 
 /// What became of a message.
 #[derive(Debug)]
@@ -24,8 +22,8 @@ pub enum Response<'a> {
 /// Everything about a query but its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances<'a> {
-    /// The address that it came from.
-    pub asker: Ipv4Addr,
+    /// Where it came from.
+    pub asker: Seat,
     pub transport: Transport,
     pub names: &'a Names,
     /// Whether the node's `resolv.conf` has `ndots`.

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::resolver::Resolver;
-use super::tcp;
+use super::tcp::{self, Clients};
 use super::udp::Worker;
 
 /// How often a loop without anything to do turns.
@@ -78,7 +78,7 @@ struct Sockets {
 impl Sockets {
     fn open(address: SocketAddrV4, workers: usize) -> io::Result<Self> {
         // Sockets of UDP are shared, even with those of another agent; a port that is taken shows with TCP.
-        let tcp = open_tcp(address)?;
+        let tcp = TcpListener::from_std(open_tcp(address)?)?;
         let udp = (0..workers.max(1)).map(|_| open_udp(address)).collect::<io::Result<_>>()?;
         Ok(Self { udp, tcp })
     }
@@ -87,7 +87,7 @@ impl Sockets {
     async fn run(self, resolver: &Arc<Resolver>) -> String {
         let mut loops = JoinSet::new();
         resolver.liveness.begin();
-        loops.spawn(tcp::run(self.tcp, resolver.clone(), 0));
+        loops.spawn(tcp::run(self.tcp, resolver.clone(), Clients::OnBridge { place: 0 }));
         for (place, socket) in (1..).zip(self.udp) {
             let mut worker = match Worker::start(socket, resolver.clone(), place) {
                 Ok(worker) => worker,
@@ -103,7 +103,7 @@ impl Sockets {
     }
 }
 
-fn open_udp(address: SocketAddrV4) -> io::Result<UdpSocket> {
+pub(super) fn open_udp(address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = open(Type::DGRAM, Protocol::UDP)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
@@ -113,14 +113,15 @@ fn open_udp(address: SocketAddrV4) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn open_tcp(address: SocketAddrV4) -> io::Result<TcpListener> {
+/// Without a runtime: it may be opened by a thread that is somewhere else.
+pub(super) fn open_tcp(address: SocketAddrV4) -> io::Result<std::net::TcpListener> {
     let socket = open(Type::STREAM, Protocol::TCP)?;
     // Connections of an earlier agent may still be waiting for their end.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// A socket for an address that need not be there yet.

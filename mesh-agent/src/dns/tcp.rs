@@ -20,6 +20,7 @@ use tracing::debug;
 use super::resolver::{Incoming, Resolver, Step};
 use super::server::IDLE_TURN;
 use super::wire::Transport;
+use crate::desired::names::{Sandbox, Seat};
 
 /// How long a connection may be without a whole query.
 const IDLE: Duration = Duration::from_secs(10);
@@ -30,7 +31,25 @@ const CONNECTIONS_OF_ONE: usize = 128;
 /// Queries of one connection that wait for other servers; the next one is read when one of them is answered.
 const WAITING: usize = 64;
 
-pub(super) async fn run(listener: TcpListener, resolver: Arc<Resolver>, place: usize) {
+/// Who connects to a listener.
+#[derive(Clone, Copy)]
+pub(super) enum Clients {
+    /// Containers on the bridge. That the loop turns is noted at this place.
+    OnBridge { place: usize },
+    /// Whoever is inside with it.
+    In(Sandbox),
+}
+
+impl Clients {
+    fn seat(self, client: Ipv4Addr) -> Seat {
+        match self {
+            Self::OnBridge { .. } => Seat::Bridge(client),
+            Self::In(sandbox) => Seat::Sandbox(sandbox),
+        }
+    }
+}
+
+pub(super) async fn run(listener: TcpListener, resolver: Arc<Resolver>, clients: Clients) {
     let mut connections = JoinSet::new();
     let open = Arc::new(Open::default());
     let mut idle = interval(IDLE_TURN);
@@ -39,7 +58,8 @@ pub(super) async fn run(listener: TcpListener, resolver: Arc<Resolver>, place: u
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => match open.admit(client.ip()) {
                     Some(admitted) => {
-                        connections.spawn(serve(stream, admitted, resolver.clone()));
+                        let asker = clients.seat(admitted.client);
+                        connections.spawn(serve(stream, admitted, asker, resolver.clone()));
                     }
                     None => {
                         resolver.stats.turned_away.fetch_add(1, Relaxed);
@@ -52,7 +72,9 @@ pub(super) async fn run(listener: TcpListener, resolver: Arc<Resolver>, place: u
             },
             _ = idle.tick() => {}
         }
-        resolver.liveness.turned(place, Instant::now());
+        if let Clients::OnBridge { place } = clients {
+            resolver.liveness.turned(place, Instant::now());
+        }
         while connections.try_join_next().is_some() {}
     }
 }
@@ -91,13 +113,13 @@ impl Drop for Admitted {
     }
 }
 
-async fn serve(stream: TcpStream, admitted: Admitted, resolver: Arc<Resolver>) {
+async fn serve(stream: TcpStream, admitted: Admitted, asker: Seat, resolver: Arc<Resolver>) {
     let (reader, writer) = stream.into_split();
     let mut connection = Connection {
         reader,
         writer,
         resolver,
-        client: admitted.client,
+        asker,
         unread: Vec::with_capacity(2048),
         // Most connections ask once.
         rotation: fastrand::usize(..),
@@ -111,7 +133,7 @@ struct Connection {
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
     resolver: Arc<Resolver>,
-    client: Ipv4Addr,
+    asker: Seat,
     /// What came of a query that is not whole yet.
     unread: Vec<u8>,
     rotation: usize,
@@ -153,7 +175,7 @@ impl Connection {
             self.rotation = self.rotation.wrapping_add(1);
             let (transport, rotation) = (Transport::Tcp, self.rotation);
             let incoming =
-                Incoming { message, asker: self.client, transport, rotation, began: Instant::now() };
+                Incoming { message, asker: self.asker, transport, rotation, began: Instant::now() };
             match self.resolver.start(incoming, &names, &mut out) {
                 Step::Done => answers.extend_from_slice(&framed(&out)),
                 Step::Later(waiting) => {

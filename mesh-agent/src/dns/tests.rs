@@ -1,6 +1,7 @@
 //! How the parts answer together.
 
 mod golden;
+mod inside;
 mod live;
 mod other_servers;
 mod support;

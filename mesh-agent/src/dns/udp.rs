@@ -18,6 +18,7 @@ use tracing::debug;
 use super::resolver::{Incoming, Later, Resolver, Step};
 use super::server::IDLE_TURN;
 use super::wire::Transport;
+use crate::desired::names::Seat;
 
 /// A thread that answers until this is dropped.
 pub(super) struct Worker {
@@ -89,8 +90,9 @@ impl Loop {
     }
 
     fn answer(&self, message: &[u8], client: SocketAddr, rotation: usize, began: Instant, out: &mut Vec<u8>) {
-        let IpAddr::V4(asker) = client.ip() else { return };
+        let IpAddr::V4(address) = client.ip() else { return };
         let names = self.resolver.names();
+        let asker = Seat::Bridge(address);
         let incoming = Incoming { message, asker, transport: Transport::Udp, rotation, began };
         match self.resolver.start(incoming, &names, out) {
             Step::Done => send(&self.socket, &self.resolver, out, client),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use super::exchange::Question;
 use super::race::{Health, Servers, race};
 use super::relay::Reply;
 use super::wire::Query;
+use crate::desired::names::Seat;
 
 /// What may be going on at a time. What comes on top fails at once, so that a dead server does not make the agent
 /// collect questions without end.
@@ -45,7 +46,7 @@ struct State {
     cache: Cache,
     running: HashMap<Key, Running>,
     waiting: usize,
-    waiting_by_asker: HashMap<Ipv4Addr, usize>,
+    waiting_by_asker: HashMap<Seat, usize>,
 }
 
 type Running = Shared<BoxFuture<'static, Option<Arc<Reply>>>>;
@@ -69,7 +70,7 @@ pub(super) struct Waiting {
 
 struct Place {
     upstream: Arc<Upstream>,
-    asker: Ipv4Addr,
+    asker: Seat,
 }
 
 impl Upstream {
@@ -87,7 +88,7 @@ impl Upstream {
     pub(super) fn look_up(
         self: &Arc<Self>,
         query: &Query<'_>,
-        asker: Ipv4Addr,
+        asker: Seat,
         servers: &Arc<[SocketAddr]>,
     ) -> Lookup {
         if servers.is_empty() {

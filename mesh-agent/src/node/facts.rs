@@ -72,7 +72,7 @@ pub fn facts(
     bridge: Option<&Interface>,
     told: Told,
     peers: &BTreeSet<Ipv4Addr>,
-    askers: BTreeSet<u64>,
+    askers: BTreeMap<u64, u32>,
 ) -> NodeFacts {
     let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
     let default_uplink = of_address(told.address).or(uplinks.first());
@@ -199,7 +199,7 @@ mod tests {
             vni: 7,
             resolver_port: Some(4796),
         };
-        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), BTreeSet::new());
+        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));

@@ -1,10 +1,11 @@
 //! Which network namespace is which container's: told by its address on docker_gwbridge, which is the same in Docker's list
-//! and in the namespace. No other container has it.
+//! and in the namespace. No other container has it. Containers without one are known by their sandboxes' names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use mesh_common::asker;
 use tracing::debug;
 
 use super::namespaces::{self, Identity, Namespaces, Seen};
@@ -21,24 +22,36 @@ struct Sandbox {
     identity: Identity,
 }
 
-/// What was found out about the containers with certain addresses.
+/// The containers whose namespaces are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// On docker_gwbridge.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// Names of namespaces: of containers that are not there.
+    pub sandboxes: BTreeSet<String>,
+}
+
+/// What was found out about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Cookies of their namespaces.
-    pub cookies: BTreeSet<u64>,
+    /// Where they are answered ([`mesh_common::asker`]), by the cookies of their namespaces.
+    pub cookies: BTreeMap<u64, u32>,
     /// Whether all of them were found; a container's namespace gets its address a moment after it is made.
     pub complete: bool,
 }
 
 impl Sandboxes {
-    /// Finds the namespaces of the containers with `addresses` on docker_gwbridge.
-    pub fn find(&mut self, docker_run: &Path, names: &Namespaces, addresses: &BTreeSet<Ipv4Addr>) -> Found {
+    pub fn find(&mut self, docker_run: &Path, names: &Namespaces, wanted: &Wanted) -> Found {
         let folder = docker_run.join("netns");
         self.seen.retain(|name, sandbox| names.get(name) == Some(&sandbox.identity));
-        let complete = self.known(addresses).complete;
+        let complete = self.known(wanted).complete;
         for (name, identity) in names.iter().filter(|(name, _)| is_sandbox(name)) {
             let is_settled = match self.seen.get(name) {
-                Some(sandbox) => complete || owner(&sandbox.seen, addresses).is_some(),
+                Some(sandbox) => {
+                    complete
+                        || wanted.sandboxes.contains(name)
+                        || owner(&sandbox.seen, &wanted.addresses).is_some()
+                }
                 None => false,
             };
             if is_settled {
@@ -52,7 +65,7 @@ impl Sandboxes {
                 Err(error) => debug!(namespace = name, "cannot be looked into: {error:#}"),
             }
         }
-        self.known(addresses)
+        self.known(wanted)
     }
 
     /// The name of the namespace of the container with `address` on docker_gwbridge.
@@ -64,16 +77,20 @@ impl Sandboxes {
             .map(|(name, _)| name.as_str())
     }
 
-    fn known(&self, addresses: &BTreeSet<Ipv4Addr>) -> Found {
+    fn known(&self, wanted: &Wanted) -> Found {
         let mut owners = BTreeSet::new();
-        let mut cookies = BTreeSet::new();
+        let mut cookies = BTreeMap::new();
         for sandbox in self.seen.values() {
-            if let Some(address) = owner(&sandbox.seen, addresses) {
+            if let Some(address) = owner(&sandbox.seen, &wanted.addresses) {
                 owners.insert(address);
-                cookies.insert(sandbox.seen.cookie);
+                cookies.insert(sandbox.seen.cookie, asker::AT_BRIDGE);
             }
         }
-        Found { complete: owners.len() == addresses.len(), cookies }
+        let inside: Vec<u64> =
+            wanted.sandboxes.iter().filter_map(|name| Some(self.seen.get(name)?.seen.cookie)).collect();
+        let complete = owners.len() == wanted.addresses.len() && inside.len() == wanted.sandboxes.len();
+        cookies.extend(inside.into_iter().map(|cookie| (cookie, asker::INSIDE)));
+        Found { cookies, complete }
     }
 }
 
@@ -103,10 +120,17 @@ mod tests {
         let sandboxes = Sandboxes {
             seen: BTreeMap::from([("aaaaaaaaaaaa".into(), seen(7, 3)), ("bbbbbbbbbbbb".into(), seen(8, 4))]),
         };
-        let wanted = BTreeSet::from([Ipv4Addr::new(172, 18, 0, 4)]);
-        assert_eq!(sandboxes.known(&wanted), Found { cookies: BTreeSet::from([8]), complete: true });
-        let more = BTreeSet::from([Ipv4Addr::new(172, 18, 0, 4), Ipv4Addr::new(172, 18, 0, 5)]);
-        assert!(!sandboxes.known(&more).complete);
+        let wanted = |addresses: &[u8], sandboxes: &[&str]| Wanted {
+            addresses: addresses.iter().map(|last| Ipv4Addr::new(172, 18, 0, *last)).collect(),
+            sandboxes: sandboxes.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let found = sandboxes.known(&wanted(&[4], &[]));
+        assert_eq!(found, Found { cookies: BTreeMap::from([(8, asker::AT_BRIDGE)]), complete: true });
+        assert!(!sandboxes.known(&wanted(&[4, 5], &[])).complete);
+        let found = sandboxes.known(&wanted(&[4], &["aaaaaaaaaaaa"]));
+        let cookies = BTreeMap::from([(8, asker::AT_BRIDGE), (7, asker::INSIDE)]);
+        assert_eq!(found, Found { cookies, complete: true }, "one is known by its name");
+        assert!(!sandboxes.known(&wanted(&[4], &["cccccccccccc"])).complete);
         assert!(is_sandbox("58152564bc28") && !is_sandbox("1-12d81fnl23") && !is_sandbox("ingress_sbox"));
     }
 }

@@ -20,8 +20,8 @@ pub struct NodeFacts {
     /// Interface index towards each peer; `default_uplink` for those that are not in it.
     pub uplinks: BTreeMap<Address, u32>,
     pub default_uplink: u32,
-    /// Cookies of the network namespaces whose queries the resolver answers.
-    pub askers: BTreeSet<u64>,
+    /// Where the resolver answers whom ([`mesh_common::asker`]), by the cookies of network namespaces.
+    pub askers: BTreeMap<u64, u32>,
 }
 
 /// Operations in the order in which they must be done. An operation that fails ends its group; the other groups go on.
@@ -122,9 +122,13 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
     plan.before.extend(peers.difference(&tables.peers).copied().map(Operation::AddPeer));
     plan.after.extend(tables.peers.difference(&peers).copied().map(Operation::DeletePeer));
 
-    let askers = &node.askers;
-    plan.before.extend(askers.difference(&tables.askers).copied().map(Operation::AddAsker));
-    plan.after.extend(tables.askers.difference(askers).copied().map(Operation::DeleteAsker));
+    for (cookie, place) in &node.askers {
+        if tables.askers.get(cookie) != Some(place) {
+            plan.before.push(Operation::SetAsker(*cookie, *place));
+        }
+    }
+    let gone = tables.askers.keys().filter(|cookie| !node.askers.contains_key(cookie));
+    plan.after.extend(gone.copied().map(Operation::DeleteAsker));
 
     for (key, task) in &desired.deliveries {
         if tables.tasks.get(key) != Some(task) {

@@ -22,7 +22,8 @@ pub struct Tables {
     /// Ids that were ever used.
     pub backends: BTreeMap<u32, Backend>,
     pub tasks: BTreeMap<TaskKey, LocalTask>,
-    pub askers: BTreeSet<u64>,
+    /// See [`mesh_common::asker`].
+    pub askers: BTreeMap<u64, u32>,
 }
 
 /// One change of one map. All of them may be done twice; deleting what is not there succeeds.
@@ -43,7 +44,7 @@ pub enum Operation {
     ClearCounters(u32),
     SetTask(TaskKey, LocalTask),
     DeleteTask(TaskKey),
-    AddAsker(u64),
+    SetAsker(u64, u32),
     DeleteAsker(u64),
 }
 
@@ -92,8 +93,8 @@ impl Tables {
             Operation::DeleteTask(key) => {
                 self.tasks.remove(&key);
             }
-            Operation::AddAsker(cookie) => {
-                self.askers.insert(cookie);
+            Operation::SetAsker(cookie, place) => {
+                self.askers.insert(cookie, place);
             }
             Operation::DeleteAsker(cookie) => {
                 self.askers.remove(&cookie);

@@ -199,7 +199,7 @@ fn an_address_that_is_used_again_has_the_name_of_the_new_task() {
 fn who_asks_sees_the_networks_it_is_on_the_swarms_first() {
     let names = names();
     let networks = |last| {
-        let asker = names.askers().get(&Ipv4Addr::new(172, 18, 0, last))?;
+        let asker = names.askers().get(&bridge(last))?;
         Some(names.networks_of(asker).map(|network| network.name.as_str()).collect::<Vec<_>>())
     };
     assert_eq!(networks(3), Some(vec!["app_default"]), "the ingress network has no names");
@@ -208,12 +208,36 @@ fn who_asks_sees_the_networks_it_is_on_the_swarms_first() {
     assert_eq!(networks(9), None);
 }
 
+/// Where the container with this address on docker_gwbridge asks from.
+fn bridge(last: u8) -> Seat {
+    Seat::Bridge([172, 18, 0, last].into())
+}
+
+#[test]
+fn who_is_on_internal_networks_only_is_answered_inside_and_has_nobody_else_to_ask() {
+    let (mut snapshot, mut local) = swarm();
+    let container = local.containers.get_mut("ffffffffffffffff").unwrap();
+    container.bridge = None;
+    container.details.as_mut().unwrap().sandbox = "/var/run/docker/netns/0123456789ab".into();
+    let on: Vec<String> = container.addresses.keys().cloned().collect();
+    let seat = Seat::Sandbox(Sandbox::of(Path::new("0123456789ab")).unwrap());
+    assert!(!Names::from(&snapshot, &local).askers().contains_key(&seat), "one of them is not internal");
+    for id in on {
+        snapshot.networks.get_mut(&id).unwrap().internal = true;
+    }
+    let names = Names::from(&snapshot, &local);
+    let asker = &names.askers()[&seat];
+    assert_eq!(asker.upstream.servers.as_deref(), Some(&[] as &[SocketAddr]));
+    assert!(names.networks_of(asker).count() > 0);
+    assert_eq!(names.sandboxes().count(), 1);
+}
+
 #[test]
 fn an_internal_network_is_asked_after_the_others() {
     let (mut snapshot, local) = swarm();
     snapshot.networks.get_mut("net2").unwrap().internal = true;
     let names = Names::from(&snapshot, &local);
-    let asker = &names.askers()[&Ipv4Addr::new(172, 18, 0, 4)];
+    let asker = &names.askers()[&bridge(4)];
     assert_eq!(
         names.networks_of(asker).map(|network| network.id.as_str()).collect::<Vec<_>>(),
         ["net1", "net2"]
@@ -223,7 +247,7 @@ fn an_internal_network_is_asked_after_the_others() {
 #[test]
 fn a_container_says_whom_to_ask_for_other_names() {
     let names = names();
-    let upstream = |last| &names.askers()[&Ipv4Addr::new(172, 18, 0, last)].upstream;
+    let upstream = |last| &names.askers()[&bridge(last)].upstream;
     assert_eq!(*upstream(3), Upstream::default());
     assert_eq!(upstream(4).searches_first, Some(true));
     let servers: &[SocketAddr] = &["192.0.2.53:53".parse().unwrap()];
@@ -235,7 +259,7 @@ fn who_has_a_name_server_that_only_it_can_reach_stays_with_docker() {
     let (snapshot, mut local) = swarm();
     let why = "its name server 10.0.2.53 is on its network Back.End";
     assert_eq!(names().left_to_docker()["own-server"], why);
-    assert!(!names().askers().contains_key(&Ipv4Addr::new(172, 18, 0, 6)));
+    assert!(!names().askers().contains_key(&bridge(6)));
     let details = local.containers.get_mut("666666666666dddd").unwrap().details.as_mut().unwrap();
     details.name_servers = vec![[127, 0, 0, 1].into()];
     let names = Names::from(&snapshot, &local);
@@ -248,7 +272,7 @@ fn nobody_asks_before_docker_told_about_it_and_without_a_place_on_the_bridge() {
     local.containers.get_mut("aaaaaaaaaaaaaaaa").unwrap().details = None;
     local.containers.get_mut("ffffffffffffffff").unwrap().bridge = None;
     let names = Names::from(&snapshot, &local);
-    assert_eq!(names.askers().keys().collect::<Vec<_>>(), [&Ipv4Addr::new(172, 18, 0, 5)]);
+    assert_eq!(names.askers().keys().collect::<Vec<_>>(), [&bridge(5)]);
     assert_eq!(names.networks().len(), 2, "no other network counts");
 }
 

@@ -25,7 +25,7 @@ fn exchange(
     rotation: usize,
 ) -> Option<Message> {
     let asker = Ipv4Addr::new(172, 18, 0, asker);
-    let about = Circumstances { asker, transport, names, searches_first: false, rotation };
+    let about = Circumstances { asker: asker.into(), transport, names, searches_first: false, rotation };
     let mut out = Vec::new();
     match respond(message, about, &mut out) {
         Response::Answered { code, .. } => {
