@@ -19,7 +19,10 @@ use mesh_tests::{
 };
 use serde_json::{Value, json};
 
-use super::ab::{self, Connections};
+use super::{
+    ab::{self, Connections},
+    encrypted,
+};
 use crate::bench::machine;
 
 const NAME: &str = "bench-vm";
@@ -49,8 +52,12 @@ pub(super) fn run(quick: bool) -> Result<Value> {
     prepare()?;
     step("a Swarm of three nodes");
     let lab = Lab::fresh(Shape::default())?;
-    step("the images of nginx and the agent, on all nodes");
-    mesh::load(&lab, &["mesh-lab-nginx.tar", "mesh-agent.tar"].map(|name| paths::target().join(name)))?;
+    step("the images of nginx, the workload and the agent, on all nodes");
+    mesh::load(
+        &lab,
+        &["mesh-lab-nginx.tar", "mesh-lab-workload.tar", "mesh-agent.tar"]
+            .map(|name| paths::target().join(name)),
+    )?;
     step("a published nginx, with no task on the node that is dialled");
     let spec = Spec::nginx(NAME).replicas(4).publish(&format!("{PORT}:80"));
     let service = spec.option(&format!("--constraint=node.hostname!={ENTRY}")).create(&lab)?;
@@ -102,6 +109,8 @@ impl Bench<'_> {
         check("ours serves when the agents are deployed");
         let ours = self.measure("mesh by TC", Mesh::Ours)?;
         let mut programs = programs_of_the_kernel()?;
+        encrypted::check(self.lab)?;
+        check("tasks reach a service on an encrypted network, by its name and its virtual address");
         self.lab.on_every_node(|node| mesh::agent(node, &["uninstall"])?.quiet().read())?;
         self.serves(Mesh::Dockers)?;
         check("Docker's serves after `mesh-agent uninstall`, with the agents still running");
@@ -210,7 +219,12 @@ type Samples = BTreeMap<&'static str, Vec<Value>>;
 fn prepare() -> Result<()> {
     // dockerd sets it for its own namespace; the one in which Docker's mesh forwards inherits it from the first one.
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot forward")?;
-    let loaded = Cmd::new("modprobe").arg("--all").args(MODULES.split_whitespace()).quiet().output()?;
+    let loaded = Cmd::new("modprobe")
+        .arg("--all")
+        .args(MODULES.split_whitespace())
+        .args(encrypted::MODULES.split_whitespace())
+        .quiet()
+        .output()?;
     if !loaded.status.success() {
         println!("not all modules were loaded: {}", said(&loaded));
     }

@@ -3,6 +3,7 @@
 //! be compared with each other only.
 
 mod ab;
+mod encrypted;
 mod guest;
 mod kernel;
 mod qemu;
