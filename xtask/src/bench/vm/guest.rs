@@ -187,8 +187,9 @@ impl Bench<'_> {
                 ensure!(by_ipvs == 0, "{by_ipvs} of {requests} connections went by Docker's mesh");
             }
             (Mesh::Dockers, Connections::New) => {
+                // A client's port that is used again finds the connection that it had: Docker sets `conn_reuse_mode` to 0.
                 ensure!(
-                    by_ipvs >= requests as u64,
+                    by_ipvs * 2 > requests as u64,
                     "only {by_ipvs} of {requests} connections went by Docker's mesh"
                 );
             }
