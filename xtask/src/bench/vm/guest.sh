@@ -23,5 +23,7 @@ pivot_root . outside
 cd /
 umount -l /outside
 
+# Of the first /run, which is outside now; `docker exec` would put its files there.
+unset XDG_RUNTIME_DIR
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 exec "$@"
