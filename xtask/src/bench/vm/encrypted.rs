@@ -21,8 +21,8 @@ const NAME: &str = "bench-vm-secret";
 const REQUESTS: u64 = 12;
 
 /// A service's tasks on two nodes answer a task on a third one, which they see by its own address; what goes between the
-/// nodes is encrypted.
-pub(super) fn check(lab: &Lab) -> Result<()> {
+/// nodes is encrypted. While that is so it is looked at.
+pub(super) fn check<T>(lab: &Lab, look: impl FnOnce() -> Result<T>) -> Result<T> {
     let network = Network::create(lab, "bench-vm-encrypted", &["--opt=encrypted"])?;
     let caller = Spec::workload("bench-vm-caller").option(&network.option());
     let caller = caller.option("--constraint=node.hostname==node1").create(lab)?;
@@ -45,8 +45,10 @@ pub(super) fn check(lab: &Lab) -> Result<()> {
         ensure!(after >= before + 4 * REQUESTS, "only {} packets were encrypted", after - before);
         Ok(())
     })?;
+    let seen = look()?;
     service.remove()?;
-    caller.remove()
+    caller.remove()?;
+    Ok(seen)
 }
 
 /// How many packets the nodes' security associations have seen.

@@ -108,8 +108,7 @@ impl Bench<'_> {
         self.serves(Mesh::Ours)?;
         check("ours serves when the agents are deployed");
         let ours = self.measure("mesh by TC", Mesh::Ours)?;
-        let mut programs = programs_of_the_kernel()?;
-        encrypted::check(self.lab)?;
+        let mut programs = encrypted::check(self.lab, programs_of_the_kernel)?;
         check("tasks reach a service on an encrypted network, by its name and its virtual address");
         self.lab.on_every_node(|node| mesh::agent(node, &["uninstall"])?.quiet().read())?;
         self.serves(Mesh::Dockers)?;
