@@ -15,6 +15,8 @@ pub(super) const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x02];
 pub(super) const CLIENT: Ip = [10, 99, 0, 254];
 pub(super) const CLIENT_MAC: Mac = [0x02, 0, 0, 0, 0, 0xfe];
 pub(super) const CLIENT_PORT: u16 = 40_000;
+/// Of [`from_another_client`].
+pub(super) const OTHER_CLIENT_PORT: u16 = CLIENT_PORT + 2;
 /// A task on this node: on docker_gwbridge, and in the tunnel.
 pub(super) const TASK: Ip = [172, 18, 0, 5];
 pub(super) const TASK_MAC: Mac = [0x02, 0x42, 172, 18, 0, 5];
@@ -50,7 +52,7 @@ pub(super) fn from_client(port: u16, flags: u8) -> Vec<u8> {
 /// As [`from_client`], from another port of the client's.
 pub(super) fn from_another_client(port: u16, flags: u8) -> Vec<u8> {
     let mut bytes = from_client(port, flags);
-    bytes[34..36].copy_from_slice(&(CLIENT_PORT + 2).to_be_bytes());
+    bytes[34..36].copy_from_slice(&OTHER_CLIENT_PORT.to_be_bytes());
     bytes
 }
 
