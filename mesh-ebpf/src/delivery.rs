@@ -57,7 +57,7 @@ pub(crate) fn deliver(
     rewrite::readdress(frame, packet, &ends, Hop::Routed)?;
     rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
     if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
-        rewrite::clamp_mss(frame, packet, settings.inner_mtu)?;
+        rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
     }
     Ok(Way::Interface(settings.bridge))
 }

@@ -193,7 +193,7 @@ pub(crate) fn remember_opening<T: Tables>(
     opening.flow.state = tcp::first(packet.tcp_flags);
     opening.given_by_xdp = frame::IS_XDP.into();
     if packet.opens() {
-        rewrite::keep_syn(frame, packet, &mut opening.syn);
+        rewrite::tcp::keep_syn(frame, packet, &mut opening.syn);
     }
     put(T::opening(), key, opening)
 }

@@ -15,7 +15,8 @@ use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
 use crate::refusals::Refusal;
-use crate::rewrite::{self, Ends, Hop, QuotedChange, QuotedChecksum};
+use crate::rewrite::icmp::{QuotedChange, QuotedChecksum};
+use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
 use crate::tunnel::Arrival;
 use crate::verdict::{PackedVerdict, Step, Way};
@@ -175,7 +176,7 @@ fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
         source_port: reply.client_port,
         destination_port: reply.frontend_port,
     };
-    rewrite::readdress_quoted(frame, packet, &quoted.change(after))?;
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(after))?;
     rewrite::readdress_network(frame, packet, reply.frontend, packet.destination, Hop::Routed)?;
     let way = if straight {
         route.take(frame)
@@ -299,7 +300,7 @@ fn deliver(
         source_port: port,
         destination_port: replies::translated(&key, &conversation).unwrap_or(quoted.ends.destination_port),
     };
-    rewrite::readdress_quoted(frame, packet, &quoted.change(after))?;
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(after))?;
     rewrite::readdress_network(frame, packet, packet.source, task, Hop::Routed)?;
     rewrite::set_macs(frame, mac, settings.bridge_mac)?;
     Ok((Outcome::ErrorToTask, Way::Interface(settings.bridge)).into())

@@ -172,7 +172,7 @@ fn icmp(frame: &Frame, packet: &Packet) -> Step {
         rewrite::turn_frame(frame)?;
     } else if frame.read::<u8>(packet.transport) == Some(ECHO_REQUEST) {
         flows::remember_fragment(packet);
-        rewrite::into_echo_reply(frame, packet)?;
+        rewrite::icmp::into_echo_reply(frame, packet)?;
     } else {
         return error_to_task(frame, packet);
     }
@@ -323,7 +323,7 @@ fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
             return Ok((verdict.outcome(), verdict.way()).into());
         }
     }
-    rewrite::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
     if packet.source == ends.destination {
         rewrite::readdress_network(frame, packet, vip, packet.destination, Hop::Bridged)?;
     }
@@ -369,7 +369,11 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
     if backend.identity == packet.source {
         return error_to_self(frame, packet, &quoted);
     }
-    rewrite::readdress_quoted(frame, packet, &quoted.change(Ends { source: backend.identity, ..ends }))?;
+    rewrite::icmp::readdress_quoted(
+        frame,
+        packet,
+        &quoted.change(Ends { source: backend.identity, ..ends }),
+    )?;
     rewrite::readdress_network(frame, packet, packet.source, backend.identity, Hop::Bridged)?;
     rewrite::set_destination_mac(frame, backend.mac)?;
     Ok(Outcome::VipError.into())
@@ -378,7 +382,7 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
 #[inline(always)]
 fn error_to_self(frame: &Frame, packet: &Packet, quoted: &Quoted) -> Step {
     let ends = Ends { source: packet.source, destination: packet.destination, ..quoted.ends };
-    rewrite::readdress_quoted(frame, packet, &quoted.change(ends))?;
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(ends))?;
     rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
     rewrite::turn_frame(frame)?;
     Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())

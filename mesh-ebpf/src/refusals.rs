@@ -91,7 +91,7 @@ pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> Packe
     }
     opening.flow.state |= state::REFUSED;
     let interface = opening.syn.interface;
-    if interface == 0 || rewrite::into_syn(frame, &offer.ends, &opening.syn).is_err() {
+    if interface == 0 || rewrite::tcp::into_syn(frame, &offer.ends, &opening.syn).is_err() {
         return Outcome::RefusalSwallowed.into();
     }
     Verdict::from((Outcome::RefusalReplayed, Way::Inward(interface))).into()

@@ -38,8 +38,8 @@ pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
 #[inline(never)]
 pub(crate) fn answer(frame: &Frame, packet: &Packet, answer: Answer) -> Result<(), Outcome> {
     match answer {
-        Answer::Reset => rewrite::into_reset(frame, packet),
-        Answer::PortUnreachable => rewrite::into_icmp_error(frame, packet, 3, 0),
-        Answer::FragmentationNeeded(mtu) => rewrite::into_icmp_error(frame, packet, 4, mtu),
+        Answer::Reset => rewrite::tcp::into_reset(frame, packet),
+        Answer::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),
+        Answer::FragmentationNeeded(mtu) => rewrite::icmp::into_error(frame, packet, 4, mtu),
     }
 }

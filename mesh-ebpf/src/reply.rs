@@ -128,7 +128,7 @@ fn clamp(frame: &Frame, packet: &Packet, settings: &Settings) -> Result<(), Outc
         && packet.tcp_flags & flag::SYN != 0
         && packet.fragment == Fragment::Whole
     {
-        rewrite::clamp_mss(frame, packet, settings.inner_mtu)?;
+        rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
     }
     Ok(())
 }

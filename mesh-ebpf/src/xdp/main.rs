@@ -45,7 +45,7 @@ mod refuse;
 mod replies;
 #[path = "../request.rs"]
 mod request;
-#[path = "../rewrite.rs"]
+#[path = "../rewrite/mod.rs"]
 mod rewrite;
 #[path = "../route.rs"]
 mod route;

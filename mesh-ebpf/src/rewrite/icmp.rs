@@ -1,0 +1,138 @@
+//! ICMP: answers to pings, errors that answer packets, and the packets that errors quote.
+
+use mesh_common::checksum::Sum;
+use mesh_common::net::{ICMP_HEADER, IPV4_HEADER, SCTP_HEADER, TCP_HEADER, UDP_HEADER, protocol};
+use mesh_common::outcome::Outcome;
+
+use super::{Ends, Hop, readdress_network, swap_macs, write, write_ipv4};
+use crate::bytes::TransportChange;
+use crate::frame::Frame;
+use crate::packet::{NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4};
+
+/// Turns a ping into its answer (RFC 792), at the same hardware addresses the other way round.
+#[inline(always)]
+pub(crate) fn into_echo_reply(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+    const REQUEST: u16 = u16::from_ne_bytes([8, 0]);
+    const REPLY: u16 = 0;
+
+    swap_macs(frame)?;
+    frame.update_transport(&TransportChange {
+        offset: packet.transport + 2,
+        pseudo_header: Sum::ZERO,
+        segment: Sum::ZERO.remove_word(REQUEST).add_word(REPLY),
+        optional: false,
+    })?;
+    write(frame, packet.transport, REPLY)?;
+    readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)
+}
+
+/// Turns a packet into the ICMP "destination unreachable" (RFC 792) that answers it: the packet's IP header and the start of
+/// what it carried, behind new IP and ICMP headers. `mtu` goes with the code for "fragmentation needed" (RFC 1191).
+#[inline(always)]
+pub(crate) fn into_error(frame: &Frame, packet: &Packet, code: u8, mtu: u16) -> Result<(), Outcome> {
+    const DESTINATION_UNREACHABLE: u8 = 3;
+    const ADDED: usize = IPV4_HEADER + ICMP_HEADER;
+
+    // Where a device still has to complete the transport checksum, it will do so in what is quoted: the field has to stay,
+    // and the sum over it has to be the one that the device will leave behind.
+    let (carried, finished, unfinished) = match packet.protocol {
+        protocol::TCP => {
+            let words: [u16; TCP_HEADER / 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+            (TCP_HEADER, sum_of(&words).checksum(), words[TCP_CHECKSUM / 2])
+        }
+        // Its checksum is another one, which no device can complete in a part of the packet; but its place has to stay.
+        protocol::SCTP => (SCTP_HEADER, 0, 0),
+        _ => {
+            let words: [u16; UDP_HEADER / 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+            (UDP_HEADER, sum_of(&words).checksum(), words[UDP_CHECKSUM / 2])
+        }
+    };
+    let quoted = packet.transport - NETWORK + carried;
+    let quoted_sum = frame.sum(NETWORK, quoted)?;
+    frame.resize((NETWORK + quoted) as u32)?;
+    frame.grow(ADDED as u16)?;
+    swap_macs(frame)?;
+    write_ipv4(frame, packet.destination, packet.source, protocol::ICMP, (ICMP_HEADER + quoted) as u16)?;
+    let mut icmp = [u16::from_ne_bytes([DESTINATION_UNREACHABLE, code]), 0, 0, mtu.to_be()];
+    icmp[1] =
+        quoted_sum.remove_word(unfinished).add_word(finished).add_word(icmp[0]).add_word(icmp[3]).checksum();
+    write(frame, NETWORK + IPV4_HEADER, icmp)?;
+    // As for a RST: the helper leaves the packet alone if there is a device that will complete it.
+    frame.update_transport(&TransportChange {
+        offset: NETWORK + IPV4_HEADER + 2,
+        pseudo_header: Sum::ZERO,
+        segment: Sum::ZERO.remove_word(finished).add_word(unfinished),
+        optional: false,
+    })
+}
+
+#[inline(always)]
+fn sum_of<const N: usize>(words: &[u16; N]) -> Sum {
+    let mut sum = Sum::ZERO;
+    for word in words {
+        sum = sum.add_word(*word);
+    }
+    sum
+}
+
+/// Other ends for the packet that an ICMP error quotes.
+#[derive(Clone, Copy)]
+pub(crate) struct QuotedChange {
+    /// Where the quoted IP header starts.
+    pub(crate) network: usize,
+    /// Where the quoted transport header starts.
+    pub(crate) transport: usize,
+    pub(crate) before: Ends,
+    pub(crate) after: Ends,
+    pub(crate) checksum: QuotedChecksum,
+}
+
+/// The checksum in the transport header that an ICMP error quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QuotedChecksum {
+    /// It is not among what is quoted, or does not cover what changes.
+    None,
+    /// Among the 8 bytes that are always there.
+    Udp,
+    Tcp,
+}
+
+/// Gives the packet that an ICMP error quotes other ends, and brings the error's own checksum in step.
+#[inline(always)]
+pub(crate) fn readdress_quoted(frame: &Frame, packet: &Packet, change: &QuotedChange) -> Result<(), Outcome> {
+    let (before, after) = (&change.before, &change.after);
+    let addresses = Sum::ZERO
+        .remove_address(before.source)
+        .remove_address(before.destination)
+        .add_address(after.source)
+        .add_address(after.destination);
+    let ports = Sum::ZERO
+        .remove_word(before.source_port.wire())
+        .remove_word(before.destination_port.wire())
+        .add_word(after.source_port.wire())
+        .add_word(after.destination_port.wire());
+    let mut changed = addresses.add(ports);
+
+    let network: u16 = frame.read(change.network + ipv4::CHECKSUM).ok_or(Outcome::Malformed)?;
+    let updated = addresses.update(network);
+    changed = changed.remove_word(network).add_word(updated);
+    write(frame, change.network + ipv4::CHECKSUM, updated)?;
+    write(frame, change.network + ipv4::SOURCE, [after.source.wire(), after.destination.wire()])?;
+    write(frame, change.transport, [after.source_port.wire(), after.destination_port.wire()])?;
+    if change.checksum != QuotedChecksum::None {
+        let optional = change.checksum == QuotedChecksum::Udp;
+        let place = change.transport + if optional { UDP_CHECKSUM } else { TCP_CHECKSUM };
+        let checksum: u16 = frame.read(place).ok_or(Outcome::Malformed)?;
+        if checksum != 0 || !optional {
+            let updated = addresses.add(ports).update(checksum);
+            changed = changed.remove_word(checksum).add_word(updated);
+            write(frame, place, updated)?;
+        }
+    }
+    frame.update_transport(&TransportChange {
+        offset: packet.transport + 2,
+        pseudo_header: Sum::ZERO,
+        segment: changed,
+        optional: false,
+    })
+}
