@@ -169,7 +169,7 @@ fn icmp(frame: &Frame, packet: &Packet) -> Step {
     // The first fragment of nothing else has been remembered.
     if packet.fragment == Fragment::Later {
         rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
-        rewrite::turn_frame(frame)?;
+        rewrite::swap_macs(frame)?;
     } else if frame.read::<u8>(packet.transport) == Some(ECHO_REQUEST) {
         flows::remember_fragment(packet);
         rewrite::icmp::into_echo_reply(frame, packet)?;
@@ -200,7 +200,7 @@ fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
 #[inline(always)]
 fn to_self(frame: &Frame, packet: &Packet, source: Address, destination: Address) -> Step {
     rewrite::readdress(frame, packet, &ends(packet, source, destination), Hop::Bridged)?;
-    rewrite::turn_frame(frame)?;
+    rewrite::swap_macs(frame)?;
     Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
 }
 
@@ -384,7 +384,7 @@ fn error_to_self(frame: &Frame, packet: &Packet, quoted: &Quoted) -> Step {
     let ends = Ends { source: packet.source, destination: packet.destination, ..quoted.ends };
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(ends))?;
     rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
-    rewrite::turn_frame(frame)?;
+    rewrite::swap_macs(frame)?;
     Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
 }
 

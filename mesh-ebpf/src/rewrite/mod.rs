@@ -204,12 +204,6 @@ fn write_ipv4(
     write(frame, NETWORK, words)
 }
 
-/// Sends a frame back to the hardware address that it came from.
-#[inline(always)]
-pub(crate) fn turn_frame(frame: &Frame) -> Result<(), Outcome> {
-    swap_macs(frame)
-}
-
 /// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
 #[inline(always)]
 pub(crate) fn turn_datagram(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
@@ -218,6 +212,7 @@ pub(crate) fn turn_datagram(frame: &Frame, packet: &Packet) -> Result<(), Outcom
     write(frame, packet.transport, [packet.destination_port.wire(), packet.source_port.wire()])
 }
 
+/// Sends a frame back to the hardware address that it came from.
 #[inline(always)]
 pub(crate) fn swap_macs(frame: &Frame) -> Result<(), Outcome> {
     let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;
