@@ -2,7 +2,6 @@
 //! programs read them, from the host, several times in a millisecond, on the clock that the event is timed with.
 
 use std::{
-    fs,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,13 +20,12 @@ use mesh_tests::{
     cmd::Cmd,
     interrupt,
     lab::{Lab, Node},
-    paths,
     service::{Service, Spec},
     wait,
 };
 use serde_json::{Value, json};
 
-use super::{machine, plot};
+use super::{machine, plot, results};
 
 const NAME: &str = "bench-convergence";
 const PORT: u16 = 8391;
@@ -284,8 +282,6 @@ impl Measured {
     }
 
     fn save(&self, repetitions: usize) -> Result<()> {
-        let directory = paths::target().join("bench");
-        fs::create_dir_all(&directory)?;
         let event = |(event, key, _): (Event, &str, &str)| {
             let of = self.sorted(event);
             let figures = json!({
@@ -300,14 +296,10 @@ impl Measured {
         let rows =
             Event::ALL.map(|(event, _, label)| (label.to_owned(), percentile(&self.sorted(event), 99)));
         let plot = plot::bars("From an event to the tables, 99th percentile", &machine, "ms", &rows);
-        for (name, text) in
-            [("convergence.json", serde_json::to_string_pretty(&result)?), ("convergence.svg", plot)]
-        {
-            let file = directory.join(name);
-            fs::write(&file, text)?;
-            println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-        }
-        Ok(())
+        results::save([
+            ("convergence.json", serde_json::to_string_pretty(&result)?),
+            ("convergence.svg", plot),
+        ])
     }
 }
 

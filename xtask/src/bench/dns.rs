@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use mesh_tests::{
     inside::{Inside, Network},
     lab::{Lab, Node},
-    mesh, paths,
+    mesh,
     service::Spec,
     wait,
 };
 use serde_json::{Value, json};
 
-use super::{machine, plot};
+use super::{machine, plot, results};
 
 const NAME: &str = "bench-dns";
 
@@ -26,8 +26,7 @@ pub(super) fn run(lab: &Lab, seconds: u64) -> Result<()> {
     let task = service.tasks()?.into_iter().next().context("no task")?;
     let place = Inside::task(lab, &service, &task)?;
     let node = place.node;
-    let directory = paths::target().join("bench");
-    fs::create_dir_all(&directory)?;
+    let directory = results::folder()?;
     let queries = directory.join("queries.txt");
     fs::write(&queries, format!("{NAME} A\n{NAME} AAAA\n{NAME}.{NAME} A\n"))?;
     let queries = queries.to_string_lossy().into_owned();
@@ -52,7 +51,7 @@ pub(super) fn run(lab: &Lab, seconds: u64) -> Result<()> {
     results.insert("docker", docker?);
 
     show(&results);
-    save(&results, &directory)
+    save(&results)
 }
 
 /// Waits until whoever answers gives its answers a time to live like this.
@@ -198,7 +197,7 @@ fn show(results: &BTreeMap<&str, Value>) {
     }
 }
 
-fn save(results: &BTreeMap<&str, Value>, directory: &Path) -> Result<()> {
+fn save(servers: &BTreeMap<&str, Value>) -> Result<()> {
     const PLOTS: [(&str, &str, &str, &str); 3] = [
         ("dns.svg", "per_second", "Queries answered, one client on the same machine", "1/s"),
         (
@@ -210,17 +209,12 @@ fn save(results: &BTreeMap<&str, Value>, directory: &Path) -> Result<()> {
         ("dns-p99.svg", "p99_us", "99th percentile of the time to an answer, at 1000 queries a second", "µs"),
     ];
     let machine = machine::describe();
-    let shown = |file: &Path| file.strip_prefix(paths::root()).unwrap_or(file).display().to_string();
-    let file = directory.join("dns.json");
-    let all = json!({ "machine": machine, "resolvers": results });
-    fs::write(&file, serde_json::to_string_pretty(&all)?)?;
-    println!("{machine}\nwritten to {}", shown(&file));
-    for (name, key, title, unit) in PLOTS {
-        let value = |result: &Value| result[key].as_f64().unwrap_or(f64::NAN);
-        let rows: Vec<_> = results.iter().map(|(name, result)| ((*name).to_owned(), value(result))).collect();
-        let file = directory.join(name);
-        fs::write(&file, plot::bars(title, &machine, unit, &rows))?;
-        println!("  and {}", shown(&file));
-    }
-    Ok(())
+    println!("{machine}");
+    let all = json!({ "machine": machine, "resolvers": servers });
+    results::save([("dns.json", serde_json::to_string_pretty(&all)?)])?;
+    results::save(PLOTS.map(|(name, key, title, unit)| {
+        let value = |server: &Value| server[key].as_f64().unwrap_or(f64::NAN);
+        let rows: Vec<_> = servers.iter().map(|(name, server)| ((*name).to_owned(), value(server))).collect();
+        (name, plot::bars(title, &machine, unit, &rows))
+    }))
 }

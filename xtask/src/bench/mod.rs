@@ -5,8 +5,10 @@ mod convergence;
 mod dns;
 mod lab;
 mod machine;
+mod median;
 mod packet;
 mod plot;
+mod results;
 mod scale;
 mod vm;
 
@@ -30,6 +32,9 @@ enum Command {
     Convergence {
         #[arg(long, default_value_t = 50)]
         repetitions: usize,
+        /// Ten repetitions
+        #[arg(long, conflicts_with = "repetitions")]
+        quick: bool,
     },
     /// What 10,000 services with ten tasks each cost the agent, against one; needs no lab
     Scale {
@@ -48,6 +53,9 @@ enum Command {
         /// Seconds for each server
         #[arg(long, default_value_t = 5)]
         seconds: u64,
+        /// Two seconds for each server
+        #[arg(long, conflicts_with = "seconds")]
+        quick: bool,
     },
     /// Nanoseconds for a packet in the programs, by kind of packet, against programs that look nothing up
     Packet {
@@ -75,8 +83,10 @@ enum Command {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.command {
-        Command::Convergence { repetitions } => on_lab(|lab| convergence::run(lab, *repetitions)),
-        Command::Dns { seconds } => on_lab(|lab| dns::run(lab, *seconds)),
+        Command::Convergence { repetitions, quick } => {
+            on_lab(|lab| convergence::run(lab, if *quick { 10 } else { *repetitions }))
+        }
+        Command::Dns { seconds, quick } => on_lab(|lab| dns::run(lab, if *quick { 2 } else { *seconds })),
         Command::Lab { quick } => {
             setup::ensure(&[Set::Build])?;
             on_lab(|lab| lab::run(lab, *quick))

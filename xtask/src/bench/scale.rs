@@ -1,13 +1,11 @@
 //! What a large Swarm costs the agent: from a snapshot to the kernel's tables, in memory, and per packet. The work is done
 //! by `tests/scale` in a process of its own for each size, with the agent's own code and real tables.
 
-use std::fs;
-
 use anyhow::{Context, Result};
 use mesh_tests::{cmd::Cmd, paths};
 use serde_json::{Value, json};
 
-use super::{machine, plot};
+use super::{machine, plot, results};
 
 const TASKS: usize = 10;
 /// On which containers of the node are, so that it serves their virtual addresses and names.
@@ -83,8 +81,6 @@ fn megabytes(result: &Value) -> f64 {
 }
 
 fn save(results: &[Value]) -> Result<()> {
-    let directory = paths::target().join("bench");
-    fs::create_dir_all(&directory)?;
     let machine = machine::describe();
     let rows: Vec<_> = results
         .iter()
@@ -92,12 +88,7 @@ fn save(results: &[Value]) -> Result<()> {
         .collect();
     let plot = plot::bars("From one change to the tables, 99th percentile", &machine, "ms", &rows);
     let result = json!({ "machine": machine, "sizes": results });
-    for (name, text) in [("scale.json", serde_json::to_string_pretty(&result)?), ("scale.svg", plot)] {
-        let file = directory.join(name);
-        fs::write(&file, text)?;
-        println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-    }
-    Ok(())
+    results::save([("scale.json", serde_json::to_string_pretty(&result)?), ("scale.svg", plot)])
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! From measurements to a table and files.
 
-use std::fs;
-
 use anyhow::Result;
-use mesh_tests::paths;
 use serde_json::{Map, Value, json};
 
 use super::{
     line::Run,
     load::{Connections, Load},
 };
-use crate::bench::{machine, plot};
+use crate::bench::{machine, median::median, plot, results};
 
 /// Who forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,8 +198,6 @@ impl Report {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let directory = paths::target().join("bench");
-        fs::create_dir_all(&directory)?;
         let machine = machine::describe();
         let bars = |value: &dyn Fn(&Load) -> f64, kind| -> Vec<(String, f64)> {
             let of = |way: Way| Some((way.label().to_owned(), value(&self.load(way, kind)?)));
@@ -238,12 +233,7 @@ impl Report {
                 ),
             ),
         ];
-        for (name, text) in files {
-            let file = directory.join(name);
-            fs::write(&file, text)?;
-            println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-        }
-        Ok(())
+        results::save(files)
     }
 
     fn packet_bars(&self) -> Vec<(String, f64)> {
@@ -300,18 +290,6 @@ fn verdict(times: f64, goal: Option<f64>) -> String {
         Some(goal) if times >= goal => format!("≥ {goal}x: met"),
         Some(goal) => format!("≥ {goal}x: missed by {:.2}x", goal - times),
         None => "-".to_owned(),
-    }
-}
-
-/// Of an even number of values, the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
 }
 

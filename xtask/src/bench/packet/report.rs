@@ -1,12 +1,9 @@
 //! From measurements to a table and files.
 
-use std::fs;
-
 use anyhow::Result;
-use mesh_tests::paths;
 use serde_json::{Value, json};
 
-use super::super::plot;
+use crate::bench::{median::median, plot, results};
 
 /// Design §10: nanoseconds at most.
 #[derive(Debug, Clone, Copy)]
@@ -80,20 +77,13 @@ impl Report {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let directory = paths::target().join("bench");
-        fs::create_dir_all(&directory)?;
         let machine = &self.machine;
         let cases: Vec<Value> = self.rows.iter().map(Row::json).collect();
         let result =
             json!({ "machine": machine, "runs": self.runs, "lookup_ns": self.lookup(), "cases": cases });
         let bars: Vec<(String, f64)> = self.rows.iter().flat_map(Row::bars).collect();
         let plot = plot::bars("Time for a packet in the programs, median", machine, "ns", &bars);
-        for (name, text) in [("packet.json", serde_json::to_string_pretty(&result)?), ("packet.svg", plot)] {
-            let file = directory.join(name);
-            fs::write(&file, text)?;
-            println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-        }
-        Ok(())
+        results::save([("packet.json", serde_json::to_string_pretty(&result)?), ("packet.svg", plot)])
     }
 }
 
@@ -167,18 +157,6 @@ impl Row {
     }
 }
 
-/// Of an even number of values, the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,13 +164,6 @@ mod tests {
     fn row(goal: Goal, samples: &[(f64, f64)]) -> Row {
         let samples = samples.iter().map(|(net, floor)| Sample { wrapper: 20.0, net: *net, floor: *floor });
         Row { label: "a packet".into(), goal: Some(goal), samples: samples.collect() }
-    }
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        let of = |values: &[f64]| median(values.iter().copied()).to_string();
-        assert_eq!([of(&[9.0, 1.0, 2.0]), of(&[9.0, 1.0, 2.0, 3.0])], ["2", "2.5"]);
-        assert!(median(std::iter::empty()).is_nan());
     }
 
     #[test]

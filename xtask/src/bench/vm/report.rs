@@ -1,13 +1,10 @@
 //! From the virtual machine's samples to a table, goals and files.
 
-use std::fs;
-
 use anyhow::Result;
-use mesh_tests::paths;
 use serde_json::{Value, json};
 
 use super::ab::Connections;
-use crate::bench::plot;
+use crate::bench::{median::median, plot, results};
 
 /// Keys of the results, and what they are called.
 const MESHES: [(&str, &str); 3] =
@@ -56,8 +53,6 @@ impl Report {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let directory = paths::target().join("bench");
-        fs::create_dir_all(&directory)?;
         let machine = self.machine();
         let plot = |title: &str, key: &str, unit: &str| {
             let rows = Connections::ALL.into_iter().flat_map(|connections| {
@@ -69,16 +64,11 @@ impl Report {
         };
         let mut all = self.0.clone();
         all["goals"] = json!(self.goals());
-        for (name, text) in [
+        results::save([
             ("vm.json", serde_json::to_string_pretty(&all)?),
             ("vm.svg", plot("Requests through an entry node, in a virtual machine", "per_second", "1/s")),
             ("vm-p99.svg", plot("99th percentile of a request, in a virtual machine", "p99_ms", "ms")),
-        ] {
-            let file = directory.join(name);
-            fs::write(&file, text)?;
-            println!("written to {}", file.strip_prefix(paths::root()).unwrap_or(&file).display());
-        }
-        Ok(())
+        ])
     }
 
     fn goals(&self) -> [String; 2] {
@@ -102,15 +92,7 @@ impl Report {
     }
 
     fn median(&self, mesh: &str, connections: Connections, key: &str) -> f64 {
-        let mut values: Vec<f64> =
-            self.samples(mesh, connections).filter_map(|sample| sample[key].as_f64()).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        match values.len() {
-            0 => f64::NAN,
-            count if count % 2 == 1 => values[middle],
-            _ => f64::midpoint(values[middle - 1], values[middle]),
-        }
+        median(self.samples(mesh, connections).filter_map(|sample| sample[key].as_f64()))
     }
 
     fn samples(&self, mesh: &str, connections: Connections) -> impl Iterator<Item = &Value> {
