@@ -285,11 +285,6 @@ fn few(lines: &[String]) -> String {
     shown.map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n  ")
 }
 
-/// A node's own process was refused by a task: its connection is made to that very task, so there is nobody else to ask.
-pub(crate) fn refused_on_its_node(failure: &Failure) -> bool {
-    !failure.connected && failure.target.starts_with("127.") && failure.error.contains("refused")
-}
-
 /// Milliseconds since 1970, as reports have them.
 pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -15,7 +15,7 @@ use mesh_tests::{
 
 use crate::{
     Scenario,
-    load::{Callers, refused_on_its_node, under_load, unix_ms},
+    load::{Callers, under_load, unix_ms},
     peers::promote,
     support::{PATIENCE, PROMPT, Undo, agent_answers, backends, is_active, live, live_on},
 };
@@ -98,8 +98,7 @@ fn all_of_them(lab: &Lab) -> Result<()> {
     })?;
     let (at, victim) = killed.context("nobody was killed")?;
     outcome.only_failed("those under way on the dead task may", |failure| {
-        let under_way = failure.connected && failure.at <= at && failure.at + 3000 >= at;
-        under_way || refused_on_its_node(failure)
+        failure.connected && failure.at <= at && failure.at + 3000 >= at
     })?;
     // Docker tells of it late; what counts is when it happened.
     let death = Death { at, id: victim.id, task: victim.name, node: victim.node };
