@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::dataplane::migration::Migration;
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::desired::drains::Drains;
-use crate::desired::names::{Names, Seat};
+use crate::desired::names::{Names, Sandbox, Seat};
 use crate::desired::{Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::dns::inside;
@@ -74,7 +74,6 @@ struct Last {
     snapshot: Arc<Snapshot>,
     local: Arc<LocalView>,
     desired: Desired,
-    names: Arc<Names>,
     facts: NodeFacts,
 }
 
@@ -234,7 +233,7 @@ impl Core {
                 self.migration_ends = Some(Instant::now() + SETTLED_AT_LAST);
             }
             let (snapshot, local) = (snapshot.clone(), local.clone());
-            self.last = Some(Last { snapshot, local, desired: desired.clone(), names, facts });
+            self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
         } else {
             warnings.push("Docker does not say which address this node has in the Swarm".into());
         }
@@ -278,20 +277,17 @@ impl Core {
             let mut containers = last.local.containers.values();
             let asker = containers.find(|container| container.addresses.contains_key(&network.id));
             let Some(asker) = asker else { continue };
-            let seat = last.names.askers().iter().find(|(_, known)| known.name == asker.name);
-            let namespace = match seat {
-                Some((Seat::Bridge(address), _)) => self.sandboxes.name_of(*address).map(ToOwned::to_owned),
-                Some((Seat::Sandbox(sandbox), _)) => Some(sandbox.to_string()),
-                None => None,
+            let details = asker.details.as_ref();
+            let Some(sandbox) = details.and_then(|details| Sandbox::of(Path::new(&details.sandbox))) else {
+                continue;
             };
-            let Some(namespace) = namespace else { continue };
             for service in last.snapshot.services.values() {
                 let here =
                     service.virtual_ips.iter().filter(|vip| asker.addresses.contains_key(&vip.network_id));
                 let expected: BTreeSet<_> = here.map(|vip| vip.address).collect();
                 if service.virtual_ips.iter().any(|vip| vip.network_id == network.id) {
                     questions.push(Question {
-                        namespace: namespaces::of_sandbox(&self.arguments.docker_run, &namespace),
+                        namespace: namespaces::of_sandbox(&self.arguments.docker_run, &sandbox.to_string()),
                         asker: asker.name.clone(),
                         name: service.name.clone(),
                         expected,
@@ -394,7 +390,7 @@ fn answered(names: &Names, inside: &inside::Open) -> sandboxes::Wanted {
         match seat {
             Seat::Bridge(address) => drop(wanted.addresses.insert(*address)),
             Seat::Sandbox(sandbox) if inside.contains(sandbox) => {
-                wanted.sandboxes.insert(sandbox.to_string());
+                wanted.sandboxes.insert(*sandbox);
             }
             Seat::Sandbox(_) => {}
         }

@@ -6,10 +6,11 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockAddrContext;
+use mesh_common::asker::{self, DOCKERS_RESOLVER};
+use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::{HEARTBEAT_NANOSECONDS, Settings};
-use mesh_common::{asker, maps};
 
 use crate::{counters, node};
 
@@ -19,15 +20,13 @@ static ASKERS: HashMap<u64, u32> = HashMap::with_max_entries(maps::ASKERS, BPF_F
 #[map]
 static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Where Docker's resolver listens in every container on a user-defined network (moby, daemon/libnetwork/resolver.go).
-const DOCKERS: Address = Address::new([127, 0, 0, 11]);
 const DOMAIN: Port = Port::new(53);
 
 /// Turns a call for Docker's resolver into one for the agent's. False if it is none of those.
 #[inline(always)]
 pub(crate) fn redirect(context: &SockAddrContext) -> bool {
     let pointer = context.sock_addr;
-    if destination(pointer) != (DOCKERS, DOMAIN) {
+    if destination(pointer) != (DOCKERS_RESOLVER, DOMAIN) {
         return false;
     }
     let Some((address, port)) = node::settings().and_then(|settings| resolver(pointer, settings)) else {
@@ -52,7 +51,7 @@ pub(crate) fn restore(context: &SockAddrContext) -> bool {
     if from.1 != settings.resolver_port || resolver(pointer, settings) != Some(from) {
         return false;
     }
-    write(pointer, DOCKERS, DOMAIN);
+    write(pointer, DOCKERS_RESOLVER, DOMAIN);
     true
 }
 
@@ -66,7 +65,7 @@ fn resolver(pointer: *mut bpf_sock_addr, settings: &Settings) -> Option<(Address
     let cookie = unsafe { bpf_get_netns_cookie(pointer.cast()) };
     let place = ASKERS.get_ptr(cookie)?;
     // SAFETY: entries of this map are written whole, by the agent.
-    let address = if unsafe { *place } == asker::INSIDE { DOCKERS } else { settings.resolver };
+    let address = if unsafe { *place } == asker::INSIDE { DOCKERS_RESOLVER } else { settings.resolver };
     Some((address, settings.resolver_port))
 }
 

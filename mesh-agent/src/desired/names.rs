@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use mesh_common::asker::DOCKERS_RESOLVER;
 pub use network::{Found, NetworkNames, Reverse, ServicePort};
 use network::{Owner, Part};
 pub use seat::{Sandbox, Seat};
@@ -233,9 +234,6 @@ fn seat(snapshot: &Snapshot, container: &LocalContainer, details: &ContainerDeta
     Sandbox::of(Path::new(&details.sandbox)).map(Seat::Sandbox)
 }
 
-/// Docker's resolver inside a container; as its upstream it would ask itself (moby #47716).
-const DOCKERS_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
-
 /// Docker asks the servers of `--dns` from inside the container. The agent asks from the node, so it leaves alone whom
 /// it could not reach from there.
 fn upstream(
@@ -243,8 +241,10 @@ fn upstream(
     container: &LocalContainer,
     details: &ContainerDetails,
 ) -> Result<Upstream, String> {
+    // As its own upstream Docker's resolver would ask itself (moby #47716).
+    let dockers = IpAddr::V4(DOCKERS_RESOLVER.into());
     let mut servers = Vec::new();
-    for server in details.name_servers.iter().filter(|server| **server != DOCKERS_RESOLVER) {
+    for server in details.name_servers.iter().filter(|server| **server != dockers) {
         if server.is_loopback() {
             return Err(format!("its name server {server} is inside of it"));
         }

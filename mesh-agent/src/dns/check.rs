@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
+use mesh_common::asker::DOCKERS_RESOLVER;
 
 use crate::node::namespaces;
 
@@ -47,15 +48,12 @@ pub fn differences(questions: &[Question]) -> Vec<String> {
 
 /// The addresses that the asker is told, by a thread that goes to its namespace.
 fn ask(question: &Question) -> io::Result<BTreeSet<Ipv4Addr>> {
-    /// Where every container on a user-defined network asks.
-    const RESOLVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
-
     let (namespace, name) = (question.namespace.clone(), question.name.clone());
     let asker = thread::spawn(move || {
         namespaces::enter(&namespace).map_err(|error| io::Error::other(format!("{error:#}")))?;
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-        socket.send_to(&query(&name)?, RESOLVER)?;
+        socket.send_to(&query(&name)?, (Ipv4Addr::from(DOCKERS_RESOLVER), 53))?;
         let mut reply = [0; 4096];
         let (length, _) = socket.recv_from(&mut reply)?;
         addresses(&reply[..length])

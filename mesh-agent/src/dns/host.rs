@@ -1,10 +1,11 @@
 //! The node's own name servers, from its `resolv.conf`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::asker::DOCKERS_RESOLVER;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -16,10 +17,6 @@ pub struct HostServers {
     /// Whether `options ndots:…` asks for the search domains to be tried before a name of one label is looked up.
     pub searches_first: bool,
 }
-
-/// Docker's resolver inside a container. Where the agent runs in one on a network of its own, asking it would end at
-/// the agent again.
-const DOCKERS_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -41,7 +38,9 @@ impl HostServers {
                 Some(_) | None => {}
             }
         }
-        servers.retain(|server| server.ip() != DOCKERS_RESOLVER);
+        // Where the agent runs in a container on a network of its own, asking that one would end at the agent again.
+        let dockers = IpAddr::V4(DOCKERS_RESOLVER.into());
+        servers.retain(|server| server.ip() != dockers);
         Self { servers: servers.into(), searches_first }
     }
 }

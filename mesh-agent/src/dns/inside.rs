@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use mesh_common::asker::DOCKERS_RESOLVER;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -23,8 +24,6 @@ use super::wire::Transport;
 use crate::desired::names::{Sandbox, Seat};
 use crate::node::namespaces;
 
-/// Where Docker's resolver is in every container on a network of its own (moby, daemon/libnetwork/resolver.go).
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// How often a namespace is tried again in which a socket could not be opened.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -34,8 +33,8 @@ const LONGEST: usize = 4_096;
 /// In which namespaces questions are answered now.
 pub type Open = Arc<BTreeSet<Sandbox>>;
 
-/// Answers in every namespace that has no way to the node, at `port`, until dropped. An open socket keeps its namespace alive, so those of
-/// containers that are gone are closed at once.
+/// Answers in every namespace that has no way to the node, at `port`, until dropped. An open socket keeps its namespace
+/// alive, so those of containers that are gone are closed at once.
 pub async fn serve(
     docker_run: PathBuf,
     port: u16,
@@ -178,7 +177,7 @@ fn sockets(namespace: &Path, port: u16) -> Result<(UdpSocket, TcpListener)> {
     let namespace = namespace.to_owned();
     let visitor = thread::spawn(move || {
         namespaces::enter(&namespace)?;
-        let address = SocketAddrV4::new(ADDRESS, port);
+        let address = SocketAddrV4::new(DOCKERS_RESOLVER.into(), port);
         let tcp = open_tcp(address).with_context(|| format!("listen at {address}"))?;
         let udp = open_udp(address).with_context(|| format!("open {address}"))?;
         udp.set_nonblocking(true)?;

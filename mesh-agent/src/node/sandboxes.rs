@@ -9,15 +9,16 @@ use mesh_common::asker;
 use tracing::debug;
 
 use super::namespaces::{self, Identity, Namespaces, Seen};
+use crate::desired::names::Sandbox;
 
 /// Namespaces that were looked into.
 #[derive(Debug, Default)]
 pub struct Sandboxes {
-    seen: BTreeMap<String, Sandbox>,
+    seen: BTreeMap<Sandbox, Visited>,
 }
 
 #[derive(Debug)]
-struct Sandbox {
+struct Visited {
     seen: Seen,
     identity: Identity,
 }
@@ -27,8 +28,8 @@ struct Sandbox {
 pub struct Wanted {
     /// On docker_gwbridge.
     pub addresses: BTreeSet<Ipv4Addr>,
-    /// Names of namespaces: of containers that are not there.
-    pub sandboxes: BTreeSet<String>,
+    /// Of containers that are not there.
+    pub sandboxes: BTreeSet<Sandbox>,
 }
 
 /// What was found out about them.
@@ -43,24 +44,21 @@ pub struct Found {
 impl Sandboxes {
     pub fn find(&mut self, docker_run: &Path, names: &Namespaces, wanted: &Wanted) -> Found {
         let folder = docker_run.join("netns");
-        self.seen.retain(|name, sandbox| names.get(name) == Some(&sandbox.identity));
+        self.seen.retain(|sandbox, visited| names.get(&sandbox.to_string()) == Some(&visited.identity));
         let complete = self.known(wanted).complete;
-        for (name, identity) in names.iter().filter(|(name, _)| is_sandbox(name)) {
-            let is_settled = match self.seen.get(name) {
-                Some(sandbox) => {
-                    complete
-                        || wanted.sandboxes.contains(name)
-                        || owner(&sandbox.seen, &wanted.addresses).is_some()
-                }
-                None => false,
+        for (name, identity) in names {
+            let Some(sandbox) = Sandbox::of(Path::new(name)) else { continue };
+            let is_settled = |visited: &Visited| {
+                complete
+                    || wanted.sandboxes.contains(&sandbox)
+                    || owner(&visited.seen, &wanted.addresses).is_some()
             };
-            if is_settled {
+            if self.seen.get(&sandbox).is_some_and(is_settled) {
                 continue;
             }
-            let path = folder.join(name);
-            match namespaces::visit(&path) {
+            match namespaces::visit(&folder.join(name)) {
                 Ok(seen) => {
-                    self.seen.insert(name.clone(), Sandbox { seen, identity: *identity });
+                    self.seen.insert(sandbox, Visited { seen, identity: *identity });
                 }
                 Err(error) => debug!(namespace = name, "cannot be looked into: {error:#}"),
             }
@@ -68,35 +66,21 @@ impl Sandboxes {
         self.known(wanted)
     }
 
-    /// The name of the namespace of the container with `address` on docker_gwbridge.
-    pub fn name_of(&self, address: Ipv4Addr) -> Option<&str> {
-        let one = BTreeSet::from([address]);
-        self.seen
-            .iter()
-            .find(|(_, sandbox)| owner(&sandbox.seen, &one).is_some())
-            .map(|(name, _)| name.as_str())
-    }
-
     fn known(&self, wanted: &Wanted) -> Found {
         let mut owners = BTreeSet::new();
         let mut cookies = BTreeMap::new();
-        for sandbox in self.seen.values() {
-            if let Some(address) = owner(&sandbox.seen, &wanted.addresses) {
+        for visited in self.seen.values() {
+            if let Some(address) = owner(&visited.seen, &wanted.addresses) {
                 owners.insert(address);
-                cookies.insert(sandbox.seen.cookie, asker::AT_BRIDGE);
+                cookies.insert(visited.seen.cookie, asker::AT_BRIDGE);
             }
         }
         let inside: Vec<u64> =
-            wanted.sandboxes.iter().filter_map(|name| Some(self.seen.get(name)?.seen.cookie)).collect();
+            wanted.sandboxes.iter().filter_map(|sandbox| Some(self.seen.get(sandbox)?.seen.cookie)).collect();
         let complete = owners.len() == wanted.addresses.len() && inside.len() == wanted.sandboxes.len();
         cookies.extend(inside.into_iter().map(|cookie| (cookie, asker::INSIDE)));
         Found { cookies, complete }
     }
-}
-
-/// Docker names a sandbox's namespace by the first 12 digits of its id.
-fn is_sandbox(name: &str) -> bool {
-    name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn owner(seen: &Seen, addresses: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
@@ -111,18 +95,22 @@ mod tests {
 
     #[test]
     fn a_namespace_is_the_containers_whose_address_it_has() {
+        let sandbox = |name: &str| Sandbox::of(Path::new(name)).unwrap();
         let interface =
             |last| Interface { addresses: vec![Ipv4Addr::new(172, 18, 0, last)], ..Interface::default() };
         let seen = |cookie, last| {
             let view = NodeView { interfaces: BTreeMap::from([(1, interface(last))]) };
-            Sandbox { seen: Seen { cookie, view }, identity: (0, 0) }
+            Visited { seen: Seen { cookie, view }, identity: (0, 0) }
         };
         let sandboxes = Sandboxes {
-            seen: BTreeMap::from([("aaaaaaaaaaaa".into(), seen(7, 3)), ("bbbbbbbbbbbb".into(), seen(8, 4))]),
+            seen: BTreeMap::from([
+                (sandbox("aaaaaaaaaaaa"), seen(7, 3)),
+                (sandbox("bbbbbbbbbbbb"), seen(8, 4)),
+            ]),
         };
         let wanted = |addresses: &[u8], sandboxes: &[&str]| Wanted {
             addresses: addresses.iter().map(|last| Ipv4Addr::new(172, 18, 0, *last)).collect(),
-            sandboxes: sandboxes.iter().map(|name| (*name).to_owned()).collect(),
+            sandboxes: sandboxes.iter().copied().map(sandbox).collect(),
         };
         let found = sandboxes.known(&wanted(&[4], &[]));
         assert_eq!(found, Found { cookies: BTreeMap::from([(8, asker::AT_BRIDGE)]), complete: true });
@@ -131,6 +119,5 @@ mod tests {
         let cookies = BTreeMap::from([(8, asker::AT_BRIDGE), (7, asker::INSIDE)]);
         assert_eq!(found, Found { cookies, complete: true }, "one is known by its name");
         assert!(!sandboxes.known(&wanted(&[4], &["cccccccccccc"])).complete);
-        assert!(is_sandbox("58152564bc28") && !is_sandbox("1-12d81fnl23") && !is_sandbox("ingress_sbox"));
     }
 }
