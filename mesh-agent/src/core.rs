@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::args::{RunArguments, Switch};
 use crate::cgroup;
+use crate::dataplane::answers::Answers;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
 use crate::dataplane::migration::Migration;
@@ -86,6 +87,9 @@ pub struct Core {
     sandboxes: Sandboxes,
     reconciler: Reconciler<Kernel>,
     outputs: Outputs,
+    answers: Arc<Answers>,
+    /// Whether the answers that the kernel gives by itself are of names that have changed.
+    outdated: bool,
     follower: Follower,
     /// What the tables were last made from.
     last: Option<Last>,
@@ -124,6 +128,8 @@ impl Core {
             attachments,
             reconciler,
             outputs,
+            answers: Arc::new(Answers::open(pins)?),
+            outdated: false,
             follower: Follower::default(),
             last: None,
             migration: Some(migration).filter(Migration::is_pending),
@@ -133,6 +139,11 @@ impl Core {
             drain_over: None,
             warnings: Vec::new(),
         })
+    }
+
+    /// What the kernel answers by itself.
+    pub fn answers(&self) -> Arc<Answers> {
+        self.answers.clone()
     }
 
     /// Follows the inputs until a signal ends the agent.
@@ -206,7 +217,7 @@ impl Core {
         let (desired, names) = (desired.clone(), names.clone());
         self.drain_over = self.drains.note(&desired, &snapshot, now);
         let names = self.names(names, bridge);
-        let mut failed = !errors.is_empty();
+        let mut failed = !errors.is_empty() || self.outdated;
         if let Some(address) = local.node.address {
             let told = Told {
                 address,
@@ -299,18 +310,24 @@ impl Core {
     }
 
     /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
-    fn names(&self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {
+    fn names(&mut self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {
         if self.arguments.dns == Switch::Off {
             return Arc::default();
         }
         let names = Arc::new(names);
-        self.outputs.names.send_if_modified(|known| {
+        self.outdated |= self.outputs.names.send_if_modified(|known| {
             let differs = *known != names;
             if differs {
                 *known = names.clone();
             }
             differs
         });
+        if self.outdated {
+            match self.answers.renew() {
+                Ok(()) => self.outdated = false,
+                Err(error) => warn!("containers may get outdated answers about names: {error:#}"),
+            }
+        }
         let address =
             node::resolver_address(bridge).map(|address| SocketAddrV4::new(address, self.arguments.dns_port));
         self.outputs.resolver.send_if_modified(|known| {

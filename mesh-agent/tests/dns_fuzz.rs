@@ -28,11 +28,11 @@ fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
     let until = Instant::now() + Duration::from_secs(setting("MESH_FUZZ_SECONDS").unwrap_or(2));
     let mut seed = setting("MESH_FUZZ_SEED").unwrap_or_default();
     let mut out = Vec::new();
-    let (mut answered, mut elsewhere) = (0_u64, 0_u64);
+    let (mut answered, mut lasting_ones, mut elsewhere) = (0_u64, 0_u64, 0_u64);
     while Instant::now() < until {
         for _ in 0..1000 {
             let mut random = fastrand::Rng::with_seed(seed);
-            let message = mutated(&corpus, &mut random);
+            let mut message = mutated(&corpus, &mut random);
             let about = Circumstances {
                 asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)).into(),
                 transport: if random.bool() { Transport::Udp } else { Transport::Tcp },
@@ -41,9 +41,13 @@ fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
                 rotation: random.usize(..),
             };
             match respond(&message, about, &mut out) {
-                Response::Answered { .. } => {
+                Response::Answered { lasting, .. } => {
                     answered += 1;
                     check(&message, &out, about.transport, seed);
+                    if lasting {
+                        lasting_ones += 1;
+                        check_lasting(&mut message, about, &out, seed);
+                    }
                 }
                 Response::Elsewhere(_) => elsewhere += 1,
                 Response::Ignored => assert!(out.is_empty(), "seed {seed}"),
@@ -51,8 +55,11 @@ fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
             seed += 1;
         }
     }
-    println!("{seed} messages, {answered} answered, {elsewhere} for other servers");
-    assert!(answered > 0 && elsewhere > 0, "the messages are too broken to tell anything");
+    println!("{seed} messages, {answered} answered ({lasting_ones} lasting), {elsewhere} for other servers");
+    assert!(
+        answered > 0 && lasting_ones > 0 && elsewhere > 0,
+        "the messages are too broken to tell anything"
+    );
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -71,6 +78,20 @@ fn check(message: &[u8], answer: &[u8], transport: Transport, seed: u64) {
         let owners = parsed.answers.iter().map(|record| &record.name);
         assert!(owners.into_iter().all(|owner| *owner == query.name), "seed {seed}: {parsed:?}");
     }
+}
+
+/// The kernel gives such an answer to the same question whenever it comes, with another id.
+fn check_lasting(message: &mut [u8], about: Circumstances<'_>, answer: &[u8], seed: u64) {
+    message[..2].iter_mut().for_each(|byte| *byte ^= 0xff);
+    let later = Circumstances {
+        rotation: about.rotation.wrapping_add(1),
+        searches_first: !about.searches_first,
+        ..about
+    };
+    let mut out = Vec::new();
+    let response = respond(message, later, &mut out);
+    assert!(matches!(response, Response::Answered { lasting: true, .. }), "seed {seed}: {response:?}");
+    assert_eq!(out[2..], answer[2..], "seed {seed}: {message:?}");
 }
 
 /// Questions of every kind that is answered in a way of its own.

@@ -35,6 +35,9 @@
 //! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
 //! | `ASKERS` | hash | cookie of a task's network namespace → where its questions are answered ([`asker`]) | agent | sockets | agent reports it |
 //! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |
+//! | `ANSWERS` | LRU hash | [`answer::QuestionKey`] → [`answer::Answer`] | agent | bridge | oldest goes |
+//! | `ANSWERS_VERSION` | array of 1 | → which of `ANSWERS` count ([`answer::Answer::version`]) | agent | bridge | – |
+//! | `ANSWERED` | per-CPU array | [`answer::Answer::counter`] → how often such an answer was given | kernel | agent | – |
 //! | `TAKING_OVER` | array of 1 | → whether the programs of the agent before come after these, and know flows that these do not | agent | request, overlay | – |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
 #![no_std]
@@ -42,6 +45,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod answer;
 pub mod asker;
 pub mod backend;
 pub mod checksum;

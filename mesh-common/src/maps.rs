@@ -40,6 +40,10 @@ pub const VIPS: u32 = 16_384;
 pub const TURNS: u32 = FRONTENDS + VIPS;
 /// Network namespaces whose queries go to the agent's resolver.
 pub const ASKERS: u32 = 4_096;
+/// Answers about names that the kernel gives by itself: 3 MiB.
+pub const ANSWERS: u32 = 8_192;
+/// Kinds of answers that are counted apart: more than there are, so that a new one does not change the map.
+pub const ANSWERED: u32 = 256;
 /// Clients that keep their backends.
 pub const AFFINITIES: u32 = 65_536;
 /// Sockets of this node's own processes that talk to a frontend.
@@ -49,7 +53,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 36] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -81,6 +85,9 @@ pub const NAMES: [&str; 33] = [
     "VIP_REPLIES",
     "ASKERS",
     "HEARTBEAT",
+    "ANSWERS",
+    "ANSWERS_VERSION",
+    "ANSWERED",
     "TAKING_OVER",
     "OUTCOMES",
 ];

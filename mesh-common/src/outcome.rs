@@ -132,6 +132,8 @@ outcomes! {
     RefusalReplayed = 43, "refusal_replayed";
     /// Dropped: a task's refusal of a client's SYN; when the client sends that again, another backend gets it.
     RefusalSwallowed = 44, "refusal_swallowed";
+    /// A container's question about a name, answered with what the agent has answered to it before.
+    NameAnswered = 45, "name_answered";
 }
 
 impl Outcome {

@@ -2,6 +2,7 @@
 
 use aya::Pod;
 
+use crate::answer::{Answer, QuestionKey};
 use crate::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use crate::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, SlotKey};
@@ -26,6 +27,7 @@ pod!(
     Address,
     Affinity,
     AffinityKey,
+    Answer,
     Backend,
     BackendCounters,
     Flow,
@@ -37,6 +39,7 @@ pod!(
     LocalTask,
     Opening,
     Port,
+    QuestionKey,
     RememberedRoute,
     Reply,
     ReplyKey,

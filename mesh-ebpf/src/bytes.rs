@@ -100,11 +100,11 @@ pub(crate) fn sum(length: usize, load: impl FnOnce(*mut c_void, u32) -> i64) -> 
     Ok(halves(sum))
 }
 
-/// A length of 1 to 40, said as in [`sum`].
+/// A length of 1 to `most`, said as in [`sum`].
 #[inline(always)]
-pub(crate) fn option_bytes(length: u32) -> Option<u32> {
-    let length = bounded(length.wrapping_sub(1) as usize) as u32 + 1;
-    if length > 40 { None } else { Some(length) }
+pub(crate) fn some_of(length: u32, most: usize) -> Option<u32> {
+    let length = bounded(length.wrapping_sub(1) as usize) + 1;
+    if length > most { None } else { Some(length as u32) }
 }
 
 /// A sum as `bpf_csum_diff` returns it: 32 bits.

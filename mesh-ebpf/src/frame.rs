@@ -18,7 +18,7 @@ use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, Even, TransportChange, bounded, halves, option_bytes};
+use crate::bytes::{self, Even, TransportChange, bounded, halves, some_of};
 use crate::verdict::Way;
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
@@ -285,24 +285,33 @@ impl<'a> Frame<'a> {
         total.folded()
     }
 
-    /// Copies the `length` bytes at `offset`, at most 40, to the start of `words`.
+    /// Copies the `length` bytes at `offset` to the start of `integers`.
     #[inline(always)]
-    pub(crate) fn load(&self, offset: usize, words: &mut [u32; 10], length: u32) -> Result<(), Outcome> {
-        let length = option_bytes(length).ok_or(Outcome::Malformed)?;
-        // SAFETY: the words have room for 40 bytes.
-        let failed =
-            unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, words.as_mut_ptr().cast(), length) }
-                != 0;
+    pub(crate) fn load<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &mut [T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
+        let place = integers.as_mut_ptr().cast();
+        // SAFETY: there is room for as many bytes as are asked for.
+        let failed = unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, place, length) } != 0;
         if failed { Err(Outcome::Malformed) } else { Ok(()) }
     }
 
-    /// Puts the first `length` bytes of `words`, at most 40, at `offset`. Invalidates pointers into the packet.
+    /// Puts the first `length` bytes of `integers` at `offset`. Invalidates pointers into the packet.
     #[inline(always)]
-    pub(crate) fn store(&self, offset: usize, words: &[u32; 10], length: u32) -> Result<(), Outcome> {
-        let length = option_bytes(length).ok_or(Outcome::NotChangeable)?;
-        // SAFETY: the words hold 40 bytes; the helper checks the offset.
-        let failed =
-            unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, words.as_ptr().cast(), length, 0) } != 0;
+    pub(crate) fn store<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &[T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
+        let place = integers.as_ptr().cast();
+        // SAFETY: there are as many bytes; the helper checks the offset.
+        let failed = unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, place, length, 0) } != 0;
         if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`] |
-//! | `bridge_in` | TC ingress of `docker_gwbridge` | a task's answer → [`reply`]; its ICMP error → [`icmp`] |
+//! | `bridge_in` | TC ingress of `docker_gwbridge` | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
 //! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
@@ -17,6 +17,7 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod answers;
 mod bytes;
 mod connections;
 mod counters;
@@ -188,6 +189,9 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         }
         return icmp::from_task(frame, packet, settings);
     }
+    if answers::is_question(packet, settings) {
+        return answers::answer(frame, packet);
+    }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
     let verdict = reply::hear(frame, packet, reply);
@@ -277,7 +281,8 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::VipResolved
         | Outcome::VipPinged
         | Outcome::Probed
-        | Outcome::RefusalReplayed => leave(way),
+        | Outcome::RefusalReplayed
+        | Outcome::NameAnswered => leave(way),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask

@@ -31,6 +31,8 @@ pub(crate) mod ipv4 {
 
 /// Offset of the checksum in a TCP header (RFC 9293 §3.1).
 pub(crate) const TCP_CHECKSUM: usize = 16;
+/// Offset of the length in a UDP header (RFC 768).
+pub(crate) const UDP_LENGTH: usize = 4;
 /// Offset of the checksum in a UDP header (RFC 768).
 pub(crate) const UDP_CHECKSUM: usize = 6;
 

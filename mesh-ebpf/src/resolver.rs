@@ -69,8 +69,9 @@ fn resolver(pointer: *mut bpf_sock_addr, settings: &Settings) -> Option<(Address
     Some((address, settings.resolver_port))
 }
 
+/// Whether the agent's resolver has given a sign of life lately.
 #[inline(always)]
-fn is_alive() -> bool {
+pub(crate) fn is_alive() -> bool {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     HEARTBEAT.get(0).is_some_and(|last| now.wrapping_sub(*last) < HEARTBEAT_NANOSECONDS)

@@ -156,7 +156,7 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
         return Err(Outcome::UnknownPeer);
     }
     if address.flags & PROBE != 0 {
-        rewrite::turn_datagram(frame, packet)?;
+        rewrite::udp::turn(frame, packet)?;
         return Err(Outcome::Probed);
     }
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {

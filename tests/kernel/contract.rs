@@ -7,6 +7,7 @@ use aya::maps::{Map, MapType};
 use aya::programs::{Program, ProgramInfo, ProgramType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_agent::dataplane::object::{XDP_OBJECT, program};
+use mesh_common::answer::{Answer, QuestionKey};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, PortBit, SlotKey};
@@ -63,6 +64,9 @@ fn the_maps_are_what_the_contract_says() {
         ("VIP_REPLIES", lru_hash::<VipReplyKey, VipReply>(maps::FLOWS)),
         ("ASKERS", hash::<u64, u32>(maps::ASKERS)),
         ("HEARTBEAT", array::<u64>(1)),
+        ("ANSWERS", lru_hash::<QuestionKey, Answer>(maps::ANSWERS)),
+        ("ANSWERS_VERSION", array::<u64>(1)),
+        ("ANSWERED", per_cpu_array::<u64>(maps::ANSWERED)),
         ("TAKING_OVER", array::<u32>(1)),
         ("OUTCOMES", per_cpu_array::<u64>(Outcome::CAPACITY)),
     ]);

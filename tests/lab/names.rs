@@ -25,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("names of a container attached by hand are known on other nodes until it is gone", attached_by_hand),
     ("names of forty tasks are cut short over UDP and complete over TCP", forty_tasks),
     ("names in two stacks with the same alias on one network are both meant", one_alias_twice),
+    ("names that were asked for before are answered by the kernel until they change", again_and_again),
     ("names are answered by Docker within a second after the agent stopped", without_agent),
     ("check finds an entry that somebody deleted", check_finds_a_hole),
 ];
@@ -277,6 +278,50 @@ fn one_alias_twice(lab: &Lab) -> Result<()> {
     told(place, "db", &both).context("D18")?;
     told(place, "a_db", &both[..1])?;
     told(place, "b_db", &both[1..])?;
+    Ok(())
+}
+
+/// How many questions the kernel of a node has answered by itself.
+fn answered_by_kernel(node: &Node) -> Result<u64> {
+    let status = mesh::status(node)?;
+    let rows = status["dns"]["queries"].as_array().context("no queries")?;
+    let counts = rows.iter().filter(|row| row["source"] == "kernel");
+    Ok(counts.filter_map(|row| row["count"].as_u64()).sum())
+}
+
+fn again_and_again(lab: &Lab) -> Result<()> {
+    let net = Network::create(lab, "again-net", &[])?;
+    let node = &lab.nodes[1];
+    let caller = Spec::workload("asking").option(&net.option()).option(&only_on(node)).create(lab)?;
+    let place = &Inside::tasks(lab, &caller)?[0];
+    let create = || Spec::workload("again").option(&net.option()).create(lab);
+    let service = create()?;
+    let first = vip(lab, "again", &net.name)?;
+    told(place, "again", std::slice::from_ref(&first))?;
+    let before = answered_by_kernel(node)?;
+    for _ in 0..10 {
+        told(place, "again", std::slice::from_ref(&first))?;
+        empty(place, &["again", "AAAA"], "NOERROR")?;
+    }
+    let given = answered_by_kernel(node)? - before;
+    // The names may have changed in between, each time for two more questions to the agent.
+    ensure!(
+        (10..=20).contains(&given),
+        "of 20 questions that were asked before, the kernel answered {given}"
+    );
+
+    drop(service);
+    wait::for_up_to(PROMPT, "the name is gone", || {
+        let dig = Dig::ask(place, &["again"])?;
+        ensure!(!dig.data().contains(&first.as_str()), "{dig:?}");
+        Ok(())
+    })?;
+    let _service = create()?;
+    let second = vip(lab, "again", &net.name)?;
+    ensure!(first != second, "the service has its old address again, which proves nothing");
+    for _ in 0..3 {
+        told(place, "again", std::slice::from_ref(&second))?;
+    }
     Ok(())
 }
 

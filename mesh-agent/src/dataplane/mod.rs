@@ -7,10 +7,12 @@
 //! core      ─► Migration        ─► tables of another size or version, taken over with their entries
 //! status    ─► Counters         ─► reads the pinned maps
 //! agent     ─► Flows            ─► removes flows that are over, counts the others
+//! dns       ─► Answers          ─► what was answered about names, for the kernel to answer again
 //! ```
 //!
 //! What is pinned stays when the agent goes: programs, maps and flows serve on, and the next agent takes them over.
 
+pub mod answers;
 pub mod attachments;
 pub mod counters;
 pub mod flows;

@@ -129,6 +129,7 @@ impl Inside {
                 asker: Seat::Sandbox(self.sandbox),
                 transport: Transport::Udp,
                 rotation,
+                version: None,
                 began: Instant::now(),
             };
             match self.resolver.start(incoming, &self.resolver.names(), &mut out) {

@@ -10,14 +10,16 @@ use std::time::Instant;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use tokio::sync::watch;
+use tracing::debug;
 
 use super::host::{self, HostServers};
 use super::report::{Bucket, DnsReport, LatencyRow, NamesRow, QueryRow, UpstreamRow};
 use super::respond::{Circumstances, Response, fail, respond};
 use super::server::Liveness;
-use super::stats::{BOUNDS, Source, Stats};
+use super::stats::{self, BOUNDS, Source, Stats};
 use super::upstream::{Limits, Lookup, Upstream, Waiting};
 use super::wire::{Query, Transport};
+use crate::dataplane::answers::{Answers, Lasting};
 use crate::desired::Names;
 use crate::desired::names::{Sandbox, Seat};
 
@@ -28,13 +30,15 @@ pub struct ResolverSettings {
     pub resolv_conf: PathBuf,
     /// How many loops read UDP, each with a socket of its own.
     pub workers: usize,
+    /// Where answers are kept that the kernel may give by itself.
+    pub answers: Option<Arc<Answers>>,
 }
 
 impl Default for ResolverSettings {
     fn default() -> Self {
         // More of them take the processor away from the tasks that ask.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolv_conf: "/etc/resolv.conf".into(), workers: processors.min(4) }
+        Self { resolv_conf: "/etc/resolv.conf".into(), workers: processors.min(4), answers: None }
     }
 }
 
@@ -60,6 +64,8 @@ pub(super) struct Incoming<'a> {
     pub(super) transport: Transport,
     /// Which of several addresses comes first.
     pub(super) rotation: usize,
+    /// The version of the names, if the kernel may give the answer from now on.
+    pub(super) version: Option<u64>,
     pub(super) began: Instant,
 }
 
@@ -124,7 +130,7 @@ impl Resolver {
             askers: names.askers().len() as u64,
             left_to_docker: self.left_to_docker(&names),
             networks: names.networks().iter().map(network).collect(),
-            queries: self.stats.queries().map(query_row).collect(),
+            queries: self.query_rows(),
             latencies: Source::ALL.map(|source| self.latency_row(source)).into(),
             in_flight: self.upstream.waiting() as u64,
             overload: self.stats.overload.load(Relaxed),
@@ -189,6 +195,18 @@ impl Resolver {
         self.names.borrow().clone()
     }
 
+    /// Of the names: to be read before these.
+    pub(super) fn version(&self) -> Option<u64> {
+        self.settings.answers.as_ref().map(|answers| answers.version())
+    }
+
+    /// What was answered here, and what the kernel has answered by itself.
+    fn query_rows(&self) -> Vec<QueryRow> {
+        let counts =
+            self.settings.answers.as_ref().and_then(|answers| answers.counts().ok()).unwrap_or_default();
+        self.stats.queries().chain(stats::given_by_kernel(&counts)).map(query_row).collect()
+    }
+
     pub(super) async fn follow_host(&self) {
         host::follow(&self.settings.resolv_conf, &self.host).await;
     }
@@ -221,12 +239,16 @@ impl Resolver {
 
     /// Takes a message as far as it goes without waiting. Has to be called in a runtime.
     pub(super) fn start(&self, incoming: Incoming<'_>, names: &Names, out: &mut Vec<u8>) -> Step {
-        let Incoming { message, asker, transport, rotation, began } = incoming;
+        let Incoming { message, asker, transport, rotation, version, began } = incoming;
         let searches_first = self.host.borrow().searches_first;
         let about = Circumstances { asker, transport, names, searches_first, rotation };
         match respond(message, about, out) {
-            Response::Answered { kind, code } => {
+            Response::Answered { kind, code, lasting } => {
                 self.stats.count(kind, code, Source::Local, began.elapsed());
+                if let (true, Some(version), Seat::Bridge(asker)) = (lasting, version, asker) {
+                    let counter = stats::place(kind, code);
+                    self.keep(Lasting { version, asker, question: message, answer: out, counter });
+                }
                 Step::Done
             }
             Response::Ignored => {
@@ -238,6 +260,12 @@ impl Resolver {
                 let servers = own.unwrap_or_else(|| self.host.borrow().servers.clone());
                 self.ask(incoming, &query, &servers, out)
             }
+        }
+    }
+
+    fn keep(&self, lasting: Lasting<'_>) {
+        if let Some(Err(error)) = self.settings.answers.as_ref().map(|answers| answers.keep(lasting)) {
+            debug!("an answer cannot be left to the kernel: {error:#}");
         }
     }
 

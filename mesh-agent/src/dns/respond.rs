@@ -11,8 +11,9 @@ use crate::desired::names::{Seat, TASK_TTL};
 /// What became of a message.
 #[derive(Debug)]
 pub enum Response<'a> {
-    /// The answer was written.
-    Answered { kind: RecordType, code: ResponseCode },
+    /// The answer was written. A `lasting` one is what the same message from the same container gets for as long as the
+    /// names are the same.
+    Answered { kind: RecordType, code: ResponseCode, lasting: bool },
     /// Somebody else may know.
     Elsewhere(Box<Query<'a>>),
     /// No query; nothing to say.
@@ -40,7 +41,7 @@ pub fn respond<'a>(message: &'a [u8], about: Circumstances<'_>, out: &mut Vec<u8
         Err(Rejected::Silently) => return Response::Ignored,
         Err(Rejected::With { id, flags, code }) => {
             write_rejection(out, id, flags, code);
-            return Response::Answered { kind: RecordType::ZERO, code };
+            return Response::Answered { kind: RecordType::ZERO, code, lasting: false };
         }
     };
     let kind = query.kind;
@@ -59,12 +60,15 @@ pub fn respond<'a>(message: &'a [u8], about: Circumstances<'_>, out: &mut Vec<u8
                 if resolution == Resolution::NotOurs {
                     return Response::Elsewhere(Box::new(query));
                 }
-                return Response::Answered { kind, code: write(&query, &resolution, about, out) };
+                let is_usual = !query.edns.is_some_and(|edns| edns.has_options);
+                let lasting = is_usual && is_lasting(&resolution);
+                let code = write(&query, &resolution, about, out);
+                return Response::Answered { kind, code, lasting };
             }
         }
     };
     Writer::new(out, &query, about.transport).finish(code);
-    Response::Answered { kind, code }
+    Response::Answered { kind, code, lasting: false }
 }
 
 /// What is said when nobody could be asked.
@@ -75,6 +79,15 @@ pub(super) fn fail(query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) {
 /// For how many seconds "there is no such name" may be kept. As long as a task's address: a service that is about to be
 /// made has this name soon.
 const ABSENCE_TTL: u32 = TASK_TTL;
+
+/// Several records take turns, and what is said about names that are not ours depends on the node's `resolv.conf`.
+fn is_lasting(resolution: &Resolution<'_>) -> bool {
+    match resolution {
+        Resolution::Addresses { addresses, .. } => addresses.len() == 1,
+        Resolution::Pointer { .. } | Resolution::Empty { .. } => true,
+        Resolution::Services { .. } | Resolution::NoSuchName | Resolution::NotOurs => false,
+    }
+}
 
 fn write(
     query: &Query<'_>,

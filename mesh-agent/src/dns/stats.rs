@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
+use mesh_common::maps;
 
 /// Kinds of questions that are counted apart; everything else is `other`.
 const KINDS: [RecordType; 11] = [
@@ -41,9 +42,12 @@ pub(super) enum Source {
     Cache,
     /// Another server.
     Upstream,
+    /// The kernel, which has an answer of the resolver's.
+    Kernel,
 }
 
 impl Source {
+    /// Those of answers that pass the resolver.
     pub(super) const ALL: [Self; 3] = [Self::Local, Self::Cache, Self::Upstream];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -51,8 +55,33 @@ impl Source {
             Self::Local => "local",
             Self::Cache => "cache",
             Self::Upstream => "upstream",
+            Self::Kernel => "kernel",
         }
     }
+}
+
+/// Of kinds of questions, and of codes, in the kernel's counters; the last one is for all others. They outlive the agent, so
+/// a new kind or code must not take another's place.
+const PLACES: usize = 16;
+const _: () =
+    assert!(KINDS.len() < PLACES && CODES.len() < PLACES && PLACES * PLACES <= maps::ANSWERED as usize);
+
+/// Where the kernel counts what it answers like this.
+pub(super) fn place(kind: RecordType, code: ResponseCode) -> u32 {
+    let kind = KINDS.iter().position(|known| *known == kind).unwrap_or(PLACES - 1);
+    let code = CODES.iter().position(|known| *known == code).unwrap_or(PLACES - 1);
+    (kind * PLACES + code) as u32
+}
+
+/// As [`Stats::queries`], from the kernel's counters by [`place`].
+pub(super) fn given_by_kernel(
+    counts: &[u64],
+) -> impl Iterator<Item = (&'static str, &'static str, Source, u64)> {
+    counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(place, count)| {
+        let kind = KINDS.get(place / PLACES).map_or("other", |kind| <&'static str>::from(*kind));
+        let code = CODE_NAMES[(place % PLACES).min(CODES.len())];
+        (kind, code, Source::Kernel, *count)
+    })
 }
 
 /// The upper ends of the histogram's buckets, in microseconds.
@@ -107,6 +136,21 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_counters_have_a_place_for_each_kind_and_code() {
+        let mut counts = vec![0; PLACES * PLACES];
+        for (kind, code) in [
+            (RecordType::AAAA, ResponseCode::NoError),
+            (RecordType::NAPTR, ResponseCode::NoError),
+            (RecordType::A, ResponseCode::NotZone),
+        ] {
+            counts[place(kind, code) as usize] += 1;
+        }
+        let counted: Vec<_> = given_by_kernel(&counts).collect();
+        let row = |kind, code| (kind, code, Source::Kernel, 1);
+        assert_eq!(counted, [row("A", "other"), row("AAAA", "NOERROR"), row("other", "NOERROR")]);
+    }
 
     #[test]
     fn queries_are_counted_by_kind_code_and_source() {

@@ -174,8 +174,14 @@ impl Connection {
             done += 2 + message.len();
             self.rotation = self.rotation.wrapping_add(1);
             let (transport, rotation) = (Transport::Tcp, self.rotation);
-            let incoming =
-                Incoming { message, asker: self.asker, transport, rotation, began: Instant::now() };
+            let incoming = Incoming {
+                message,
+                asker: self.asker,
+                transport,
+                rotation,
+                version: None,
+                began: Instant::now(),
+            };
             match self.resolver.start(incoming, &names, &mut out) {
                 Step::Done => answers.extend_from_slice(&framed(&out)),
                 Step::Later(waiting) => {

@@ -91,9 +91,10 @@ impl Loop {
 
     fn answer(&self, message: &[u8], client: SocketAddr, rotation: usize, began: Instant, out: &mut Vec<u8>) {
         let IpAddr::V4(address) = client.ip() else { return };
+        let version = self.resolver.version();
         let names = self.resolver.names();
         let asker = Seat::Bridge(address);
-        let incoming = Incoming { message, asker, transport: Transport::Udp, rotation, began };
+        let incoming = Incoming { message, asker, transport: Transport::Udp, rotation, version, began };
         match self.resolver.start(incoming, &names, out) {
             Step::Done => send(&self.socket, &self.resolver, out, client),
             Step::Ignored => {}

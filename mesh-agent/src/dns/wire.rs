@@ -54,6 +54,8 @@ pub struct Edns {
     pub size: u16,
     pub version: u8,
     pub dnssec_ok: bool,
+    /// Such as a cookie (RFC 7873), which is another one in each message.
+    pub has_options: bool,
 }
 
 /// Why a message is not worked with.
@@ -147,6 +149,7 @@ impl<'a> Query<'a> {
             size: record.class,
             version: (record.ttl >> 16) as u8,
             dnssec_ok: record.ttl as u16 & flags::DNSSEC_OK != 0,
+            has_options: record.data < record.end,
         };
         message.get(at) == Some(&0) && self.edns.replace(edns).is_none()
     }
@@ -178,6 +181,8 @@ pub(super) struct Record {
     class: u16,
     pub(super) ttl: u32,
     pub(super) ttl_at: usize,
+    /// Where its data begins.
+    data: usize,
     pub(super) end: usize,
 }
 
@@ -188,9 +193,15 @@ impl Record {
         let at = skip_name(message, at)?;
         let length = usize::from(number(message, at + 8)?);
         let ttl = u32::from(number(message, at + 4)?) << 16 | u32::from(number(message, at + 6)?);
-        let end = at + 10 + length;
-        let record =
-            Self { kind: number(message, at)?, class: number(message, at + 2)?, ttl, ttl_at: at + 4, end };
+        let (data, end) = (at + 10, at + 10 + length);
+        let record = Self {
+            kind: number(message, at)?,
+            class: number(message, at + 2)?,
+            ttl,
+            ttl_at: at + 4,
+            data,
+            end,
+        };
         (end <= message.len()).then_some(record)
     }
 }

@@ -1,10 +1,11 @@
 //! Writing packets: nothing outside of this folder changes packet bytes.
 //!
-//! Here is what every packet has: hardware addresses, the IP header, the ends; and the one function that writes. [`tcp`] and
-//! [`icmp`] make packets of their protocol out of others.
+//! Here is what every packet has: hardware addresses, the IP header, the ends; and the one function that writes. [`tcp`],
+//! [`udp`] and [`icmp`] make packets of their protocol out of others.
 
 pub(crate) mod icmp;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 use core::mem::size_of;
 
@@ -202,14 +203,6 @@ fn write_ipv4(
         .add_address(destination)
         .checksum();
     write(frame, NETWORK, words)
-}
-
-/// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
-#[inline(always)]
-pub(crate) fn turn_datagram(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
-    swap_macs(frame)?;
-    write(frame, NETWORK + ipv4::SOURCE, [packet.destination.wire(), packet.source.wire()])?;
-    write(frame, packet.transport, [packet.destination_port.wire(), packet.source_port.wire()])
 }
 
 /// Sends a frame back to the hardware address that it came from.

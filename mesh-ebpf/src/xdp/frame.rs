@@ -16,7 +16,7 @@ use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, Even, TransportChange, bounded, option_bytes};
+use crate::bytes::{self, Even, TransportChange, bounded, some_of};
 use crate::verdict::Way;
 
 /// See `crate::frame` at TC.
@@ -171,23 +171,33 @@ impl Frame {
         })
     }
 
-    /// Copies the `length` bytes at `offset`, at most 40, to the start of `words`.
+    /// Copies the `length` bytes at `offset` to the start of `integers`.
     #[inline(always)]
-    pub(crate) fn load(&self, offset: usize, words: &mut [u32; 10], length: u32) -> Result<(), Outcome> {
-        let length = option_bytes(length).ok_or(Outcome::Malformed)?;
-        let (place, words) = (self.place(offset), words.as_mut_ptr().cast());
-        // SAFETY: the words have room for 40 bytes.
-        let failed = unsafe { bpf_xdp_load_bytes(self.context, place, words, length) } != 0;
+    pub(crate) fn load<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &mut [T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
+        let (place, integers) = (self.place(offset), integers.as_mut_ptr().cast());
+        // SAFETY: there is room for as many bytes as are asked for.
+        let failed = unsafe { bpf_xdp_load_bytes(self.context, place, integers, length) } != 0;
         if failed { Err(Outcome::Malformed) } else { Ok(()) }
     }
 
-    /// Puts the first `length` bytes of `words`, at most 40, at `offset`.
+    /// Puts the first `length` bytes of `integers` at `offset`.
     #[inline(always)]
-    pub(crate) fn store(&self, offset: usize, words: &[u32; 10], length: u32) -> Result<(), Outcome> {
-        let length = option_bytes(length).ok_or(Outcome::NotChangeable)?;
-        let (place, words) = (self.place(offset), words.as_ptr().cast_mut().cast());
-        // SAFETY: the words hold 40 bytes; the helper checks the offset, and only reads them.
-        let failed = unsafe { bpf_xdp_store_bytes(self.context, place, words, length) } != 0;
+    pub(crate) fn store<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &[T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
+        let (place, integers) = (self.place(offset), integers.as_ptr().cast_mut().cast());
+        // SAFETY: there are as many bytes; the helper checks the offset, and only reads them.
+        let failed = unsafe { bpf_xdp_store_bytes(self.context, place, integers, length) } != 0;
         if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
     }
 

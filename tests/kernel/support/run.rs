@@ -111,7 +111,7 @@ impl Run {
         checks::assert_checksums(&self.after);
     }
 
-    /// The frame, which is no IPv4 packet, is sent on as `expected`.
+    /// As [`Run::leaves_as`], for a frame that is no IPv4 packet, or has a checksum that is not complete.
     #[track_caller]
     pub(crate) fn leaves_as_frame(&self, outcome: Outcome, expected: &[u8]) {
         self.ends(TC_ACT_REDIRECT, outcome);

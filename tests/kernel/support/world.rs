@@ -9,6 +9,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TcAttachType};
 use mesh_agent::dataplane::pins::Pins;
+use mesh_agent::status::collect::monotonic_nanoseconds;
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
 use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
@@ -157,6 +158,16 @@ impl World {
     /// Whether the programs have those of another agent behind them, which know more flows.
     pub(crate) fn taking_over(&mut self, taking_over: bool) {
         self.set("TAKING_OVER", 0, u32::from(taking_over));
+    }
+
+    /// The agent's resolver gives a sign of life.
+    pub(crate) fn beat(&mut self) {
+        self.set("HEARTBEAT", 0, monotonic_nanoseconds());
+    }
+
+    /// The last sign of life of the agent's resolver was long ago.
+    pub(crate) fn stop_heart(&mut self) {
+        self.set("HEARTBEAT", 0, 1_u64);
     }
 
     /// Gives the backends ids.

@@ -38,7 +38,7 @@ impl Live {
         let asker = BridgeEndpoint { address: Ipv4Addr::LOCALHOST, mac: [0; 6] };
         local.containers.get_mut("aaaaaaaaaaaaaaaa").unwrap().bridge = Some(asker);
         let (names, receiver) = watch::channel(Arc::new(Names::from(&snapshot, &local)));
-        let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 2 };
+        let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 2, answers: None };
         let resolver = Resolver::new(settings, receiver);
         let serving = serve(address, resolver.clone());
         let serving = tokio::spawn(async move { match serving.await {} });

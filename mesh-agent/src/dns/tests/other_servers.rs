@@ -37,8 +37,14 @@ async fn ask(resolver: &Arc<Resolver>, message: &Message, transport: Transport) 
 
 async fn ask_as(resolver: &Resolver, message: &Message, transport: Transport, asker: Ipv4Addr) -> Message {
     let bytes = message.to_vec().unwrap();
-    let incoming =
-        Incoming { message: &bytes, asker: asker.into(), transport, rotation: 0, began: Instant::now() };
+    let incoming = Incoming {
+        message: &bytes,
+        asker: asker.into(),
+        transport,
+        rotation: 0,
+        version: None,
+        began: Instant::now(),
+    };
     let mut out = Vec::new();
     let answer = match resolver.start(incoming, &resolver.names(), &mut out) {
         Step::Done => out,
