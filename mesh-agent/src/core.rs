@@ -199,7 +199,7 @@ impl Core {
         if let Some(migration) = &mut flows {
             migration.prepare();
         }
-        let errors = self.attachments.sync(&uplinks, bridge);
+        let errors = self.attachments.sync(&uplinks, bridge, &node::ports(&node, bridge));
         if let Some(migration) = flows {
             migration.copy_flows();
         }

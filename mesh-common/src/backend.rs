@@ -14,8 +14,8 @@ pub struct Backend {
     pub identity: Address,
     /// The task's address on docker_gwbridge; only for tasks on this node.
     pub bridge: Address,
-    /// Interface towards the home node; only for tasks elsewhere.
-    pub uplink: u32,
+    /// Towards the home node; for a task on this node, its port on docker_gwbridge, or 0 if that is unknown.
+    pub interface: u32,
     /// The port inside the task.
     pub port: Port,
     /// One of [`state`].
@@ -84,4 +84,6 @@ pub struct LocalTask {
     /// Bits of [`flags`].
     pub flags: u8,
     pub padding: u8,
+    /// Its port on docker_gwbridge; 0 if that is unknown.
+    pub interface: u32,
 }

@@ -1,6 +1,8 @@
-//! To a task on this node, by docker_gwbridge: netfilter there would drop what Docker has not published itself, so the
-//! packet is handed to the bridge as a frame.
+//! To a task on this node, by its place on docker_gwbridge. netfilter there would drop what Docker has not published itself,
+//! and takes as long as all the rest, so the packet goes to the task's end of its port at once; or to the bridge as a frame,
+//! while the port is not known.
 
+use mesh_common::backend::Backend;
 use mesh_common::net::{Address, Mac, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
@@ -18,6 +20,29 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) port: Port,
     pub(crate) mac: Mac,
+    /// The bridge's port that it is behind; 0 if that is unknown.
+    pub(crate) interface: u32,
+}
+
+impl Target {
+    /// Of a flow that begins on this node.
+    #[inline(always)]
+    pub(crate) fn of(backend: &Backend) -> Self {
+        Self { address: backend.bridge, port: backend.port, mac: backend.mac, interface: backend.interface }
+    }
+
+    /// How a frame with its hardware addresses gets there.
+    #[inline(always)]
+    pub(crate) fn way(&self, frame: &Frame, settings: &Settings) -> Way {
+        if self.interface == 0 {
+            Way::Interface(settings.bridge)
+        } else if frame.is_leaving() {
+            // The kernel takes no shorter way for a packet of a socket here.
+            Way::Interface(self.interface)
+        } else {
+            Way::Behind(self.interface)
+        }
+    }
 }
 
 /// Hands a client's packet to a task. `reply` says where the answers belong.
@@ -59,5 +84,5 @@ pub(crate) fn deliver(
     if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
         rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
     }
-    Ok(Way::Interface(settings.bridge))
+    Ok(target.way(frame, settings))
 }

@@ -4,13 +4,14 @@ use core::mem::size_of;
 
 use mesh_common::backend::{TaskKey, state};
 use mesh_common::flow::FlowKey;
-use mesh_common::net::{Address, ICMP_HEADER, Mac, Port, TCP_HEADER, protocol};
+use mesh_common::net::{Address, ICMP_HEADER, Port, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
 use mesh_common::tcp;
 use mesh_common::tunnel::{self, TunnelAddress};
 
+use crate::delivery::Target;
 use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
@@ -19,7 +20,7 @@ use crate::rewrite::icmp::{QuotedChange, QuotedChecksum};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
 use crate::tunnel::Arrival;
-use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verdict::{PackedVerdict, Step};
 use crate::{flows, frontends, refusals, replies, reply};
 
 /// The packet that an ICMP error quotes: its first 8 bytes of transport header are all that can be counted on (RFC 792).
@@ -147,7 +148,7 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
         let way = crate::tunnel::to_home(frame, packet, settings, backend)?;
         return Ok((Outcome::ErrorToTask, way).into());
     }
-    deliver(frame, packet, settings, &quoted, backend.bridge, backend.port, backend.mac)
+    deliver(frame, packet, settings, &quoted, &Target::of(backend))
 }
 
 #[inline(always)]
@@ -156,7 +157,9 @@ fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: Tun
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: quoted.protocol, padding: 0 };
     let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
-    deliver(frame, packet, settings, &quoted, task.bridge, address.port, task.mac)
+    let target =
+        Target { address: task.bridge, port: address.port, mac: task.mac, interface: task.interface };
+    deliver(frame, packet, settings, &quoted, &target)
 }
 
 #[inline(always)]
@@ -265,15 +268,7 @@ fn refused(frame: &Frame, flow: &FlowKey, sequence: u32, identity: Address, port
 
 /// Makes the error one about the packet that the task sent, and hands it to the task.
 #[inline(always)]
-fn deliver(
-    frame: &Frame,
-    packet: &Packet,
-    settings: &Settings,
-    quoted: &Quoted,
-    task: Address,
-    port: Port,
-    mac: Mac,
-) -> Step {
+fn deliver(frame: &Frame, packet: &Packet, settings: &Settings, quoted: &Quoted, target: &Target) -> Step {
     if packet.ttl <= 1 {
         return Err(Outcome::HopLimit);
     }
@@ -281,9 +276,9 @@ fn deliver(
         return Err(Outcome::NoBridge);
     }
     let key = ReplyKey {
-        task,
+        task: target.address,
         client: quoted.ends.destination,
-        task_port: port,
+        task_port: target.port,
         client_port: quoted.ends.destination_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
@@ -295,13 +290,13 @@ fn deliver(
         ..Reply::default()
     };
     let after = Ends {
-        source: task,
+        source: target.address,
         destination: quoted.ends.destination,
-        source_port: port,
+        source_port: target.port,
         destination_port: replies::translated(&key, &conversation).unwrap_or(quoted.ends.destination_port),
     };
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(after))?;
-    rewrite::readdress_network(frame, packet, packet.source, task, Hop::Routed)?;
-    rewrite::set_macs(frame, mac, settings.bridge_mac)?;
-    Ok((Outcome::ErrorToTask, Way::Interface(settings.bridge)).into())
+    rewrite::readdress_network(frame, packet, packet.source, target.address, Hop::Routed)?;
+    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
+    Ok((Outcome::ErrorToTask, target.way(frame, settings)).into())
 }

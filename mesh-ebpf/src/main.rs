@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`] |
-//! | `bridge_in` | TC ingress of `docker_gwbridge` | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
+//! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
 //! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
@@ -49,7 +49,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use mesh_common::net::protocol;
@@ -318,6 +318,8 @@ fn leave(way: Way) -> i32 {
         Way::Neighbour(interface) => unsafe { bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32 },
         // SAFETY: as above.
         Way::Inward(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
+        // SAFETY: as above.
+        Way::Behind(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
         // An answer has become a packet by now.
         Way::None | Way::Back(_) => TC_ACT_SHOT,
     }

@@ -145,7 +145,7 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     reply.frontend_port = packet.destination_port;
     reply.client_port = packet.source_port;
     reply.flags = backend.flags;
-    let target = Target { address: backend.bridge, port: backend.port, mac: backend.mac };
+    let target = Target::of(backend);
     delivery::deliver(frame, packet, settings, &target, reply).map(|way| (Outcome::Delivered, way).into())
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn to_home(
     backend: &Backend,
 ) -> Result<Way, Outcome> {
     let address = TunnelAddress { identity: backend.identity, port: backend.port, flags: 0 };
-    send(frame, packet, settings, backend.node, backend.uplink, address)
+    send(frame, packet, settings, backend.node, backend.interface, address)
 }
 
 /// Sends a packet to another node.
@@ -215,7 +215,8 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
     reply.frontend_port = packet.destination_port;
     reply.client_port = packet.source_port;
     reply.flags = task.flags;
-    let target = Target { address: task.bridge, port: address.port, mac: task.mac };
+    let target =
+        Target { address: task.bridge, port: address.port, mac: task.mac, interface: task.interface };
     let way = delivery::deliver(frame, packet, settings, &target, reply)?;
     Ok((Outcome::DeliveredFromTunnel, way).into())
 }

@@ -21,6 +21,8 @@ pub(crate) enum Way {
     Neighbour(u32),
     /// In by this interface, as if it had just been received.
     Inward(u32),
+    /// In by the other end of this interface, in another namespace, as if it had just been received there.
+    Behind(u32),
     /// It becomes the answer to its sender, and goes back the way it came.
     Back(Answer),
 }
@@ -66,6 +68,7 @@ mod kind {
     pub(super) const PORT_UNREACHABLE: u64 = 4;
     pub(super) const FRAGMENTATION_NEEDED: u64 = 5;
     pub(super) const INWARD: u64 = 6;
+    pub(super) const BEHIND: u64 = 7;
 }
 
 impl PackedVerdict {
@@ -81,6 +84,7 @@ impl PackedVerdict {
             kind::INTERFACE => Way::Interface(value),
             kind::NEIGHBOUR => Way::Neighbour(value),
             kind::INWARD => Way::Inward(value),
+            kind::BEHIND => Way::Behind(value),
             kind::RESET => Way::Back(Answer::Reset),
             kind::PORT_UNREACHABLE => Way::Back(Answer::PortUnreachable),
             kind::FRAGMENTATION_NEEDED => Way::Back(Answer::FragmentationNeeded(value as u16)),
@@ -104,6 +108,7 @@ impl From<Verdict> for PackedVerdict {
             Way::Interface(interface) => (kind::INTERFACE, interface),
             Way::Neighbour(interface) => (kind::NEIGHBOUR, interface),
             Way::Inward(interface) => (kind::INWARD, interface),
+            Way::Behind(interface) => (kind::BEHIND, interface),
             Way::Back(Answer::Reset) => (kind::RESET, 0),
             Way::Back(Answer::PortUnreachable) => (kind::PORT_UNREACHABLE, 0),
             Way::Back(Answer::FragmentationNeeded(mtu)) => (kind::FRAGMENTATION_NEEDED, u32::from(mtu)),

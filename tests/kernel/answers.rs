@@ -11,6 +11,7 @@ use crate::support::bpffs::BpfFs;
 use crate::support::cast::{self, Ip};
 use crate::support::packet::{Packet, Payload, Udp, syn, udp};
 use crate::support::run::Hook;
+use crate::support::wire::Frame;
 use crate::support::world::World;
 
 const RESOLVER: Ip = [172, 18, 0, 1];
@@ -137,6 +138,24 @@ fn an_answer_to_a_checksum_that_a_device_completes_has_one_that_it_can_complete(
     answer[40..42].copy_from_slice(&sum(RESOLVER, question.source, 8 + ID + ANSWERED.len()));
     let run = asked.world.run(Hook::BridgeIn, &bytes);
     run.leaves_as_frame(Outcome::NameAnswered, &answer);
+}
+
+#[test]
+fn an_answer_leaves_by_the_port_that_the_question_came_in_by() {
+    let mut asked = Asked::new();
+    let _others = asked.world.attach();
+    let (_namespace, task) = asked.world.attach_port();
+    for way in [Frame::finished, Frame::unfinished] {
+        let question = question(5, ASKED);
+        let frame = way(question.bytes());
+        let is_checked = frame.unfinished.is_some();
+        task.send(&frame);
+        let answer = answer_to(&question, 5, ANSWERED).with(|answer| {
+            let Payload::Udp(udp) = &mut answer.payload else { return };
+            udp.checked = is_checked;
+        });
+        task.carries(&answer.bytes());
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod overlay_malformed;
 mod overlay_self;
 mod overlay_wire;
 mod policies;
+mod ports;
 mod probe;
 mod refusals;
 mod refuse;

@@ -192,7 +192,7 @@ fn a_home_node_sends_a_refusal_to_the_entry_node_though_answers_go_straight() {
         bridge: Address::new(cast::task(5)),
         mac: cast::task_mac(5),
         flags: flags::RETURN_DIRECT,
-        padding: 0,
+        ..LocalTask::default()
     };
     world.insert("TASKS", task_key(5, protocol::TCP), task);
     let inner = Packet::from_client(syn()).with(|packet| packet.destination = cast::OTHER);

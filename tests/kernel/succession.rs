@@ -105,7 +105,7 @@ fn agent(pins: &Pins, flows: u32) -> (Attachments, Migration) {
     // SAFETY: the name ends with a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     let uplink = Interface { index, name: UPLINK.to_owned(), ..Interface::default() };
-    let errors = attachments.sync(&[uplink], None);
+    let errors = attachments.sync(&[uplink], None, &[]);
     assert!(errors.is_empty(), "{errors:?}");
     (attachments, migration)
 }

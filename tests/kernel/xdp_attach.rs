@@ -64,13 +64,13 @@ fn what_is_no_uplink_any_more_loses_it() {
     let node = Node::new();
     let mut agent = node.agent(XdpMode::Native);
     assert!(node.attached().is_some());
-    let errors = agent.0.sync(&[], None);
+    let errors = agent.0.sync(&[], None, &[]);
     assert!(errors.is_empty(), "{errors:?}");
     node.is_freed();
     // And one that was replaced in place, too.
     drop(node.agent(XdpMode::Native));
     let mut agent = node.agent(XdpMode::Native);
-    let _ = agent.0.sync(&[], None);
+    let _ = agent.0.sync(&[], None, &[]);
     node.is_freed();
 }
 
@@ -131,7 +131,7 @@ impl Node {
     fn agent_on(&self, uplink: Interface, mode: XdpMode) -> Agent {
         let (_, ebpf, _) = kernel::load(&self.pins, SIZES).expect("an agent starts");
         let mut attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Tcx).with_xdp(mode, SIZES);
-        let errors = attachments.sync(&[uplink], None);
+        let errors = attachments.sync(&[uplink], None, &[]);
         assert!(errors.is_empty(), "{errors:?}");
         Agent(attachments)
     }

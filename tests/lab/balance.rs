@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     client::{At, Report},
-    lab::{CLIENT, FAR_CLIENT, Lab},
+    lab::{CLIENT, FAR_CLIENT, Lab, Node},
     service::Spec,
+    wait,
 };
 
 use crate::{
     Scenario,
-    support::{all_ok, exact_through_every_node, get, live, target},
+    support::{PROMPT, all_ok, exact_through_every_node, get, live, only_on, target},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -21,7 +22,34 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("two services on two ports answer each for itself", two_services_on_two_ports),
     ("one service on two ports answers on both", one_service_on_two_ports),
     ("nginx logs the clients' own addresses, near and far", nginx_logs_the_clients_own_addresses),
+    ("what goes to and from a task passes docker_gwbridge by", past_the_bridge),
 ];
+
+/// How many packets docker_gwbridge itself has seen, either way.
+fn bridged(node: &Node) -> Result<u64> {
+    let files =
+        ["rx_packets", "tx_packets"].map(|file| format!("/sys/class/net/docker_gwbridge/statistics/{file}"));
+    let text = node.command("cat").args(&files).quiet().read()?;
+    text.split_whitespace().map(|count| Ok(count.parse::<u64>()?)).sum()
+}
+
+fn past_the_bridge(lab: &Lab) -> Result<()> {
+    let [home, entry, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
+    let _service = Spec::workload("past").publish("8082:8080").option(&only_on(home)).create(lab)?;
+    live(lab, "past", 1)?;
+    for node in [home, entry] {
+        // The place of a task is known a moment before its port.
+        wait::for_up_to(PROMPT, &format!("requests through {} go past the bridge", node.name), || {
+            let before = bridged(home)?;
+            get(node, 8082, 50)?;
+            let passed = bridged(home)? - before;
+            // Each request takes five packets each way; others' business on the bridge is names.
+            ensure!(passed < 50, "{passed} packets passed docker_gwbridge on {} for 50 requests", home.name);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
 
 fn every_node_spreads_evenly(lab: &Lab) -> Result<()> {
     let _service = Spec::workload("even").replicas(5).publish("8081:8080").create(lab)?;

@@ -66,6 +66,16 @@ fn uninstall_leaves_no_trace(lab: &Lab) -> Result<()> {
     let service = serving(lab)?;
     let programs = programs(lab)?;
     lab.on_every_node(|node| mesh::agent(node, &["uninstall"])?.read().map(drop))?;
+    // Agents that still run leave new containers alone.
+    service.scale(6)?;
+    service.wait_for(6)?;
+    thread::sleep(Duration::from_millis(500));
+    lab.on_every_node(|node| {
+        let attached = node.network_command("bpftool").args(["net", "show"]).quiet().read()?;
+        let put_back = programs.iter().find(|program| attached.contains(program.as_str()));
+        ensure!(put_back.is_none(), "an agent has put a program back on {}: {attached}", node.name);
+        Ok(())
+    })?;
     mesh::withdraw(lab)?;
     service.remove()?;
     no_trace(lab, &programs)

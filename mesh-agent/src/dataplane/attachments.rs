@@ -1,4 +1,8 @@
-//! Which program is where: on the uplinks, on docker_gwbridge, and on the root cgroup.
+//! Which program is where: on the uplinks, on docker_gwbridge and its ports, and on the root cgroup.
+//!
+//! What a task sends is heard at its port already: on its way to the bridge's own hook it would pass netfilter (Docker loads
+//! `br_netfilter`), which costs more than all that is done with it here. The bridge's hook hears what has come in by a port
+//! that has no program yet.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +14,7 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier};
 use mesh_common::maps::{self, Sizes};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::DataplaneError;
 use super::object::program;
@@ -37,6 +41,8 @@ pub struct Attached {
     pub hook: &'static str,
     /// Of uplinks.
     pub xdp: XdpState,
+    /// Whether it is a port of the bridge.
+    pub is_port: bool,
 }
 
 const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
@@ -60,18 +66,28 @@ impl Attachments {
         &self.interfaces
     }
 
-    /// Gives every uplink and the bridge their programs, and takes them off interfaces that are neither any more. Errors
-    /// are collected: what can be attached is.
-    pub fn sync(&mut self, uplinks: &[Interface], bridge: Option<&Interface>) -> Vec<DataplaneError> {
+    /// Gives every uplink and the bridge with its `ports` their programs, and takes them off interfaces that are neither any
+    /// more. Errors are collected: what can be attached is.
+    pub fn sync(
+        &mut self,
+        uplinks: &[Interface],
+        bridge: Option<&Interface>,
+        ports: &[Interface],
+    ) -> Vec<DataplaneError> {
         let wanted: BTreeMap<u32, (&Interface, &'static [&'static str])> = uplinks
             .iter()
             .map(|uplink| (uplink.index, (uplink, UPLINK)))
-            .chain(bridge.map(|bridge| (bridge.index, (bridge, BRIDGE))))
+            .chain(bridge.into_iter().chain(ports).map(|bridge| (bridge.index, (bridge, BRIDGE))))
             .collect();
+        if !self.pins.links().is_dir() {
+            // `mesh-agent uninstall` has been here: nothing is put back before the next start.
+            return Vec::new();
+        }
+        let is_port = |index: &u32| ports.iter().any(|port| port.index == *index);
         let mut errors = Vec::new();
         // The bridge first: what hears answers there lets others' pass, while new flows need it.
         let mut in_order: Vec<_> = wanted.iter().collect();
-        in_order.sort_by_key(|(index, _)| bridge.is_none_or(|bridge| bridge.index != **index));
+        in_order.sort_by_key(|(_, (_, programs))| *programs != BRIDGE);
         for (index, (interface, programs)) in in_order {
             if self.interfaces.get(index).is_some_and(|attached| attached.programs == *programs) {
                 continue;
@@ -79,10 +95,17 @@ impl Attachments {
             match self.attach_all(interface, programs) {
                 Ok(hook) => {
                     info!(interface = interface.name, hook, ?programs, "attached");
-                    let attached =
-                        Attached { interface: interface.name.clone(), programs, hook, xdp: XdpState::Off };
+                    let attached = Attached {
+                        interface: interface.name.clone(),
+                        programs,
+                        hook,
+                        xdp: XdpState::Off,
+                        is_port: is_port(index),
+                    };
                     self.interfaces.insert(*index, attached);
                 }
+                // Most often its container has just gone; and the bridge's hook hears what comes in by it.
+                Err(error) if is_port(index) => debug!("{error:#}"),
                 Err(error) => errors.push(error),
             }
         }

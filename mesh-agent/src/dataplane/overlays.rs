@@ -214,6 +214,10 @@ impl Ports {
         let Some(bridge) = links.iter().find(|link| link.name == "br0").map(|link| link.index) else {
             return Ok(BTreeSet::new());
         };
+        if !self.pins.overlays().is_dir() {
+            // As in `Attachments::sync`.
+            return Ok(BTreeSet::new());
+        }
         let ports: Vec<&Interface> = links
             .iter()
             .filter(|link| link.bridge == Some(bridge) && link.name.starts_with("veth"))

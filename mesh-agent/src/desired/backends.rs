@@ -172,10 +172,16 @@ fn home(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> O
     }
 }
 
-fn place(container: &LocalContainer) -> Option<Place> {
+/// A container's place on docker_gwbridge, if it has one.
+pub(super) fn place(container: &LocalContainer) -> Option<Place> {
     let bridge = container.bridge?;
-    let namespace = container.details.as_ref().and_then(|details| details.namespace);
-    Some(Place { address: bridge.address, mac: bridge.mac, namespace })
+    let details = container.details.as_ref();
+    Some(Place {
+        address: bridge.address,
+        mac: bridge.mac,
+        namespace: details.and_then(|details| details.namespace),
+        port: details.and_then(|details| details.port),
+    })
 }
 
 /// Whether a task's node is up. A manager that has just become the leader knows no node's state yet.

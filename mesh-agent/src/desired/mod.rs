@@ -118,6 +118,8 @@ pub struct Place {
     pub mac: [u8; 6],
     /// The id that the node's network namespace has for the task's.
     pub namespace: Option<u16>,
+    /// On docker_gwbridge, by interface index.
+    pub port: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +284,7 @@ fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
     let mut deliveries = BTreeMap::new();
     for container in index.local.containers.values() {
         let Some(service) = index.snapshot.services.get(&container.service_id) else { continue };
-        let Some(bridge) = container.bridge else { continue };
+        let Some(place) = backends::place(container) else { continue };
         let task = index.snapshot.tasks.get(&container.task_id);
         let Some(identity) = backends::identity(index, task, Some(container)) else { continue };
         let (labels, _) = Labels::parse(&service.labels);
@@ -298,10 +300,11 @@ fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
                 padding: 0,
             };
             let task = LocalTask {
-                bridge: bridge.address.into(),
-                mac: bridge.mac,
+                bridge: place.address.into(),
+                mac: place.mac,
                 flags: labels.return_by.flags(),
                 padding: 0,
+                interface: place.port.unwrap_or(0),
             };
             deliveries.insert(key, task);
         }

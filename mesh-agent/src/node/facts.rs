@@ -44,6 +44,15 @@ pub fn uplinks(view: &NodeView, wanted: &Uplinks, bridge: &str) -> (Vec<Interfac
     }
 }
 
+/// The ports of the bridge that containers are behind.
+pub fn ports(view: &NodeView, bridge: Option<&Interface>) -> Vec<Interface> {
+    let is_port = |interface: &&Interface| {
+        bridge.is_some_and(|bridge| interface.bridge == Some(bridge.index))
+            && interface.peer_namespace.is_some()
+    };
+    view.interfaces.values().filter(is_port).cloned().collect()
+}
+
 /// Bridges that Docker makes for its networks, and its ends of containers' links.
 fn is_dockers(name: &str) -> bool {
     name.starts_with("docker")

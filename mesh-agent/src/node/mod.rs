@@ -15,7 +15,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 
-pub use facts::{Told, Uplinks, facts, netns_cookie, resolver_address, uplinks};
+pub use facts::{Told, Uplinks, facts, netns_cookie, ports, resolver_address, uplinks};
 pub use watch::watch;
 
 /// What the node's network looks like.
@@ -41,6 +41,8 @@ pub struct Interface {
     pub bridge: Option<u32>,
     /// Index of the other end of a veth pair.
     pub peer: Option<u32>,
+    /// The id that this namespace has for the other end's; `None` if that is in this one.
+    pub peer_namespace: Option<i32>,
 }
 
 impl NodeView {
@@ -72,6 +74,21 @@ pub async fn read(handle: &Handle) -> Result<NodeView> {
     Ok(NodeView { interfaces })
 }
 
+/// The port of a bridge that has its other end in the namespace with this id.
+pub async fn port_towards(bridge: &str, namespace: u16) -> Result<Option<u32>> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    let links = links(&handle).await;
+    connection.abort();
+    let links = links?;
+    let Some(bridge) = links.iter().find(|link| link.name == bridge).map(|bridge| bridge.index) else {
+        return Ok(None);
+    };
+    let is_it =
+        |link: &&Interface| link.bridge == Some(bridge) && link.peer_namespace == Some(namespace.into());
+    Ok(links.iter().find(is_it).map(|link| link.index))
+}
+
 /// Reads all interfaces, without addresses.
 pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
     let mut interfaces = Vec::new();
@@ -95,6 +112,8 @@ pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
                 interface.bridge = Some(index);
             } else if let LinkAttribute::Link(index) = attribute {
                 interface.peer = Some(index);
+            } else if let LinkAttribute::LinkNetNsId(id) = attribute {
+                interface.peer_namespace = Some(id);
             } else if let LinkAttribute::LinkInfo(infos) = attribute {
                 interface.kind = infos.into_iter().find_map(kind);
             }

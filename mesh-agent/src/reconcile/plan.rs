@@ -357,12 +357,13 @@ fn kernel_backend(backend: &Backend, node: &NodeFacts) -> KernelBackend {
         Home::Here(endpoint) => {
             value.bridge = endpoint.address.into();
             value.mac = endpoint.mac;
+            value.interface = endpoint.port.unwrap_or(0);
             value.namespace = endpoint.namespace.and_then(|id| id.checked_add(1)).unwrap_or(0);
         }
         Home::Overlay(mac) => value.mac = mac,
         Home::There(address) => {
             value.node = address.into();
-            value.uplink = node.uplinks.get(&value.node).copied().unwrap_or(node.default_uplink);
+            value.interface = node.uplinks.get(&value.node).copied().unwrap_or(node.default_uplink);
         }
     }
     value

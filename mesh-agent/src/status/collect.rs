@@ -402,6 +402,7 @@ fn attachments(published: &Published) -> Vec<AttachmentRow> {
                 interface: attached.interface.clone(),
                 hook: hook.to_owned(),
                 program: program::UPLINK_XDP.to_owned(),
+                is_port: false,
             });
         }
         for name in attached.programs {
@@ -410,6 +411,7 @@ fn attachments(published: &Published) -> Vec<AttachmentRow> {
                 interface: attached.interface.clone(),
                 hook: format!("{}-{direction}", attached.hook),
                 program: (*name).to_owned(),
+                is_port: attached.is_port,
             });
         }
     }
@@ -418,6 +420,7 @@ fn attachments(published: &Published) -> Vec<AttachmentRow> {
             interface: "cgroup".into(),
             hook: name.to_owned(),
             program: name.to_owned(),
+            is_port: false,
         });
     }
     rows

@@ -214,6 +214,8 @@ pub struct AttachmentRow {
     /// Like `xdp-native`, `tcx-ingress`, `connect4`.
     pub hook: String,
     pub program: String,
+    /// Whether the interface is a container's port of docker_gwbridge.
+    pub is_port: bool,
 }
 
 impl SourceReport {

@@ -152,8 +152,17 @@ fn flows(dataplane: &DataplaneReport) -> String {
 pub fn summary(report: &Report) -> String {
     let node = &report.node;
     let dataplane = &report.dataplane;
-    let hooks: Vec<String> =
-        dataplane.attachments.iter().map(|row| format!("{} {}", row.interface, row.hook)).collect();
+    // Of the bridge's ports there are as many as containers.
+    let ports = dataplane.attachments.iter().filter(|row| row.is_port).count();
+    let first_port = dataplane.attachments.iter().position(|row| row.is_port);
+    let hooks = dataplane.attachments.iter().enumerate().filter_map(|(place, row)| {
+        if row.is_port {
+            (first_port == Some(place)).then(|| format!("{ports} of the bridge's ports"))
+        } else {
+            Some(format!("{} {}", row.interface, row.hook))
+        }
+    });
+    let hooks: Vec<String> = hooks.collect();
     let mut lines = vec![
         ("Node", format!("{} {} (agent {})", node.hostname, or_dash(&node.address), report.agent_version)),
         ("Source", source(&report.source)),
@@ -289,7 +298,7 @@ two    worker    down    drain          -           1          no      silent
         let expected = "\
 Node:      one 10.99.0.1 (agent 0.1.0)
 Source:    manager via /var/run/docker.sock, last heard 0.4s ago
-Dataplane: eth0 xdp-native, docker_gwbridge tcx-ingress
+Dataplane: eth0 xdp-native, docker_gwbridge tcx-ingress, 2 of the bridge's ports
 XDP:       bond0 has TC alone: XDP is for hardware, not for a bond
 Flows:     12 of 131072, opening 7 (3 MiB)
 Packets:   forwarded 1000

@@ -115,6 +115,17 @@ fn json_has_the_section_that_was_asked_for_or_everything() {
     }
 }
 
+fn attachments() -> Vec<AttachmentRow> {
+    let row = |interface: &str, hook: &str| AttachmentRow {
+        interface: interface.into(),
+        hook: hook.into(),
+        program: "mesh".into(),
+        is_port: interface.starts_with("veth"),
+    };
+    let ports = ["veth2", "veth4"].map(|port| row(port, "tcx-ingress"));
+    [row("eth0", "xdp-native"), row("docker_gwbridge", "tcx-ingress")].into_iter().chain(ports).collect()
+}
+
 pub(super) fn example() -> Report {
     let backend = |slot: u64, node: &str| BackendRow {
         service: "shop_web".into(),
@@ -146,11 +157,6 @@ pub(super) fn example() -> Report {
         backends: 1,
         agent: Some(agent),
         dataplane: (!agent).then(|| "silent".to_owned()),
-    };
-    let attachment = |interface: &str, hook: &str| AttachmentRow {
-        interface: interface.into(),
-        hook: hook.into(),
-        program: "mesh".into(),
     };
     Report {
         dns: DnsReport { listening: Some("172.18.0.1:4796".into()), askers: 2, ..DnsReport::default() },
@@ -205,7 +211,7 @@ pub(super) fn example() -> Report {
         warnings: vec!["look here".into()],
         dataplane: DataplaneReport {
             update_seconds: 0.001,
-            attachments: vec![attachment("eth0", "xdp-native"), attachment("docker_gwbridge", "tcx-ingress")],
+            attachments: attachments(),
             without_xdp: BTreeMap::from([("bond0".into(), "XDP is for hardware, not for a bond".into())]),
             flows_used: 12,
             flows_max: 131_072,

@@ -248,6 +248,7 @@ pub(super) fn details(response: ContainerInspectResponse) -> ContainerDetails {
         dns_options: host.dns_options.unwrap_or_default(),
         sandbox: settings.sandbox_key.unwrap_or_default(),
         namespace: None,
+        port: None,
     }
 }
 
@@ -483,6 +484,7 @@ mod tests {
             dns_options: vec!["ndots:2".into()],
             sandbox: "/var/run/docker/netns/0123456789ab".into(),
             namespace: None,
+            port: None,
         };
         assert_eq!(containers.alive()["web1"].details, Some(expected));
         let (mut summaries, endpoints) = listing();

@@ -136,7 +136,12 @@ fn act(frame: &Frame, outcome: Outcome, way: Way) -> u32 {
         },
         Way::None if outcome.is_drop() => (outcome, XDP_DROP),
         // TC's, which counts it.
-        Way::None | Way::Interface(_) | Way::Neighbour(_) | Way::Inward(_) | Way::Back(_) => return XDP_PASS,
+        Way::None
+        | Way::Interface(_)
+        | Way::Neighbour(_)
+        | Way::Inward(_)
+        | Way::Behind(_)
+        | Way::Back(_) => return XDP_PASS,
     };
     counters::count(outcome);
     verdict

@@ -9,6 +9,9 @@ pub(crate) const UPLINK: u32 = 10;
 /// Interface index of the node's `docker_gwbridge`.
 pub(crate) const BRIDGE: u32 = 11;
 
+/// Interface index of a port of `docker_gwbridge`, with a task behind it.
+pub(crate) const TASK_PORT: u32 = 13;
+
 /// The node whose programs run.
 pub(crate) const NODE: Ip = [10, 99, 0, 1];
 pub(crate) const NODE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];

@@ -34,6 +34,11 @@ impl Namespace {
         enter(&self.0).unwrap_or_else(|error| panic!("cannot enter a network namespace: {error}"));
     }
 
+    /// What `ip` takes for its name.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Runs the lines as `ip` commands in this namespace.
     pub(crate) fn ip(&self, lines: &str) {
         self.enter();

@@ -63,7 +63,7 @@ pub(crate) fn remote(number: u8) -> Backend {
     Backend {
         node: Address::new(cast::OTHER),
         bridge: Address::UNSPECIFIED,
-        uplink: cast::UPLINK,
+        interface: cast::UPLINK,
         mac: [0; 6],
         ..local(number)
     }
@@ -250,7 +250,7 @@ impl World {
                 bridge: Address::new(cast::task(number)),
                 mac: cast::task_mac(number),
                 flags,
-                padding: 0,
+                ..LocalTask::default()
             };
             self.insert("TASKS", task_key(number, protocol), value);
         }
@@ -277,6 +277,21 @@ impl World {
             self.ebpf.attach(hook, interface, place);
         }
         ["uplink", "bridge"].map(Wire::at_far_end_of)
+    }
+
+    /// Makes a port of the bridge that a task is behind, in a namespace of its own, with the bridge's program on it. Returns the
+    /// task's end.
+    pub(crate) fn attach_port(&mut self) -> (Namespace, Wire) {
+        let task = Namespace::new();
+        let (index, namespace) = (cast::TASK_PORT, task.path());
+        self.namespace.ip(&format!(
+            "link add name task index {index} type veth peer name task-far netns {namespace}\nlink set task up\n"
+        ));
+        task.ip("link set task-far up\n");
+        let wire = Wire::at_far_end_of("task");
+        self.namespace.enter();
+        self.ebpf.attach(Hook::BridgeIn, "task", TcAttachType::Ingress);
+        (task, wire)
     }
 
     /// Puts the overlay's programs on the caller's port of a bridge, which takes no aggregates, and returns the caller's end and that of the rest of

@@ -228,7 +228,7 @@ impl Node {
         let port = Port::new(frames::TARGET);
         let identity = Address::new(frames::TASK_IDENTITY);
         let task =
-            LocalTask { bridge: Address::new(frames::TASK), mac: frames::TASK_MAC, flags: 0, padding: 0 };
+            LocalTask { bridge: Address::new(frames::TASK), mac: frames::TASK_MAC, ..LocalTask::default() };
         insert(&mut self.mesh, "TASKS", TaskKey { identity, port, protocol: protocol::TCP, padding: 0 }, task)
     }
 
@@ -265,7 +265,7 @@ fn elsewhere() -> Backend {
         generation: 1,
         node: Address::new(frames::OTHER),
         identity: Address::new(frames::OTHER_IDENTITY),
-        uplink: UPLINK,
+        interface: UPLINK,
         port: Port::new(frames::TARGET),
         state: state::ACTIVE,
         ..Backend::default()

@@ -1,0 +1,88 @@
+//! A task whose port of `docker_gwbridge` is known: packets go past the bridge, both ways.
+
+use mesh_common::backend::{Backend, LocalTask};
+use mesh_common::net::{Address, protocol};
+use mesh_common::outcome::Outcome;
+
+use crate::support::cast::{self, PUBLISHED};
+use crate::support::namespace::Namespace;
+use crate::support::packet::{ACK, PSH, Packet, Payload, SYN, Tunnel, answer, data, syn, udp};
+use crate::support::wire::{Frame, Wire};
+use crate::support::world::{World, local, task_key};
+
+const TASK: u8 = 5;
+/// Complete checksums, and checksums left to the device.
+const WAYS: [fn(Vec<u8>) -> Frame; 2] = [Frame::finished, Frame::unfinished];
+
+struct Node {
+    world: World,
+    uplink: Wire,
+    task: Wire,
+    _namespace: Namespace,
+}
+
+impl Node {
+    fn with(mut world: World) -> Self {
+        let [uplink, _bridge] = world.attach();
+        let (namespace, task) = world.attach_port();
+        Self { world, uplink, task, _namespace: namespace }
+    }
+
+    fn serving() -> Self {
+        Self::with(World::serving(&[behind_port()]))
+    }
+}
+
+fn behind_port() -> Backend {
+    Backend { interface: cast::TASK_PORT, ..local(TASK) }
+}
+
+fn requests() -> [Payload; 3] {
+    [syn(), data(b"GET /"), Payload::Udp(udp(b"question"))]
+}
+
+#[test]
+fn a_request_comes_out_at_the_tasks_end() {
+    for way in WAYS {
+        let node = Node::serving();
+        for payload in requests() {
+            let packet = Packet::from_client(payload);
+            node.uplink.send(&way(packet.bytes()));
+            node.task.carries(&packet.delivered(TASK).bytes());
+        }
+    }
+}
+
+#[test]
+fn a_request_out_of_the_tunnel_comes_out_at_the_tasks_end() {
+    let mut world = World::home_of(&[]);
+    for protocol in [protocol::TCP, protocol::UDP] {
+        let task = LocalTask {
+            bridge: Address::new(cast::task(TASK)),
+            mac: cast::task_mac(TASK),
+            interface: cast::TASK_PORT,
+            ..LocalTask::default()
+        };
+        world.insert("TASKS", task_key(TASK, protocol), task);
+    }
+    let node = Node::with(world);
+    for payload in [data(b"GET /"), Payload::Udp(udp(b"question"))] {
+        let packet = Packet::from_client(payload).with(|packet| packet.destination = cast::OTHER);
+        node.uplink.send(&Frame::finished(Tunnel::to_here(TASK).around(&packet.ip())));
+        node.task.carries(&packet.delivered(TASK).bytes());
+    }
+}
+
+#[test]
+fn an_answer_is_heard_at_the_port() {
+    for way in WAYS {
+        let node = Node::serving();
+        let _ = node.world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
+        for payload in [answer(SYN | ACK, b""), answer(ACK | PSH, b"200 OK")] {
+            let packet = Packet::from_task(TASK, payload);
+            node.task.send(&way(packet.bytes()));
+            let expected = packet.as_frontend(cast::NODE, PUBLISHED);
+            node.uplink.carries(&expected.macs(cast::CLIENT_MAC, cast::NODE_MAC).bytes());
+        }
+    }
+}
