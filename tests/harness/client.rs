@@ -172,6 +172,15 @@ pub struct Broken {
     pub error: String,
 }
 
+/// What questions about names came to.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Answers {
+    pub answered: u64,
+    pub refused: u64,
+    pub lost: u64,
+    pub seconds: f64,
+}
+
 /// What a flood came to.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flood {

@@ -9,6 +9,7 @@ mod flood;
 mod http;
 mod identity;
 mod load;
+mod names;
 mod pattern;
 mod serve;
 mod transfer;
@@ -47,6 +48,8 @@ enum Command {
     Ask(ask::Args),
     /// The addresses of a name, as the system's library finds them
     Resolve(ask::Name),
+    /// Questions about names, as fast as they are answered
+    Names(names::Args),
     /// UDP echo datagrams from one socket
     Udp(client::Udp),
     /// Fetches bytes and checks them
@@ -85,6 +88,7 @@ fn main() -> Result<ExitCode> {
         Command::Tcp(args) => print(&client::tcp(&args))?,
         Command::Ask(args) => print(&ask::run(&args)?)?,
         Command::Resolve(args) => print(&ask::resolve(&args))?,
+        Command::Names(args) => print(&names::run(&args)?)?,
         Command::Udp(args) => print(&client::udp(&args))?,
         Command::Download(args) => print(&transfer::download(&args)?)?,
         Command::Upload(args) => print(&transfer::upload(&args)?)?,

@@ -1,6 +1,8 @@
-//! What figures were measured on.
+//! What figures were measured on, and how much of it they took.
 
 use std::fs;
+
+use anyhow::Result;
 
 /// Processor, number of processors, and kernel, in a line.
 pub(crate) fn describe() -> String {
@@ -11,4 +13,16 @@ pub(crate) fn describe() -> String {
     let count = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = text("/proc/sys/kernel/osrelease");
     format!("{model}, {count} processors, Linux {}", kernel.trim())
+}
+
+/// What all processors have worked so far, for programs, the kernel and interrupts.
+pub(crate) fn seconds() -> Result<f64> {
+    /// Of /proc, on every architecture.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/stat")?;
+    let first = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> = first.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq.
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|place| ticks.get(*place)).sum::<f64>();
+    Ok(busy / TICKS_PER_SECOND)
 }

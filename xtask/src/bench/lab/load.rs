@@ -6,6 +6,8 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{lab::Lab, paths};
 use serde_json::{Value, json};
 
+use crate::bench::machine;
+
 /// Requests under way at once.
 const CONCURRENCY: &str = "32";
 
@@ -47,9 +49,9 @@ pub(super) fn run(target: &str, client: &str, connections: Connections, time: Du
     if connections == Connections::Kept {
         ab = ab.arg("-k");
     }
-    let before = machine_seconds()?;
+    let before = machine::seconds()?;
     let said = ab.arg(&url).quiet().read()?;
-    let used = machine_seconds()? - before;
+    let used = machine::seconds()? - before;
     let latencies = fs::read_to_string(&file)?;
     let _ = fs::remove_file(&file);
     read(&said, &latencies, used).with_context(|| format!("requests to {target}: {said}"))
@@ -80,18 +82,6 @@ fn read(said: &str, latencies: &str, used: f64) -> Result<Load> {
         p99_ms: at("99")?,
         processor_us: used * 1e6 / complete,
     })
-}
-
-/// What all processors have worked so far, for programs, the kernel and interrupts.
-fn machine_seconds() -> Result<f64> {
-    /// Of /proc, on every architecture.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = fs::read_to_string("/proc/stat")?;
-    let first = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<f64> = first.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
-    // user, nice, system, idle, iowait, irq, softirq.
-    let busy = [0, 1, 2, 5, 6].iter().filter_map(|place| ticks.get(*place)).sum::<f64>();
-    Ok(busy / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! In the virtual machine: a lab, a published nginx, and requests through a node that has no task of it. First Docker's own
-//! mesh serves them, then ours by TC, then Docker's after it was uninstalled, then ours by XDP, and at the end Docker's.
+//! mesh serves them, then ours by TC, then Docker's after it was uninstalled, then ours by XDP, and at the end Docker's. What
+//! the same requests cost without any mesh is measured before all that: no mesh can do better.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     cmd::{Cmd, said},
-    images::AGENT,
+    images::{AGENT, NGINX},
     lab::{Lab, Node, Shape},
     mesh, paths,
     service::Spec,
@@ -29,6 +30,8 @@ const NAME: &str = "bench-vm";
 const PORT: u16 = 8392;
 /// The node through which clients come; it has no task.
 const ENTRY: &str = "node2";
+/// A node with tasks, and with the nginx that is dialled directly.
+const HOME: &str = "node3";
 /// An emulated processor is about so many times as slow.
 const PATIENCE: u32 = 10;
 /// Requests that tell whose mesh serves.
@@ -82,6 +85,8 @@ pub(super) fn run(quick: bool) -> Result<Value> {
 enum Mesh {
     Dockers,
     Ours,
+    /// Nobody's: an nginx in a node's own namespace is dialled at that node.
+    None,
 }
 
 struct Bench<'a> {
@@ -99,6 +104,7 @@ impl Bench<'_> {
             self.step(&format!("checked: {text}"));
             checks.push(text.to_owned());
         };
+        let direct = self.without_mesh()?;
         self.serves(Mesh::Dockers)?;
         check("Docker's mesh serves before there are agents");
         let mut docker = self.measure("Docker's mesh", Mesh::Dockers)?;
@@ -139,7 +145,7 @@ impl Bench<'_> {
         ensure!(missing.is_empty(), "these programs were not loaded: {missing:?}");
         check("all programs were loaded by this kernel");
         Ok(json!({
-            "meshes": { "docker": docker, "mesh_tc": ours, "mesh_xdp": by_xdp },
+            "meshes": { "docker": docker, "mesh_tc": ours, "mesh_xdp": by_xdp, "none": direct },
             "programs": programs,
             "checks": checks,
         }))
@@ -151,8 +157,21 @@ impl Bench<'_> {
         println!("[{:4.0} s] {text}", self.begin.elapsed().as_secs_f64());
     }
 
-    fn url(&self) -> String {
-        format!("http://{}:{PORT}/quiet", self.entry.address)
+    fn url(&self, mesh: Mesh) -> Result<String> {
+        Ok(match mesh {
+            Mesh::Dockers | Mesh::Ours => format!("http://{}:{PORT}/quiet", self.entry.address),
+            Mesh::None => format!("http://{}/quiet", self.lab.node(HOME)?.address),
+        })
+    }
+
+    fn without_mesh(&self) -> Result<Samples> {
+        let home = self.lab.node(HOME)?;
+        let name = format!("{NAME}-direct");
+        home.docker(["run", "--detach", "--network=host", "--name", &name, NGINX]).quiet().read()?;
+        self.serves(Mesh::None)?;
+        let samples = self.measure("no mesh", Mesh::None)?;
+        home.docker(["rm", "--force", &name]).quiet().read()?;
+        Ok(samples)
     }
 
     /// Some requests without and with connections of their own, after a few that are not counted.
@@ -179,10 +198,10 @@ impl Bench<'_> {
     /// Requests that this mesh must serve, and no other: Docker's balances with IPVS, and counts each connection.
     fn load(&self, requests: usize, connections: Connections, mesh: Mesh) -> Result<Value> {
         let before = ipvs_connections(self.entry)?;
-        let sample = ab::load(&self.url(), requests, connections, Path::new("/run/mesh-vm-times.csv"))?;
+        let sample = ab::load(&self.url(mesh)?, requests, connections, Path::new("/run/mesh-vm-times.csv"))?;
         let by_ipvs = ipvs_connections(self.entry)? - before;
         match (mesh, connections) {
-            (Mesh::Ours, _) => {
+            (Mesh::Ours | Mesh::None, _) => {
                 ensure!(by_ipvs == 0, "{by_ipvs} of {requests} connections went by Docker's mesh");
             }
             (Mesh::Dockers, Connections::New) => {
@@ -202,11 +221,12 @@ impl Bench<'_> {
         let what = match mesh {
             Mesh::Dockers => "Docker's own mesh serves",
             Mesh::Ours => "the mesh serves",
+            Mesh::None => "nginx itself serves",
         };
         let served =
             wait::for_up_to(Duration::from_secs(10), what, || self.load(PROOF, Connections::New, mesh));
         served.map(drop).with_context(|| match mesh {
-            Mesh::Dockers => String::new(),
+            Mesh::Dockers | Mesh::None => String::new(),
             Mesh::Ours => mesh::evidence(self.lab),
         })
     }
