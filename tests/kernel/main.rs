@@ -2,6 +2,7 @@
 //! namespace of their own. Needs root.
 
 mod answers;
+mod batch;
 mod checksums;
 mod collect;
 mod contract;

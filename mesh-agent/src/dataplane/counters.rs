@@ -9,8 +9,8 @@ use mesh_common::outcome::Outcome;
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::tcp;
 
-use super::DataplaneError;
 use super::pins::Pins;
+use super::{DataplaneError, batch};
 
 /// A reader of the kernel's own maps.
 pub struct Counters {
@@ -69,20 +69,22 @@ impl Counters {
     /// Looks at every flow: not for often. `now` is the coarse monotonic clock in nanoseconds.
     pub fn flows(&self, now: u64) -> FlowSummary {
         let mut summary = FlowSummary::default();
-        // Entries that vanish while the table is read end the iteration early at worst: a count for people may be late.
-        let mut open_by_backend: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-        let open = |flow: Flow| !tcp::is_closed(flow.state);
-        let established = self.established.iter().flatten().map(|(_, flow)| (flow, open(flow)));
-        let opening = self.opening.iter().flatten().map(|(_, opening)| (opening.flow, open(opening.flow)));
-        let udp = self.udp.iter().flatten();
-        let udp = udp.map(|(_, flow)| (flow, now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS));
-        let established = established.inspect(|_| summary.established += 1);
-        for (flow, is_open) in established.chain(opening).chain(udp) {
+        let mut count = |flow: Flow, is_open: bool| {
             if is_open {
-                *open_by_backend.entry((flow.backend, flow.generation)).or_default() += 1;
+                *summary.open.entry((flow.backend, flow.generation)).or_default() += 1;
             }
-        }
-        summary.open = open_by_backend;
+        };
+        let open = |flow: Flow| !tcp::is_closed(flow.state);
+        // A table that cannot be read to its end gives a count that is too low: it is for people.
+        let _ = batch::read(&self.opening, |_, opening| count(opening.flow, open(opening.flow)));
+        let is_recent = |flow: Flow| now.saturating_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS;
+        let _ = batch::read(&self.udp, |_, flow| count(flow, is_recent(flow)));
+        let mut established = 0;
+        let _ = batch::read(&self.established, |_, flow| {
+            established += 1;
+            count(flow, open(flow));
+        });
+        summary.established = established;
         summary
     }
 }

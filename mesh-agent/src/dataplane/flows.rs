@@ -18,8 +18,8 @@ use mesh_common::overlay::{VipFlowKey, VipReply, VipReplyKey};
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::tcp::state;
 
-use super::DataplaneError;
 use super::pins::Pins;
+use super::{DataplaneError, batch};
 
 /// How long an established TCP flow may be silent.
 pub const IDLE: Duration = Duration::from_hours(24);
@@ -128,12 +128,15 @@ impl Flows {
     /// Looks at every entry, removes what is to go, and counts what is left. Takes a while when there are many: not for a
     /// thread that has others waiting.
     pub fn collect(&mut self, now: u64, limits: &IdleLimits) -> Collection {
-        let backends = &self.backends;
-        let is_current = |flow: &Flow| {
-            backends.get(&flow.backend, 0).is_ok_and(|backend| {
-                backend.generation == flow.generation && backend.state != backend_state::DOWN
-            })
-        };
+        let mut generations = BTreeMap::new();
+        let in_use = batch::read(&self.backends, |id, backend| {
+            if backend.state != backend_state::DOWN {
+                generations.insert(id, backend.generation);
+            }
+        });
+        // Without them all flows count as current, and wait longer.
+        let is_current =
+            |flow: &Flow| in_use.is_err() || generations.get(&flow.backend) == Some(&flow.generation);
         let of_flow =
             |flow: &Flow| fate(flow.last_seen, flow.state, is_current(flow), now, limits.of(flow.backend));
         let of_reply = |reply: &Reply| fate(reply.last_seen, reply.state, true, now, limits.longest());
@@ -177,12 +180,16 @@ impl Flows {
 /// The programs count along; what the agent removed, they did not see. What opens or closes at this very moment may be
 /// missed by one, until the next time.
 fn count_anew(connections: &mut Array<MapData, u64>, open: &BTreeMap<u32, u64>) {
-    for id in 0..connections.len() {
+    let mut wrong = Vec::new();
+    // What could not be read or written now will be next time.
+    let _ = batch::read(connections, |id, known: u64| {
         let counted = open.get(&id).copied().unwrap_or(0);
-        if connections.get(&id, 0).is_ok_and(|known| known != counted) {
-            // What could not be written now will be next time.
-            let _ = connections.set(id, counted, 0);
+        if known != counted {
+            wrong.push((id, counted));
         }
+    });
+    for (id, counted) in wrong {
+        let _ = connections.set(id, counted, 0);
     }
 }
 
@@ -193,15 +200,13 @@ struct Swept {
 }
 
 fn sweep<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, fate: impl Fn(&V) -> Fate) -> Swept {
-    // Entries that vanish while the table is read end the walk early at worst: the next turn sees the rest.
     let mut swept = Swept { removed: 0, left: 0 };
     let mut gone = Vec::new();
-    for (key, value) in map.iter().flatten() {
-        match fate(&value) {
-            Fate::Keep => swept.left += 1,
-            Fate::Remove => gone.push(key),
-        }
-    }
+    // What is missed by a walk that fails is seen by the next one.
+    let _ = batch::read(map, |key, value| match fate(&value) {
+        Fate::Keep => swept.left += 1,
+        Fate::Remove => gone.push(key),
+    });
     // One that the programs have just removed is as good.
     swept.removed = gone.iter().filter(|key| map.remove(key).is_ok()).count() as u64;
     swept
@@ -229,7 +234,12 @@ fn counter<K: Pod + Send + 'static, V: Pod + Send + 'static>(
 ) -> Result<Box<dyn Fn() -> u64 + Send>, DataplaneError> {
     let map: HashMap<MapData, K, V> = HashMap::try_from(Map::LruHashMap(pinned(pins, name)?))
         .map_err(|error| failed(name)(error.into()))?;
-    Ok(Box::new(move || map.keys().flatten().count() as u64))
+    Ok(Box::new(move || {
+        let mut count = 0;
+        // Half a count is as good as any for people.
+        let _ = batch::read(&map, |_, _| count += 1);
+        count
+    }))
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<HashMap<MapData, K, V>, DataplaneError> {

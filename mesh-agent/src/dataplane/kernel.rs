@@ -17,6 +17,7 @@ use mesh_common::overlay::VipKey;
 use mesh_common::settings::Settings;
 use tracing::warn;
 
+use super::batch;
 use super::migration::Migration;
 use super::object::{OBJECT, program};
 use super::pins::{self, Pins};
@@ -148,18 +149,18 @@ impl Dataplane for Kernel {
             askers: entries(&self.askers, "ASKERS")?.collect(),
             ..Tables::default()
         };
-        for (word, bits) in (0..).zip(self.ports.iter()) {
-            let bits = bits.map_err(read_error("PORTS"))?;
+        let of_ports = batch::read(&self.ports, |word, bits| {
             if bits != 0 {
                 tables.ports.insert(word, bits);
             }
-        }
-        for (id, backend) in (0..).zip(self.backends.iter()) {
-            let backend = backend.map_err(read_error("BACKENDS"))?;
+        });
+        of_ports.map_err(read_error("PORTS"))?;
+        let of_backends = batch::read(&self.backends, |id, backend| {
             if backend != Backend::default() {
                 tables.backends.insert(id, backend);
             }
-        }
+        });
+        of_backends.map_err(read_error("BACKENDS"))?;
         Ok(tables)
     }
 }
@@ -259,10 +260,11 @@ fn entries<'a, K: Pod, V: Pod>(
     map: &'a HashMap<MapData, K, V>,
     name: &'static str,
 ) -> Result<impl Iterator<Item = (K, V)> + use<'a, K, V>, DataplaneError> {
-    let all: Vec<(K, V)> = map.iter().collect::<Result<_, _>>().map_err(read_error(name))?;
+    let mut all: Vec<(K, V)> = Vec::new();
+    batch::read(map, |key, value| all.push((key, value))).map_err(read_error(name))?;
     Ok(all.into_iter())
 }
 
-fn read_error(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
+fn read_error<E: Into<anyhow::Error>>(map: &'static str) -> impl Fn(E) -> DataplaneError {
     move |error| DataplaneError::Map { what: "read", map, source: error.into() }
 }

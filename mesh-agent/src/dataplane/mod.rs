@@ -14,6 +14,7 @@
 
 pub mod answers;
 pub mod attachments;
+pub mod batch;
 pub mod counters;
 pub mod flows;
 pub mod heartbeat;

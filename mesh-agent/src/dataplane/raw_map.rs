@@ -112,7 +112,7 @@ impl RawMap {
         let mut next = vec![0_u8; self.shape.key_size as usize];
         let mut attributes = self.element(key.unwrap_or_default());
         attributes.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
-        match command(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &attributes) {
+        match command(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes) {
             Ok(()) => Ok(Some(next)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -123,7 +123,7 @@ impl RawMap {
         let mut value = vec![0_u8; self.stride() * self.values];
         let mut attributes = self.element(key);
         attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
-        match command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &attributes) {
+        match command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) {
             Ok(()) => Ok(Some(value)),
             // It went away while we were on our way to it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -139,7 +139,7 @@ impl RawMap {
         attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
         // An array has all of its elements from the beginning.
         attributes.__bindgen_anon_2.flags = if only_new && !is_array(self.shape.kind) { NO_EXIST } else { 0 };
-        match command(bpf_cmd::BPF_MAP_UPDATE_ELEM, &attributes) {
+        match command(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
             // E2BIG: the table is full, or an array's index is behind its end.
@@ -178,13 +178,13 @@ fn is_per_cpu(kind: u32) -> bool {
         .any(|per_cpu| per_cpu as u32 == kind)
 }
 
-fn command(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<()> {
+pub(super) fn command(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<()> {
     // SAFETY: the attributes are those of the command, and what they point to outlives the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command as libc::c_long,
-            std::ptr::from_ref(attributes),
+            std::ptr::from_mut(attributes),
             size_of::<bpf_attr>(),
         )
     };

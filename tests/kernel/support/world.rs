@@ -507,11 +507,11 @@ impl World {
         map.set(index, value, 0).expect("the index is in range");
     }
 
-    fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
+    pub(crate) fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
         self.map(name)
     }
 
-    fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
+    pub(crate) fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
         self.map(name)
     }
 
