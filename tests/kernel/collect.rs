@@ -67,3 +67,30 @@ fn silent_flows_and_those_of_tasks_that_are_gone_are_removed_and_all_are_counted
 fn key(port: u16) -> FlowKey {
     FlowKey { client_port: Port::new(port), ..flow_key(protocol::TCP) }
 }
+
+#[test]
+fn the_count_of_each_backends_flows_is_put_right_every_time() {
+    let mut world = World::serving(&[local(1), local(2)]);
+    let (_files, pins) = world.pinned();
+    let mut flows = Flows::open(&pins).expect("the maps are pinned");
+    let limits = IdleLimits::default();
+    world.insert("FLOWS", key(1), Flow { last_seen: NOW, backend: 1, generation: 1, ..Flow::default() });
+    for id in [1, 2, 7] {
+        world.set_connections(id, 9);
+    }
+    let _ = flows.collect(NOW, &limits);
+    assert_eq!(
+        [1, 2, 7].map(|id| world.connections(id)),
+        [1, 0, 0],
+        "an agent that starts looks at all of them"
+    );
+
+    world.set_connections(1, 5);
+    let _ = flows.collect(NOW, &limits);
+    assert_eq!(world.connections(1), 1);
+    world.insert("FLOWS", key(2), Flow { last_seen: NOW, backend: 2, generation: 1, ..Flow::default() });
+    let _ = flows.collect(NOW, &limits);
+    assert_eq!([1, 2].map(|id| world.connections(id)), [1, 1]);
+    let _ = flows.collect(NOW + 2 * IDLE.as_nanos() as u64, &limits);
+    assert_eq!([1, 2].map(|id| world.connections(id)), [0, 0], "their flows are gone");
+}

@@ -4,7 +4,7 @@
 //! vanished, a task that is gone, an end whose packets took another way.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -94,7 +94,7 @@ pub struct Flows {
     calls: HashMap<MapData, VipFlowKey, Flow>,
     replies: HashMap<MapData, ReplyKey, Reply>,
     backends: Array<MapData, Backend>,
-    connections: Array<MapData, u64>,
+    connections: Connections,
     /// Those that forget by themselves.
     others: Vec<Box<dyn Fn() -> u64 + Send>>,
     /// All of them once more, in the order of [`maps::SIZED_BY_FLOWS`].
@@ -110,8 +110,7 @@ impl Flows {
             replies: hash(pins, "REPLIES")?,
             backends: Array::try_from(Map::Array(pinned(pins, "BACKENDS")?))
                 .map_err(|error| failed("BACKENDS")(error.into()))?,
-            connections: Array::try_from(Map::Array(pinned(pins, "CONNECTIONS")?))
-                .map_err(|error| failed("CONNECTIONS")(error.into()))?,
+            connections: Connections::open(pins)?,
             others: vec![
                 counter::<FlowKey, Opening>(pins, "OPENING")?,
                 counter::<FlowKey, Flow>(pins, "UDP_FLOWS")?,
@@ -128,15 +127,16 @@ impl Flows {
     /// Looks at every entry, removes what is to go, and counts what is left. Takes a while when there are many: not for a
     /// thread that has others waiting.
     pub fn collect(&mut self, now: u64, limits: &IdleLimits) -> Collection {
-        let mut generations = BTreeMap::new();
-        let in_use = batch::read(&self.backends, |id, backend| {
-            if backend.state != backend_state::DOWN {
-                generations.insert(id, backend.generation);
-            }
-        });
-        // Without them all flows count as current, and wait longer.
-        let is_current =
-            |flow: &Flow| in_use.is_err() || generations.get(&flow.backend) == Some(&flow.generation);
+        // Many flows have the same backend.
+        let generations = RefCell::new(BTreeMap::new());
+        let is_current = |flow: &Flow| {
+            let mut generations = generations.borrow_mut();
+            let generation = generations.entry(flow.backend).or_insert_with(|| {
+                let backend = self.backends.get(&flow.backend, 0).ok()?;
+                (backend.state != backend_state::DOWN).then_some(backend.generation)
+            });
+            *generation == Some(flow.generation)
+        };
         let of_flow =
             |flow: &Flow| fate(flow.last_seen, flow.state, is_current(flow), now, limits.of(flow.backend));
         let of_reply = |reply: &Reply| fate(reply.last_seen, reply.state, true, now, limits.longest());
@@ -150,7 +150,7 @@ impl Flows {
         };
         let flows = sweep(&mut self.entry, of_flow);
         let calls = sweep(&mut self.calls, of_flow);
-        count_anew(&mut self.connections, &open.into_inner());
+        self.connections.count_anew(&open.into_inner());
         let replies = sweep(&mut self.replies, of_reply);
         let others: Vec<u64> = self.others.iter().map(|count| count()).collect();
         let [opening, udp, opening_replies, udp_replies, opening_calls, udp_calls, call_replies] = others[..]
@@ -177,19 +177,47 @@ impl Flows {
     }
 }
 
-/// The programs count along; what the agent removed, they did not see. What opens or closes at this very moment may be
-/// missed by one, until the next time.
-fn count_anew(connections: &mut Array<MapData, u64>, open: &BTreeMap<u32, u64>) {
-    let mut wrong = Vec::new();
-    // What could not be read or written now will be next time.
-    let _ = batch::read(connections, |id, known: u64| {
-        let counted = open.get(&id).copied().unwrap_or(0);
-        if known != counted {
-            wrong.push((id, counted));
+/// How many flows each backend has. The programs count along; what the agent removed, they did not see.
+struct Connections {
+    map: Array<MapData, u64>,
+    /// Backends that had flows when it was last counted.
+    before: BTreeSet<u32>,
+    turns: u32,
+}
+
+impl Connections {
+    fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let map = Array::try_from(Map::Array(pinned(pins, "CONNECTIONS")?));
+        let map = map.map_err(|error| failed("CONNECTIONS")(error.into()))?;
+        Ok(Self { map, before: BTreeSet::new(), turns: 0 })
+    }
+
+    /// What opens or closes at this very moment may be missed by one, until the next time; as is what cannot be read or
+    /// written.
+    fn count_anew(&mut self, open: &BTreeMap<u32, u64>) {
+        /// There is room for many more backends than have flows: only every so many turns all of them are looked at.
+        const ALL: u32 = 20;
+
+        let mut wrong = Vec::new();
+        let mut compare = |id: u32, known: u64| {
+            let counted = open.get(&id).copied().unwrap_or(0);
+            if known != counted {
+                wrong.push((id, counted));
+            }
+        };
+        if self.turns.is_multiple_of(ALL) {
+            let _ = batch::read(&self.map, compare);
+        } else {
+            let now: BTreeSet<u32> = open.keys().copied().collect();
+            for id in self.before.union(&now) {
+                self.map.get(id, 0).into_iter().for_each(|known| compare(*id, known));
+            }
         }
-    });
-    for (id, counted) in wrong {
-        let _ = connections.set(id, counted, 0);
+        for (id, counted) in wrong {
+            let _ = self.map.set(id, counted, 0);
+        }
+        self.before = open.keys().copied().collect();
+        self.turns = self.turns.wrapping_add(1);
     }
 }
 

@@ -137,7 +137,7 @@ impl Dataplane for Kernel {
         result.map_err(|error| DataplaneError::Map { what: "change", map, source: error.into() })
     }
 
-    fn dump(&self) -> Result<Tables, DataplaneError> {
+    fn dump(&self, ids: Option<&BTreeMap<u32, Backend>>) -> Result<Tables, DataplaneError> {
         let settings = self.settings.get(&0, 0).map_err(read_error("SETTINGS"))?;
         let mut tables = Tables {
             settings: (settings != Settings::default()).then_some(settings),
@@ -155,12 +155,11 @@ impl Dataplane for Kernel {
             }
         });
         of_ports.map_err(read_error("PORTS"))?;
-        let of_backends = batch::read(&self.backends, |id, backend| {
-            if backend != Backend::default() {
-                tables.backends.insert(id, backend);
-            }
-        });
-        of_backends.map_err(read_error("BACKENDS"))?;
+        tables.backends = self.dump_backends(ids).map_err(|source| DataplaneError::Map {
+            what: "read",
+            map: "BACKENDS",
+            source,
+        })?;
         Ok(tables)
     }
 }
@@ -194,6 +193,31 @@ impl Kernel {
             (FrontendId::Vip { network: key.network, address: key.address.into() }, frontend)
         });
         Ok(published.chain(vips).collect())
+    }
+
+    fn dump_backends(&self, ids: Option<&BTreeMap<u32, Backend>>) -> anyhow::Result<BTreeMap<u32, Backend>> {
+        /// A system call for each takes longer from here on.
+        const MANY: usize = 8192;
+
+        let mut backends = BTreeMap::new();
+        let mut see = |id: u32, backend: Backend| {
+            if backend != Backend::default() {
+                backends.insert(id, backend);
+            }
+        };
+        match ids.filter(|ids| ids.len() < MANY) {
+            Some(ids) => {
+                for id in ids.keys() {
+                    see(*id, self.backends.get(id, 0)?);
+                }
+            }
+            None => batch::read(&self.backends, |id, backend| {
+                if ids.is_none_or(|ids| ids.contains_key(&id)) {
+                    see(id, backend);
+                }
+            })?,
+        }
+        Ok(backends)
     }
 
     fn clear_counters(&mut self, id: u32) -> Result<(), MapError> {

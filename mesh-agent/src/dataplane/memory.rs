@@ -1,5 +1,9 @@
 //! A dataplane that only remembers, for tests; it can be told to fail.
 
+use std::collections::BTreeMap;
+
+use mesh_common::backend::Backend;
+
 use super::{Dataplane, DataplaneError};
 use crate::reconcile::tables::{Operation, Tables};
 
@@ -22,7 +26,9 @@ impl Dataplane for Memory {
         Ok(())
     }
 
-    fn dump(&self) -> Result<Tables, DataplaneError> {
-        Ok(self.tables.clone())
+    fn dump(&self, ids: Option<&BTreeMap<u32, Backend>>) -> Result<Tables, DataplaneError> {
+        let mut tables = self.tables.clone();
+        tables.backends.retain(|id, _| ids.is_none_or(|ids| ids.contains_key(id)));
+        Ok(tables)
     }
 }

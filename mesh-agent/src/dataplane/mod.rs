@@ -29,14 +29,19 @@ pub mod remove;
 pub mod tc;
 pub mod xdp;
 
+use std::collections::BTreeMap;
+
+use mesh_common::backend::Backend;
+
 use crate::reconcile::tables::{Operation, Tables};
 
 /// The maps that the agent writes.
 pub trait Dataplane: Send {
     fn apply(&mut self, operation: &Operation) -> Result<(), DataplaneError>;
 
-    /// What the maps hold.
-    fn dump(&self) -> Result<Tables, DataplaneError>;
+    /// What the maps hold. Of the backends, of which there is room for many more than there are, only those with these ids;
+    /// all of them if there are none given.
+    fn dump(&self, ids: Option<&BTreeMap<u32, Backend>>) -> Result<Tables, DataplaneError>;
 }
 
 /// Trouble with the kernel: what was tried, what it said, what to do.

@@ -19,15 +19,16 @@ use inotify::{Inotify, WatchMask};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::{NodeView, netns_cookie};
 
-/// How often the folder is read. A new file makes an event, but a namespace that is mounted on a file that is there
-/// already makes none, and Docker leaves the files of dead namespaces lying about for a while.
-const ROUND: Duration = Duration::from_millis(50);
+/// How often the folder is read though nothing has been heard.
+const ROUND: Duration = Duration::from_secs(1);
 /// How long until a folder that cannot be read is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -63,7 +64,7 @@ pub fn overlay_identity(namespaces: &Namespaces, network_id: &str) -> Option<Ide
 pub async fn watch(docker_run: &Path, namespaces: &Sender<Arc<Namespaces>>) -> Infallible {
     let folder = folder(docker_run);
     loop {
-        let Err(error) = follow(&folder, namespaces).await;
+        let Err(error) = follow(&folder, namespaces, ROUND).await;
         debug!("{} cannot be followed, trying again: {error:#}", folder.display());
         sleep(RETRY).await;
     }
@@ -128,7 +129,14 @@ pub fn visit(namespace: &Path) -> Result<Seen> {
     visitor.join().map_err(|_| anyhow!("the visitor of a namespace panicked"))?
 }
 
-async fn follow(folder: &Path, namespaces: &Sender<Arc<Namespaces>>) -> Result<Infallible> {
+/// A new file makes an event of its folder; a namespace that is mounted on a file that is there already makes none, and Docker
+/// leaves the files of dead namespaces lying about for a while. But it changes this process's mounts, and that can be
+/// waited for (`proc_pid_mountinfo(5)`).
+async fn follow(folder: &Path, namespaces: &Sender<Arc<Namespaces>>, round: Duration) -> Result<Infallible> {
+    let mounts = File::open("/proc/self/mountinfo").context("open /proc/self/mountinfo")?;
+    // SAFETY: the file is owned by what is made of it, and nothing else closes it.
+    let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY) };
+    let mounts = mounts.context("wait for mounts")?;
     let inotify = Inotify::init().context("ask for inotify")?;
     inotify
         .watches()
@@ -144,8 +152,10 @@ async fn follow(folder: &Path, namespaces: &Sender<Arc<Namespaces>>) -> Result<I
             }
             differs
         });
-        if let Ok(None) = timeout(ROUND, events.next()).await {
-            anyhow::bail!("inotify ended");
+        tokio::select! {
+            event = events.next() => ensure!(event.is_some(), "inotify ended"),
+            changed = mounts.ready(Interest::PRIORITY) => changed.context("wait for mounts")?.clear_ready(),
+            () = sleep(round) => {}
         }
     }
 }
@@ -173,6 +183,10 @@ fn overlay_name(network_id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::ptr;
+
     use super::*;
 
     #[test]
@@ -199,6 +213,51 @@ mod tests {
         assert_eq!(id_of(Path::new(&path)).await.unwrap(), None);
         assert!(id_of(Path::new("/proc/self/no-such-file")).await.is_err());
         assert!(id_of(Path::new("/proc/self/status")).await.is_err());
+    }
+
+    /// Something that is mounted on a file, until the end of a test.
+    struct Mounted(CString);
+
+    impl Mounted {
+        fn on(file: &Path) -> Self {
+            let place = CString::new(file.as_os_str().as_bytes()).unwrap();
+            let namespace = c"/proc/self/ns/net".as_ptr();
+            // SAFETY: both are paths that end with a zero byte; a bind mount takes neither a type nor data.
+            let result =
+                unsafe { libc::mount(namespace, place.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) };
+            assert_eq!(result, 0, "this test takes the right to mount");
+            Self(place)
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            // SAFETY: it is a path that ends with a zero byte.
+            unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_comes_to_a_file_that_is_there_is_noticed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("58152564bc28");
+        fs::write(&file, "").unwrap();
+        let (sender, mut known) = tokio::sync::watch::channel(Arc::default());
+        let path = folder.path().to_owned();
+        let following = tokio::spawn(async move { follow(&path, &sender, Duration::from_hours(1)).await });
+        let mut names = async |count| {
+            let wanted = known.wait_for(|known: &Arc<Namespaces>| known.len() == count);
+            timeout(Duration::from_secs(20), wanted).await.expect("it is noticed").unwrap().len()
+        };
+        // The first look at the folder may come before or after it: there will be another.
+        tokio::task::yield_now().await;
+        for _ in 0..5 {
+            let mounted = Mounted::on(&file);
+            assert_eq!(names(1).await, 1);
+            drop(mounted);
+            assert_eq!(names(0).await, 0);
+        }
+        following.abort();
     }
 
     #[test]

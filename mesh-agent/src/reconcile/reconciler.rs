@@ -94,7 +94,7 @@ impl Rest {
 impl<D: Dataplane> Reconciler<D> {
     /// Takes over what the dataplane holds. It has room for so many `backends`.
     pub fn new(dataplane: D, backends: u32) -> Result<Self, DataplaneError> {
-        let tables = dataplane.dump()?;
+        let tables = dataplane.dump(None)?;
         let mut allocation = Allocation::new(backends, maps::TURNS);
         allocation.restore(&tables);
         if !tables.frontends.is_empty() {
@@ -168,7 +168,7 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// Looks at the kernel again, should anybody else have changed the maps.
     pub fn refresh(&mut self) {
-        match self.dataplane.dump() {
+        match self.dataplane.dump(Some(&self.tables.backends)) {
             Ok(tables) => {
                 if tables != self.tables {
                     warn!("the tables in the kernel are not what was written: putting them right");
@@ -182,7 +182,7 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// What the dataplane holds that it should not, and the other way round. Changes nothing.
     pub fn differences(&self, desired: &Desired, node: &NodeFacts) -> Result<Vec<String>, DataplaneError> {
-        let tables = self.dataplane.dump()?;
+        let tables = self.dataplane.dump(None)?;
         let plan = plan(desired, node, &tables, &mut self.allocation.clone(), &Scope::Everything);
         let operations = plan.before.iter().chain(plan.frontends.values().flatten());
         let missing =
