@@ -172,7 +172,7 @@ fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     }
     let may_refuse = quoted.is_refused && tcp::may_refuse(reply.state, tcp::flag::RST);
     let straight = reply::goes_straight(&reply) && (reply.entry.is_unspecified() || !may_refuse);
-    let route = Route::find(frame, packet, reply.frontend, packet.destination, reply.uplink);
+    let route = Route::find(frame, packet, settings.bridge, reply.frontend, packet.destination, reply.uplink);
     let after = Ends {
         source: ends.source,
         destination: reply.frontend,

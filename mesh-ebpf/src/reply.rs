@@ -82,14 +82,14 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 
 #[inline(always)]
 fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
-    let route = Route::known(frame, packet, reply.frontend, packet.destination);
+    let route = Route::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
         clamp(frame, packet, settings)?;
     }
     let way = match route {
         Some(route) => route.take(frame),
-        None if node::is_local(packet.destination) => return Ok(inward(frame, packet, reply)),
+        None if node::is_local(packet.destination) => return Ok(inward(frame, packet, settings, reply)),
         None => Way::Neighbour(reply.uplink),
     };
     Ok((Outcome::Replied, way).into())
@@ -98,9 +98,9 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
 /// To a process on this node that has dialled another one, and was given a task here when that one's had refused: the answer
 /// comes in as if the other node had sent it.
 #[inline(always)]
-fn inward(frame: &Frame, packet: &Packet, reply: &Reply) -> Verdict {
-    let way =
-        Route::known(frame, packet, packet.destination, reply.frontend).map(|route| route.come_from(frame));
+fn inward(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Verdict {
+    let way = Route::known(frame, packet.now, settings.bridge, packet.destination, reply.frontend)
+        .map(|route| route.come_from(frame));
     match way {
         Some(way @ Way::Inward(_)) => (Outcome::Replied, way).into(),
         // In by the bridge, which a strict `rp_filter` may not like.

@@ -35,17 +35,18 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// The way of a packet from `source` to `destination` by the node's routes, as they are or were a moment ago; out of `otherwise` where
-    /// they say nothing, as when forwarding is off on the interface that the packet came in by.
+    /// The way of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or were a
+    /// moment ago; out of `otherwise` where they say nothing, as when forwarding is off on the interface that the packet came in by.
     #[inline(always)]
     pub(crate) fn find(
         frame: &Frame,
         packet: &Packet,
+        incoming: u32,
         source: Address,
         destination: Address,
         otherwise: u32,
     ) -> Self {
-        Self::known(frame, packet, source, destination).unwrap_or(Self::unresolved(otherwise))
+        Self::known(frame, packet.now, incoming, source, destination).unwrap_or(Self::unresolved(otherwise))
     }
 
     /// The way from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
@@ -53,7 +54,8 @@ impl Route {
     #[inline(always)]
     pub(crate) fn known(
         frame: &Frame,
-        packet: &Packet,
+        now: u64,
+        incoming: u32,
         source: Address,
         destination: Address,
     ) -> Option<Self> {
@@ -61,8 +63,10 @@ impl Route {
         let known = ROUTES.get_ptr_mut(place)?;
         // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
         let known = unsafe { &mut *known };
-        if !known.answers(frame.interface(), source, destination, packet.now) {
-            let answer = ask(frame, source, destination, packet.now, known);
+        if !known.answers(incoming, source, destination, now) {
+            // Nobody's way until it is answered.
+            (known.asked, known.incoming) = (0, incoming);
+            let answer = ask(frame, source, destination, now, known);
             if answer != REMEMBERED {
                 return if answer == 0 { None } else { Some(Self::unresolved(answer as u32)) };
             }
@@ -75,7 +79,7 @@ impl Route {
         Self { interface, macs: None }
     }
 
-    /// The way from this node to another one. At TC the kernel looks for it when it sends the packet, out of `uplink`.
+    /// The way at XDP from this node to another one.
     #[inline(always)]
     pub(crate) fn to_node(
         frame: &Frame,
@@ -84,10 +88,7 @@ impl Route {
         other: Address,
         uplink: u32,
     ) -> Result<Self, Outcome> {
-        if !frame::IS_XDP {
-            return Ok(Self { interface: uplink, macs: None });
-        }
-        let route = Self::find(frame, packet, this, other, uplink);
+        let route = Self::find(frame, packet, frame.interface(), this, other, uplink);
         if route.is_open(frame) { Ok(route) } else { Err(Outcome::NotOurs) }
     }
 
@@ -122,10 +123,40 @@ impl Route {
     }
 }
 
+/// [`Route::find`] and [`Route::take`] at TC, where both would take more of the caller's stack than Linux 6.1 gives, for a
+/// packet that came in by `incoming`; out of `otherwise` where the routes say nothing. Of a packet that leaves by an uplink
+/// already the kernel finds the way again.
+#[inline(always)]
+pub(crate) fn follow(
+    frame: &Frame,
+    packet: &Packet,
+    incoming: u32,
+    [source, destination]: [Address; 2],
+    otherwise: u32,
+) -> Way {
+    if frame.is_leaving() {
+        return Way::Neighbour(otherwise);
+    }
+    let way = follow_apart(frame, packet.now, incoming, source, destination);
+    match way as u32 {
+        0 => Way::Neighbour(otherwise),
+        interface if way & REMEMBERED != 0 => Way::Interface(interface),
+        interface => Way::Neighbour(interface),
+    }
+}
+
+/// The interface to send by, or 0; with [`REMEMBERED`] if the packet has its hardware addresses.
+#[inline(never)]
+fn follow_apart(frame: &Frame, now: u64, incoming: u32, source: Address, destination: Address) -> u64 {
+    let Some(route) = Route::known(frame, now, incoming, source, destination) else { return 0 };
+    let has_addresses = matches!(route.take(frame), Way::Interface(_));
+    u64::from(route.interface) | if has_addresses { REMEMBERED } else { 0 }
+}
+
 /// More than an interface's number.
 const REMEMBERED: u64 = 1 << 32;
 
-/// Asks the kernel. What can be followed without it is put into `known`, and [`REMEMBERED`]; else this is the interface that the
+/// Asks the kernel about what comes in by the interface in `known`. What can be followed without it is put into `known`, and [`REMEMBERED`]; else this is the interface that the
 /// kernel has to send by, or 0.
 #[inline(never)]
 fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &mut RememberedRoute) -> u64 {
@@ -135,7 +166,7 @@ fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &m
     // SAFETY: this is a struct of integers.
     let lookup: &mut FibLookup = unsafe { bytes::zeroed(&mut lookup) };
     lookup.family = AF_INET;
-    lookup.ifindex = frame.interface();
+    lookup.ifindex = known.incoming;
     lookup.__bindgen_anon_3.ipv4_src = source.wire();
     lookup.__bindgen_anon_4.ipv4_dst = destination.wire();
     // SAFETY: the context is the one this program was called with, and the size is the struct's.
@@ -144,7 +175,7 @@ fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &m
         SUCCESS => {
             *known = RememberedRoute {
                 asked: now,
-                incoming: frame.interface(),
+                incoming: known.incoming,
                 source,
                 destination,
                 interface: lookup.ifindex,

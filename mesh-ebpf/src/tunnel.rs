@@ -8,7 +8,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
-use mesh_common::tunnel::flags::PROBE;
+use mesh_common::tunnel::flags::{PROBE, REPLY};
 use mesh_common::tunnel::{
     OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
 };
@@ -19,7 +19,7 @@ use crate::frame::{self, Frame};
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::route::Route;
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::{flows, frontends, node, replies, rewrite};
+use crate::{flows, frontends, node, replies, rewrite, route};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -53,9 +53,16 @@ pub(crate) fn send(
         traffic_class: packet.traffic_class,
         address,
     });
-    let route = Route::to_node(frame, packet, settings.node, node, uplink)?;
+    if frame::IS_XDP {
+        // What XDP cannot send has to be left to TC as it came.
+        let route = Route::to_node(frame, packet, settings.node, node, uplink)?;
+        rewrite::encapsulate(frame, &header, is_refusal(packet))?;
+        return Ok(route.take(frame));
+    }
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
-    Ok(route.take(frame))
+    // What a task answers is routed from the bridge, by whichever of its ports it was heard.
+    let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
+    Ok(route::follow(frame, packet, incoming, [settings.node, node], uplink))
 }
 
 /// Whether this may be a refusal that the entry node makes a SYN again and sends into the tunnel once more: the kernel puts
@@ -249,6 +256,9 @@ fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
     if !node::is_local(packet.source) {
         return Err(Outcome::UnknownFrontend);
     }
-    let route = Route::find(frame, packet, packet.source, packet.destination, frame.interface());
+    let route = {
+        let incoming = frame.interface();
+        Route::find(frame, packet, incoming, packet.source, packet.destination, incoming)
+    };
     Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
 }

@@ -7,6 +7,7 @@ use mesh_common::route::{self, LASTS_NANOSECONDS, RememberedRoute};
 
 use crate::support::cast::{self, Ip, PUBLISHED};
 use crate::support::packet::{ACK, Packet, answer, data};
+use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
 use crate::support::xdp::Driver;
 
@@ -59,6 +60,37 @@ fn tc_follows_what_it_remembers_too() {
 }
 
 #[test]
+fn tc_follows_what_it_remembers_into_the_tunnel_too() {
+    let mut world = World::serving(&[remote(7)]);
+    let packet = Packet::from_client(data(b"request"));
+    let sent_to = |world: &World| {
+        let after = world.uplink_in(&packet).leaves(Outcome::Tunnelled);
+        Mac::try_from(&after[..6]).expect("it has a header")
+    };
+    let way = way(cast::UPLINK, cast::NODE, cast::OTHER);
+    let followed = (0..ATTEMPTS).any(|_| {
+        remember(&mut world, way, 0);
+        sent_to(&world) == ELSEWHERE
+    });
+    assert!(followed);
+    remember(&mut world, way, LASTS_NANOSECONDS);
+    assert_eq!(sent_to(&world), cast::OTHER_MAC);
+}
+
+#[test]
+fn the_way_of_an_answer_is_the_bridges_by_whichever_port_it_is_heard() {
+    let mut world = World::serving(&[local(5)]);
+    let _ = world.uplink_in(&Packet::from_client(data(b"request"))).leaves(Outcome::Delivered);
+    let [uplink, _bridge] = world.attach();
+    let (_namespace, task) = world.attach_port();
+    let packet = Packet::from_task(5, answer(ACK, b"answer"));
+    task.send(&Frame::finished(packet.bytes()));
+    let _ = uplink.receive();
+    let ways = remembered(&world, cast::CLIENT);
+    assert!(ways.iter().all(|way| way.incoming == cast::BRIDGE) && !ways.is_empty(), "{ways:?}");
+}
+
+#[test]
 fn a_way_without_a_hardware_address_is_asked_for_each_time() {
     let world = World::serving(&[local(5)]);
     let stranger = [10, 99, 0, 200];
@@ -97,7 +129,7 @@ fn put(world: &mut World, destination: Ip, way: RememberedRoute) {
 fn remembered(world: &World, destination: Ip) -> Vec<RememberedRoute> {
     let ways = world.routes(route::place(Address::new(destination), maps::ROUTE_BITS));
     let is_the_kernels =
-        |way: &RememberedRoute| way.incoming != 0 && way.macs != self::way(0, destination, destination).macs;
+        |way: &RememberedRoute| way.asked != 0 && way.macs != self::way(0, destination, destination).macs;
     ways.into_iter().filter(is_the_kernels).collect()
 }
 

@@ -366,7 +366,13 @@ fn answers_follow_a_flow_to_another_entry_node() {
 
     let packet = Packet::from_task(5, answer(ACK, b"answer"));
     let sent = packet.as_frontend(cast::OTHER, PUBLISHED);
-    let tunnel = Tunnel { destination: cast::STRANGER, ..Tunnel::to_other(5, &packet).reply() };
+    let tunnel = Tunnel {
+        destination: cast::STRANGER,
+        // The kernel has yet to ask who that is.
+        destination_mac: packet.destination_mac,
+        source_mac: packet.source_mac,
+        ..Tunnel::to_other(5, &packet).reply()
+    };
     world.bridge_in(&packet).enters_tunnel(Outcome::ReplyTunnelled, tunnel, &sent.ip());
 }
 

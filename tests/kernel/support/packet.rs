@@ -380,12 +380,11 @@ impl Tunnel {
         }
     }
 
-    /// From this node to the other one, around a packet that came in with `macs`: the kernel fills in the neighbour's
-    /// when it sends, so the packet still has the ones it came with.
+    /// From this node to the other one, around a packet that came in by an interface.
     pub(crate) fn to_other(number: u8, came: &Packet) -> Self {
         Self {
-            destination_mac: came.destination_mac,
-            source_mac: came.source_mac,
+            destination_mac: cast::OTHER_MAC,
+            source_mac: cast::NODE_MAC,
             source: cast::NODE,
             destination: cast::OTHER,
             traffic_class: came.traffic_class,
