@@ -35,8 +35,8 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// The way of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or were a
-    /// moment ago; out of `otherwise` where they say nothing, as when forwarding is off on the interface that the packet came in by.
+    /// The way of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or
+    /// were a moment ago; out of `otherwise` where they say nothing, as when forwarding is off on that interface.
     #[inline(always)]
     pub(crate) fn find(
         frame: &Frame,
@@ -156,8 +156,8 @@ fn follow_apart(frame: &Frame, now: u64, incoming: u32, source: Address, destina
 /// More than an interface's number.
 const REMEMBERED: u64 = 1 << 32;
 
-/// Asks the kernel about what comes in by the interface in `known`. What can be followed without it is put into `known`, and [`REMEMBERED`]; else this is the interface that the
-/// kernel has to send by, or 0.
+/// Asks the kernel about what comes in by the interface in `known`. What can be followed without it is put into `known`, and
+/// [`REMEMBERED`]; else this is the interface that the kernel has to send by, or 0.
 #[inline(never)]
 fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &mut RememberedRoute) -> u64 {
     const SIZE: u16 = size_of::<FibLookup>() as u16;

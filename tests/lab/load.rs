@@ -232,7 +232,8 @@ impl Outcome {
         })
     }
 
-    fn only_broke(&self, reason: &str, may_break: impl Fn(&Broken) -> bool) -> Result<()> {
+    /// Connections ended for this reason only.
+    pub(crate) fn only_broke(&self, reason: &str, may_break: impl Fn(&Broken) -> bool) -> Result<()> {
         for (who, load) in &self.loads {
             let bad: Vec<String> =
                 load.broken.iter().filter(|b| !may_break(b)).map(|b| self.broken(b)).collect();

@@ -129,7 +129,16 @@ fn unplugged(lab: &Lab) -> Result<()> {
         let by_docker = failure.target.ends_with(":8080") && failure.at + 200 >= plugged;
         by_docker || (failure.at + 200 >= cut && failure.at <= noticed)
     })?;
-    outcome.only_broke_with(&there)
+    // The node that comes back says that all others are dead, and now and then Docker on the first one believes it of the
+    // second for a while: `bridge fdb` in the overlay's namespace then has no entry of either. Held connections between tasks
+    // get no answer meanwhile; those of clients go by the mesh's own tunnel.
+    outcome.only_broke(
+        "only those with tasks of that node may, and between tasks when the cable is in again",
+        |broken| {
+            let by_docker = broken.target.ends_with(":9000") && broken.at >= plugged;
+            by_docker || there.iter().any(|task| task.id == broken.id)
+        },
+    )
 }
 
 fn docker_restarted(lab: &Lab) -> Result<()> {
