@@ -199,7 +199,8 @@ impl Core {
         if let Some(migration) = &mut flows {
             migration.prepare();
         }
-        let errors = self.attachments.sync(&uplinks, bridge, &node::ports(&node, bridge));
+        let ports = node::ports(&node, bridge);
+        let errors = self.attachments.sync(&uplinks, bridge, &ports);
         if let Some(migration) = flows {
             migration.copy_flows();
         }
@@ -212,6 +213,7 @@ impl Core {
             overlays: overlays.into_keys().collect(),
             reach: reach::reach(&inputs.pulses.borrow()),
             drained: self.drains.over(now),
+            ports: node::ports_by_namespace(&ports),
         };
         let (desired, names) = self.follower.follow(&snapshot, &local, &surroundings);
         let (desired, names) = (desired.clone(), names.clone());

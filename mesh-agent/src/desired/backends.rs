@@ -163,7 +163,7 @@ fn state(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> 
 fn home(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> Option<Home> {
     if task.node_id == index.local.node.id {
         // Its container's end shows here before the managers hear of it.
-        return container.and_then(place).map(Home::Here);
+        return container.and_then(|container| place(index, container)).map(Home::Here);
     }
     let address = index.snapshot.nodes.get(&task.node_id)?.address;
     match address.filter(|_| is_reachable(index, task)) {
@@ -173,15 +173,11 @@ fn home(index: &Index<'_>, task: &Task, container: Option<&LocalContainer>) -> O
 }
 
 /// A container's place on docker_gwbridge, if it has one.
-pub(super) fn place(container: &LocalContainer) -> Option<Place> {
+pub(super) fn place(index: &Index<'_>, container: &LocalContainer) -> Option<Place> {
     let bridge = container.bridge?;
-    let details = container.details.as_ref();
-    Some(Place {
-        address: bridge.address,
-        mac: bridge.mac,
-        namespace: details.and_then(|details| details.namespace),
-        port: details.and_then(|details| details.port),
-    })
+    let namespace = container.details.as_ref().and_then(|details| details.namespace);
+    let port = namespace.and_then(|namespace| index.surroundings.ports.get(&namespace).copied());
+    Some(Place { address: bridge.address, mac: bridge.mac, namespace, port })
 }
 
 /// Whether a task's node is up. A manager that has just become the leader knows no node's state yet.

@@ -130,7 +130,13 @@ mod tests {
                     let names = ContainerNames { name: format!("told{which}"), ..ContainerNames::default() };
                     self.snapshot.attached.insert(node.into(), [("999999999999aaaa".into(), names)].into());
                 }
-                _ => self.snapshot.attached.clear(),
+                23 => self.snapshot.attached.clear(),
+                24 => drop(self.surroundings.ports.insert(which as u16 % 3, 7)),
+                25 => drop(self.surroundings.ports.remove(&(which as u16 % 3))),
+                _ => self.local.containers.get_mut(&container).into_iter().for_each(|known| {
+                    let details = known.details.get_or_insert_default();
+                    details.namespace = Some(which as u16 % 3);
+                }),
             }
         }
     }
@@ -162,7 +168,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
         #[test]
         fn step_by_step_comes_to_the_same_as_at_once(
-            steps in prop::collection::vec(prop::collection::vec((0..24_u8, 0..16_usize), 1..4), 1..12)
+            steps in prop::collection::vec(prop::collection::vec((0..27_u8, 0..16_usize), 1..4), 1..12)
         ) {
             let mut world = World::new();
             let mut follower = Follower::default();

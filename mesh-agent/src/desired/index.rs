@@ -226,6 +226,16 @@ impl Touched {
             self.services.insert(container.service_id.clone());
             self.tasks(&container.task_id, now.snapshot.tasks.get(&container.task_id).into_iter());
         }
+        let (old_ports, new_ports) = (&before.surroundings.ports, &now.surroundings.ports);
+        if old_ports == new_ports {
+            return;
+        }
+        for container in new.values() {
+            let namespace = container.details.as_ref().and_then(|details| details.namespace);
+            if namespace.is_some_and(|namespace| old_ports.get(&namespace) != new_ports.get(&namespace)) {
+                self.services.insert(container.service_id.clone());
+            }
+        }
     }
 
     /// Networks, and whether they are here, concern the services on them.

@@ -284,7 +284,7 @@ fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
     let mut deliveries = BTreeMap::new();
     for container in index.local.containers.values() {
         let Some(service) = index.snapshot.services.get(&container.service_id) else { continue };
-        let Some(place) = backends::place(container) else { continue };
+        let Some(place) = backends::place(index, container) else { continue };
         let task = index.snapshot.tasks.get(&container.task_id);
         let Some(identity) = backends::identity(index, task, Some(container)) else { continue };
         let (labels, _) = Labels::parse(&service.labels);

@@ -1,6 +1,6 @@
 //! What a node has found out by itself about what is around it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// Beside what the Swarm says and which containers run here.
@@ -11,6 +11,9 @@ pub struct Surroundings {
     pub reach: Reach,
     /// Ids of draining tasks whose connections had their time (`mesh.drain`).
     pub drained: BTreeSet<String>,
+    /// The interface indexes of `docker_gwbridge`'s ports, by the ids that this node's network namespace has for those of the
+    /// containers behind them.
+    pub ports: BTreeMap<u16, u32>,
 }
 
 impl Surroundings {
@@ -19,6 +22,7 @@ impl Surroundings {
         overlays: BTreeSet::new(),
         reach: Reach { silent: BTreeSet::new(), without_mesh: BTreeSet::new() },
         drained: BTreeSet::new(),
+        ports: BTreeMap::new(),
     };
 }
 

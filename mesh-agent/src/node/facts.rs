@@ -53,6 +53,12 @@ pub fn ports(view: &NodeView, bridge: Option<&Interface>) -> Vec<Interface> {
     view.interfaces.values().filter(is_port).cloned().collect()
 }
 
+/// Those of them whose namespaces have an id that the dataplane can tell.
+pub fn ports_by_namespace(ports: &[Interface]) -> BTreeMap<u16, u32> {
+    let of_port = |port: &Interface| Some((u16::try_from(port.peer_namespace?).ok()?, port.index));
+    ports.iter().filter_map(of_port).collect()
+}
+
 /// Bridges that Docker makes for its networks, and its ends of containers' links.
 fn is_dockers(name: &str) -> bool {
     name.starts_with("docker")
@@ -186,6 +192,21 @@ mod tests {
         let (found, missing) = uplinks(&view(), &Uplinks::Auto, "docker_gwbridge");
         assert_eq!(found.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>(), ["eth0", "br-lan"]);
         assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn ports_are_the_bridges_and_told_by_the_namespaces_behind_them() {
+        let mut view = view();
+        for (index, bridge, peer_namespace) in
+            [(5, Some(3), Some(0)), (8, Some(3), Some(70_000)), (9, Some(4), Some(1)), (10, Some(3), None)]
+        {
+            let port = Interface { index, bridge, peer_namespace, ..Interface::default() };
+            view.interfaces.insert(index, port);
+        }
+        let found = ports(&view, view.by_name("docker_gwbridge"));
+        assert_eq!(found.iter().map(|port| port.index).collect::<Vec<_>>(), [5, 8]);
+        assert_eq!(ports_by_namespace(&found), BTreeMap::from([(0, 5)]));
+        assert!(ports(&view, None).is_empty());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 
-pub use facts::{Told, Uplinks, facts, netns_cookie, ports, resolver_address, uplinks};
+pub use facts::{Told, Uplinks, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks};
 pub use watch::watch;
 
 /// What the node's network looks like.
@@ -72,21 +72,6 @@ pub async fn read(handle: &Handle) -> Result<NodeView> {
         interface.addresses.sort();
     }
     Ok(NodeView { interfaces })
-}
-
-/// The port of a bridge that has its other end in the namespace with this id.
-pub async fn port_towards(bridge: &str, namespace: u16) -> Result<Option<u32>> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
-    let connection = tokio::spawn(connection);
-    let links = links(&handle).await;
-    connection.abort();
-    let links = links?;
-    let Some(bridge) = links.iter().find(|link| link.name == bridge).map(|bridge| bridge.index) else {
-        return Ok(None);
-    };
-    let is_it =
-        |link: &&Interface| link.bridge == Some(bridge) && link.peer_namespace == Some(namespace.into());
-    Ok(links.iter().find(is_it).map(|link| link.index))
 }
 
 /// Reads all interfaces, without addresses.

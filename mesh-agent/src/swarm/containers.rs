@@ -27,8 +27,6 @@ pub(super) struct Containers {
     dead: BTreeSet<String>,
     /// Were sent the signal that asks them to stop. Until they die.
     stopping: BTreeSet<String>,
-    /// Have another place on the bridge than when Docker was asked about them, and so another port of it.
-    moved: BTreeSet<String>,
 }
 
 /// What an event calls for.
@@ -53,15 +51,13 @@ impl Containers {
 
     /// Those that Docker has to be asked about one by one. A container without a network of its own has no use for it.
     pub(super) fn without_details(&self) -> impl Iterator<Item = &str> {
-        let unknown = |id: &String, container: &LocalContainer| {
-            (container.details.is_none() || self.moved.contains(id)) && !container.addresses.is_empty()
-        };
-        self.alive.iter().filter(move |(id, container)| unknown(id, container)).map(|(id, _)| id.as_str())
+        let unknown =
+            |container: &LocalContainer| container.details.is_none() && !container.addresses.is_empty();
+        self.alive.iter().filter(move |(_, container)| unknown(container)).map(|(id, _)| id.as_str())
     }
 
     /// Whether that is news.
     pub(super) fn inspected(&mut self, id: &str, details: ContainerDetails) -> bool {
-        self.moved.remove(id);
         let Some(container) = self.alive.get_mut(id) else { return false };
         let is_news = container.details.as_ref() != Some(&details);
         container.details = Some(details);
@@ -91,17 +87,11 @@ impl Containers {
                 let draining = container.draining || self.stopping.contains(&id);
                 // Being connected to another network may bring other aliases.
                 let before = before.remove(&id).filter(|before| before.addresses == container.addresses);
-                let has_moved = before.as_ref().is_some_and(|before| before.bridge != container.bridge);
-                let mut details = before.and_then(|before| before.details);
-                if let (true, Some(details)) = (has_moved, &mut details) {
-                    details.port = None;
-                    self.moved.insert(id.clone());
-                }
+                let details = before.and_then(|before| before.details);
                 (id, LocalContainer { draining, details, ..container })
             })
             .collect();
         self.retain_what_concerns_the_swarm();
-        self.moved.retain(|id| self.alive.contains_key(id));
         networks.retain(|id, _| self.alive.values().any(|container| container.addresses.contains_key(id)));
         self.networks = networks;
     }
@@ -258,7 +248,6 @@ pub(super) fn details(response: ContainerInspectResponse) -> ContainerDetails {
         dns_options: host.dns_options.unwrap_or_default(),
         sandbox: settings.sandbox_key.unwrap_or_default(),
         namespace: None,
-        port: None,
     }
 }
 
@@ -494,7 +483,6 @@ mod tests {
             dns_options: vec!["ndots:2".into()],
             sandbox: "/var/run/docker/netns/0123456789ab".into(),
             namespace: None,
-            port: None,
         };
         assert_eq!(containers.alive()["web1"].details, Some(expected));
         let (mut summaries, endpoints) = listing();
@@ -503,24 +491,6 @@ mod tests {
         summaries[0].network_settings.as_mut().unwrap().networks.as_mut().unwrap().remove("ingress");
         containers.listed(summaries, &endpoints);
         assert_eq!(containers.without_details().collect::<Vec<_>>(), ["web1"]);
-    }
-
-    #[test]
-    fn a_container_with_another_place_on_the_bridge_is_asked_about_again_and_its_port_is_forgotten() {
-        let mut containers = listed();
-        let known =
-            ContainerDetails { hostname: "web-1".into(), port: Some(7), ..ContainerDetails::default() };
-        containers.inspected("web1", known.clone());
-        let (summaries, mut endpoints) = listing();
-        endpoints.remove("web1");
-        containers.listed(summaries, &endpoints);
-        assert_eq!(
-            containers.alive()["web1"].details,
-            Some(ContainerDetails { port: None, ..known.clone() })
-        );
-        assert_eq!(containers.without_details().collect::<Vec<_>>(), ["web1"]);
-        containers.inspected("web1", known);
-        assert_eq!(containers.without_details().count(), 0);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::docker::{Docker, DockerError};
 use super::manager::a_moment_ago;
 use super::snapshot::{ContainerDetails, LocalView, ThisNode};
 use super::status::{Part, StatusBoard};
-use crate::node::{self, namespaces};
+use crate::node::namespaces;
 use crate::peers::certificates::Certificates;
 
 pub(super) struct Local<'a> {
@@ -140,12 +140,6 @@ impl Local<'_> {
             match namespaces::id_of(&namespaces::of_sandbox(self.docker_run, name)).await {
                 Ok(id) => details.namespace = id,
                 Err(error) => debug!(container = id, "its network namespace's id is unknown: {error:#}"),
-            }
-        }
-        if let Some(namespace) = details.namespace {
-            match node::port_towards(self.bridge, namespace).await {
-                Ok(port) => details.port = port,
-                Err(error) => debug!(container = id, "its port on the bridge is unknown: {error:#}"),
             }
         }
         Some(details)

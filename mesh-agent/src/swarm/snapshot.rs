@@ -300,8 +300,6 @@ pub struct ContainerDetails {
     pub sandbox: String,
     /// The id that the agent's network namespace has for it.
     pub namespace: Option<u16>,
-    /// Its port on `docker_gwbridge`, by interface index.
-    pub port: Option<u32>,
 }
 
 /// A container's place on `docker_gwbridge`.
