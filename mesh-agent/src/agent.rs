@@ -72,8 +72,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let (pulses_sender, pulses) = watch::channel(Arc::default());
     tokio::spawn(reach::watch(wanted, pulses_sender));
 
-    let settings = ResolverSettings { answers: Some(core.answers()), ..ResolverSettings::default() };
-    let resolver = Resolver::new(settings, names);
+    let resolver = Resolver::new(ResolverSettings::default(), names, Some(core.answers()));
     let (inside_sender, inside) = watch::channel(Arc::default());
     if arguments.dns == Switch::On {
         let docker_run = arguments.docker_run.clone();

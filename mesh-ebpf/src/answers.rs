@@ -32,7 +32,7 @@ static ANSWERS_VERSION: Array<u64> = Array::with_max_entries(1, 0);
 static ANSWERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::ANSWERED, 0);
 
 /// Where a datagram without IP options has what is behind its message's id.
-const QUESTION: usize = NETWORK + IPV4_HEADER + UDP_HEADER + ID;
+const BEHIND_ID: usize = NETWORK + IPV4_HEADER + UDP_HEADER + ID;
 
 /// Whether a packet is a datagram for the agent's resolver.
 #[inline(always)]
@@ -47,13 +47,12 @@ pub(crate) fn is_question(packet: &Packet, settings: &Settings) -> bool {
 #[inline(never)]
 pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
     let Some(answer) = find(frame, packet) else { return Outcome::NotOurs.into() };
-    let serial = serial(answer);
-    let length = answer.length;
-    if let Err(outcome) = udp::into_answer(frame, packet, ID, &answer.answer, length) {
+    let before = serial(answer);
+    if let Err(outcome) = udp::into_answer(frame, packet, ID, &answer.answer, answer.length) {
         return outcome.into();
     }
     // Another question's answer by now, in a part that nobody can tell. Who asks will ask again.
-    if self::serial(answer) != serial {
+    if serial(answer) != before {
         return Outcome::NotChangeable.into();
     }
     if let Some(counter) = ANSWERED.get_ptr_mut(answer.counter) {
@@ -67,16 +66,16 @@ pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
 #[inline(always)]
 fn find(frame: &Frame, packet: &Packet) -> Option<&'static Answer> {
     let end = usize::from(packet.length) + NETWORK;
-    if packet.transport + UDP_HEADER + ID != QUESTION || end > frame.len() as usize {
+    if packet.transport + UDP_HEADER + ID != BEHIND_ID || end > frame.len() as usize {
         return None;
     }
-    let length = (end as u32).wrapping_sub(QUESTION as u32);
+    let length = (end as u32).wrapping_sub(BEHIND_ID as u32);
     let mut key = MaybeUninit::uninit();
     // SAFETY: these are integers.
     let key: &mut QuestionKey = unsafe { bytes::zeroed(&mut key) };
     key.asker = packet.source;
     key.length = length;
-    frame.load(QUESTION, &mut key.question, length).ok()?;
+    frame.load(BEHIND_ID, &mut key.question, length).ok()?;
     // SAFETY: a value that gives way while it is read is noticed by its serial number.
     let answer = unsafe { ANSWERS.get(key) }?;
     (ANSWERS_VERSION.get(0) == Some(&answer.version) && resolver::is_alive()).then_some(answer)

@@ -2,7 +2,7 @@
 //! and takes as long as all the rest, so the packet goes to the task's end of its port at once; or to the bridge as a frame,
 //! while the port is not known.
 
-use mesh_common::backend::Backend;
+use mesh_common::backend::{Backend, LocalTask};
 use mesh_common::net::{Address, Mac, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
@@ -29,6 +29,12 @@ impl Target {
     #[inline(always)]
     pub(crate) fn of(backend: &Backend) -> Self {
         Self { address: backend.bridge, port: backend.port, mac: backend.mac, interface: backend.interface }
+    }
+
+    /// Of one that has come here through the tunnel, for this port.
+    #[inline(always)]
+    pub(crate) fn of_task(task: &LocalTask, port: Port) -> Self {
+        Self { address: task.bridge, port, mac: task.mac, interface: task.interface }
     }
 
     /// How a frame with its hardware addresses gets there.

@@ -157,8 +157,7 @@ fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: Tun
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: quoted.protocol, padding: 0 };
     let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
-    let target =
-        Target { address: task.bridge, port: address.port, mac: task.mac, interface: task.interface };
+    let target = Target::of_task(&task, address.port);
     deliver(frame, packet, settings, &quoted, &target)
 }
 

@@ -222,8 +222,7 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
     reply.frontend_port = packet.destination_port;
     reply.client_port = packet.source_port;
     reply.flags = task.flags;
-    let target =
-        Target { address: task.bridge, port: address.port, mac: task.mac, interface: task.interface };
+    let target = Target::of_task(&task, address.port);
     let way = delivery::deliver(frame, packet, settings, &target, reply)?;
     Ok((Outcome::DeliveredFromTunnel, way).into())
 }

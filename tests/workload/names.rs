@@ -143,7 +143,7 @@ impl Asker {
             message[..2].copy_from_slice(&self.next_id.to_be_bytes());
             self.next_id = self.next_id.wrapping_add(1);
         }
-        self.point(count, Vec::len);
+        self.point(count);
         // SAFETY: the headers point to messages that live through the call.
         let sent = unsafe {
             libc::sendmmsg(self.socket.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, 0)
@@ -158,7 +158,7 @@ impl Asker {
     /// What is there. Returns how many that were.
     fn receive(&mut self, answers: &mut Answers) -> Result<usize> {
         self.messages.iter_mut().for_each(|message| message.resize(LONGEST, 0));
-        self.point(self.window, Vec::len);
+        self.point(self.window);
         // SAFETY: the headers point to room that lives through the call, and is as long as they say.
         let received = unsafe {
             libc::recvmmsg(
@@ -195,11 +195,11 @@ impl Asker {
         std::mem::take(&mut self.on_their_way) as u64
     }
 
-    fn point(&mut self, count: usize, length: impl Fn(&Vec<u8>) -> usize) {
+    /// The headers at the first messages, with their lengths.
+    fn point(&mut self, count: usize) {
         for place in 0..count {
             let message = &mut self.messages[place];
-            self.parts[place] =
-                libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: length(message) };
+            self.parts[place] = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
             self.headers[place].msg_hdr.msg_iov = &raw mut self.parts[place];
             self.headers[place].msg_hdr.msg_iovlen = 1;
         }

@@ -1,16 +1,15 @@
 //! Answers about names that the kernel gives by itself: kept there, given up, counted.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use mesh_common::answer::{Answer, QuestionKey};
 use mesh_common::maps;
 
-use super::DataplaneError;
 use super::pins::Pins;
+use super::{DataplaneError, failed, open};
 
 const ANSWERS: &str = "ANSWERS";
 const VERSION: &str = "ANSWERS_VERSION";
@@ -42,16 +41,12 @@ pub struct Lasting<'a> {
 impl Answers {
     /// Gives up what an agent before this one has kept.
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let kept =
-            HashMap::try_from(Map::LruHashMap(pinned(pins, ANSWERS)?)).map_err(failed("open", ANSWERS))?;
-        let current = Array::try_from(Map::Array(pinned(pins, VERSION)?)).map_err(failed("open", VERSION))?;
-        let counts = PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, ANSWERED)?))
-            .map_err(failed("open", ANSWERED))?;
+        let current: Array<_, u64> = open(pins, VERSION, Map::Array)?;
         let before = current.get(&0, 0).map_err(failed("read", VERSION))?;
         let answers = Self {
-            kept: Mutex::new(kept),
+            kept: Mutex::new(open(pins, ANSWERS, Map::LruHashMap)?),
             current: Mutex::new(current),
-            counts,
+            counts: open(pins, ANSWERED, Map::PerCpuArray)?,
             version: AtomicU64::new(before),
             // Far from all that was used by an agent before.
             serial: AtomicU64::new(before << 32),
@@ -90,18 +85,4 @@ impl Answers {
         let count = |place: u32| self.counts.get(&place, 0).map(|values| values.iter().sum());
         (0..maps::ANSWERED).map(count).collect::<Result<_, _>>().map_err(failed("read", ANSWERED))
     }
-}
-
-impl fmt::Debug for Answers {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Answers").field("version", &self.version).finish_non_exhaustive()
-    }
-}
-
-fn pinned(pins: &Pins, map: &'static str) -> Result<MapData, DataplaneError> {
-    MapData::from_pin(pins.map(map)).map_err(failed("open", map))
-}
-
-fn failed(what: &'static str, map: &'static str) -> impl Fn(MapError) -> DataplaneError {
-    move |error| DataplaneError::Map { what, map, source: error.into() }
 }

@@ -1,9 +1,9 @@
-//! Reading whole maps, many entries to a system call (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). aya's iterators make one or two
-//! calls for each entry: for 100,000 of them that takes a processor away for a quarter of a second.
+//! Reading whole maps, many entries to a system call (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6; of per-CPU maps 5.13). aya's
+//! iterators make one or two calls for each entry: for 100,000 of them that takes a processor away for a quarter of a second.
 
 use std::io;
-use std::mem::zeroed;
-use std::os::fd::{AsFd, AsRawFd};
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::Pod;
 use aya::maps::IterableMap;
@@ -17,53 +17,62 @@ const ROOM: usize = 4096;
 /// Calls `visit` with every entry of an array or a hash. Of entries that come or go meanwhile some may be missed; none is
 /// seen twice unless it has gone and come again.
 pub fn read<K: Pod, V: Pod>(map: &impl IterableMap<K, V>, mut visit: impl FnMut(K, V)) -> io::Result<()> {
+    let sizes = (size_of::<K>(), size_of::<V>());
+    read_bytes(map.map().fd().as_fd(), sizes, |key, value| {
+        // SAFETY: there are as many bytes as the types have, and any of them are values, as the types promise.
+        unsafe {
+            visit(key.as_ptr().cast::<K>().read_unaligned(), value.as_ptr().cast::<V>().read_unaligned());
+        };
+        Ok(())
+    })
+}
+
+/// As [`read`], of a map whose keys and values have so many bytes; a value of a per-CPU map is that of all processors. An error
+/// of `visit` ends it.
+pub(super) fn read_bytes(
+    map: BorrowedFd<'_>,
+    (key_size, value_size): (usize, usize),
+    mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     /// What the kernel knows again where it was by: four bytes for arrays and hashes.
     type Place = [u8; 16];
 
-    let descriptor = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
-    let mut room = Room::of(ROOM);
+    let mut room = ROOM;
     let mut place: Option<Place> = None;
+    let (mut keys, mut values) = (vec![0_u8; room * key_size], vec![0_u8; room * value_size]);
     loop {
         let mut next = Place::default();
         // SAFETY: all zeroes is a value of this union of structs of integers.
         let mut attributes: bpf_attr = unsafe { zeroed() };
-        attributes.batch.map_fd = descriptor;
+        attributes.batch.map_fd = map.as_raw_fd().cast_unsigned();
         attributes.batch.in_batch = place.as_ref().map_or(0, |place| place.as_ptr() as u64);
         attributes.batch.out_batch = next.as_mut_ptr() as u64;
-        attributes.batch.keys = room.keys.as_mut_ptr() as u64;
-        attributes.batch.values = room.values.as_mut_ptr() as u64;
-        attributes.batch.count = room.keys.len() as u32;
-        let result = command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes);
-        let is_end = match result.map_err(|error| error.raw_os_error().ok_or(error)) {
+        attributes.batch.keys = keys.as_mut_ptr() as u64;
+        attributes.batch.values = values.as_mut_ptr() as u64;
+        attributes.batch.count = room as u32;
+        let is_end = match command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes) {
             Ok(()) => false,
-            Err(Ok(libc::ENOENT)) => true,
-            // More of them than there is room for share a place.
-            Err(Ok(libc::ENOSPC)) => {
-                room = Room::of(room.keys.len() * 2);
-                continue;
-            }
-            Err(Ok(libc::EINTR)) => continue,
-            Err(Ok(code)) => return Err(io::Error::from_raw_os_error(code)),
-            Err(Err(error)) => return Err(error),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => true,
+                // More of them than there is room for share a place.
+                Some(libc::ENOSPC) => {
+                    room *= 2;
+                    keys.resize(room * key_size, 0);
+                    values.resize(room * value_size, 0);
+                    continue;
+                }
+                Some(libc::EINTR) => continue,
+                _ => return Err(error),
+            },
         };
         // SAFETY: the kernel has written how many there are.
         let count = unsafe { attributes.batch.count } as usize;
-        room.keys.iter().zip(&room.values).take(count).for_each(|(key, value)| visit(*key, *value));
+        for (key, value) in keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(count) {
+            visit(key, value)?;
+        }
         if is_end {
             return Ok(());
         }
         place = Some(next);
-    }
-}
-
-struct Room<K, V> {
-    keys: Vec<K>,
-    values: Vec<V>,
-}
-
-impl<K: Pod, V: Pod> Room<K, V> {
-    fn of(entries: usize) -> Self {
-        // SAFETY: every bit pattern is a value of these types, as they promise.
-        unsafe { Self { keys: vec![zeroed(); entries], values: vec![zeroed(); entries] } }
     }
 }

@@ -10,7 +10,7 @@ use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::tcp;
 
 use super::pins::Pins;
-use super::{DataplaneError, batch};
+use super::{DataplaneError, batch, failed, open};
 
 /// A reader of the kernel's own maps.
 pub struct Counters {
@@ -33,16 +33,11 @@ pub struct FlowSummary {
 impl Counters {
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self {
-            outcomes: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, "OUTCOMES")?))
-                .map_err(|error| failed("OUTCOMES")(error.into()))?,
-            backends: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins, "BACKEND_STATS")?))
-                .map_err(|error| failed("BACKEND_STATS")(error.into()))?,
-            established: HashMap::try_from(Map::HashMap(pinned(pins, "FLOWS")?))
-                .map_err(|error| failed("FLOWS")(error.into()))?,
-            opening: HashMap::try_from(Map::LruHashMap(pinned(pins, "OPENING")?))
-                .map_err(|error| failed("OPENING")(error.into()))?,
-            udp: HashMap::try_from(Map::LruHashMap(pinned(pins, "UDP_FLOWS")?))
-                .map_err(|error| failed("UDP_FLOWS")(error.into()))?,
+            outcomes: open(pins, "OUTCOMES", Map::PerCpuArray)?,
+            backends: open(pins, "BACKEND_STATS", Map::PerCpuArray)?,
+            established: open(pins, "FLOWS", Map::HashMap)?,
+            opening: open(pins, "OPENING", Map::LruHashMap)?,
+            udp: open(pins, "UDP_FLOWS", Map::LruHashMap)?,
         })
     }
 
@@ -51,14 +46,14 @@ impl Counters {
         let mut counts = BTreeMap::new();
         for outcome in Outcome::ALL {
             let values = self.outcomes.get(&u32::from(outcome.number()), 0);
-            let values = values.map_err(|error| failed("OUTCOMES")(error.into()))?;
+            let values = values.map_err(failed("read", "OUTCOMES"))?;
             counts.insert(outcome.as_str(), values.iter().sum());
         }
         Ok(counts)
     }
 
     pub fn backend(&self, id: u32) -> Result<BackendCounters, DataplaneError> {
-        let values = self.backends.get(&id, 0).map_err(|error| failed("BACKEND_STATS")(error.into()))?;
+        let values = self.backends.get(&id, 0).map_err(failed("read", "BACKEND_STATS"))?;
         Ok(values.iter().fold(BackendCounters::default(), |sum, value| BackendCounters {
             flows: sum.flows + value.flows,
             packets: sum.packets + value.packets,
@@ -87,12 +82,4 @@ impl Counters {
         summary.established = established;
         summary
     }
-}
-
-fn pinned(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
-    MapData::from_pin(pins.map(name)).map_err(|error| failed(name)(error.into()))
-}
-
-fn failed(map: &'static str) -> impl Fn(anyhow::Error) -> DataplaneError {
-    move |source| DataplaneError::Map { what: "read", map, source }
 }

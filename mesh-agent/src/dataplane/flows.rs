@@ -19,7 +19,7 @@ use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::tcp::state;
 
 use super::pins::Pins;
-use super::{DataplaneError, batch};
+use super::{DataplaneError, batch, failed, open};
 
 /// How long an established TCP flow may be silent.
 pub const IDLE: Duration = Duration::from_hours(24);
@@ -103,13 +103,15 @@ pub struct Flows {
 
 impl Flows {
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let described = |name| Ok((name, pinned(pins, name)?));
+        let described = |name| {
+            let map = MapData::from_pin(pins.map(name)).map_err(failed("open", name))?;
+            Ok((name, map))
+        };
         Ok(Self {
-            entry: hash(pins, "FLOWS")?,
-            calls: hash(pins, "VIP_FLOWS")?,
-            replies: hash(pins, "REPLIES")?,
-            backends: Array::try_from(Map::Array(pinned(pins, "BACKENDS")?))
-                .map_err(|error| failed("BACKENDS")(error.into()))?,
+            entry: open(pins, "FLOWS", Map::HashMap)?,
+            calls: open(pins, "VIP_FLOWS", Map::HashMap)?,
+            replies: open(pins, "REPLIES", Map::HashMap)?,
+            backends: open(pins, "BACKENDS", Map::Array)?,
             connections: Connections::open(pins)?,
             others: vec![
                 counter::<FlowKey, Opening>(pins, "OPENING")?,
@@ -187,8 +189,7 @@ struct Connections {
 
 impl Connections {
     fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let map = Array::try_from(Map::Array(pinned(pins, "CONNECTIONS")?));
-        let map = map.map_err(|error| failed("CONNECTIONS")(error.into()))?;
+        let map = super::open(pins, "CONNECTIONS", Map::Array)?;
         Ok(Self { map, before: BTreeSet::new(), turns: 0 })
     }
 
@@ -260,26 +261,13 @@ fn counter<K: Pod + Send + 'static, V: Pod + Send + 'static>(
     pins: &Pins,
     name: &'static str,
 ) -> Result<Box<dyn Fn() -> u64 + Send>, DataplaneError> {
-    let map: HashMap<MapData, K, V> = HashMap::try_from(Map::LruHashMap(pinned(pins, name)?))
-        .map_err(|error| failed(name)(error.into()))?;
+    let map: HashMap<MapData, K, V> = open(pins, name, Map::LruHashMap)?;
     Ok(Box::new(move || {
         let mut count = 0;
         // Half a count is as good as any for people.
         let _ = batch::read(&map, |_, _| count += 1);
         count
     }))
-}
-
-fn hash<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<HashMap<MapData, K, V>, DataplaneError> {
-    HashMap::try_from(Map::HashMap(pinned(pins, name)?)).map_err(|error| failed(name)(error.into()))
-}
-
-fn pinned(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
-    MapData::from_pin(pins.map(name)).map_err(|error| failed(name)(error.into()))
-}
-
-fn failed(map: &'static str) -> impl Fn(anyhow::Error) -> DataplaneError {
-    move |source| DataplaneError::Map { what: "read", map, source }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::batch;
 use super::migration::Migration;
 use super::object::{OBJECT, program};
 use super::pins::{self, Pins};
-use super::{Dataplane, DataplaneError};
+use super::{Dataplane, DataplaneError, failed};
 use crate::desired::{FrontendId, protocol_number};
 use crate::reconcile::tables::{Operation, Tables};
 use crate::swarm::snapshot::Protocol;
@@ -134,11 +134,11 @@ impl Dataplane for Kernel {
             Operation::SetAsker(cookie, place) => ("ASKERS", self.askers.insert(cookie, place, 0)),
             Operation::DeleteAsker(cookie) => ("ASKERS", delete(&mut self.askers, &cookie)),
         };
-        result.map_err(|error| DataplaneError::Map { what: "change", map, source: error.into() })
+        result.map_err(failed("change", map))
     }
 
     fn dump(&self, ids: Option<&BTreeMap<u32, Backend>>) -> Result<Tables, DataplaneError> {
-        let settings = self.settings.get(&0, 0).map_err(read_error("SETTINGS"))?;
+        let settings = self.settings.get(&0, 0).map_err(failed("read", "SETTINGS"))?;
         let mut tables = Tables {
             settings: (settings != Settings::default()).then_some(settings),
             addresses: entries(&self.addresses, "LOCAL_ADDRESSES")?.map(|(address, _)| address).collect(),
@@ -154,12 +154,8 @@ impl Dataplane for Kernel {
                 tables.ports.insert(word, bits);
             }
         });
-        of_ports.map_err(read_error("PORTS"))?;
-        tables.backends = self.dump_backends(ids).map_err(|source| DataplaneError::Map {
-            what: "read",
-            map: "BACKENDS",
-            source,
-        })?;
+        of_ports.map_err(failed("read", "PORTS"))?;
+        tables.backends = self.dump_backends(ids).map_err(failed("read", "BACKENDS"))?;
         Ok(tables)
     }
 }
@@ -267,9 +263,8 @@ fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
-    let open = |source: anyhow::Error| DataplaneError::Map { what: "open", map: name, source };
-    let map = ebpf.take_map(name).context("no such map").map_err(open)?;
-    T::try_from(map).map_err(|error| open(error.into()))
+    let map = ebpf.take_map(name).context("no such map").map_err(failed("open", name))?;
+    T::try_from(map).map_err(failed("open", name))
 }
 
 fn delete<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
@@ -280,15 +275,11 @@ fn delete<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(
     }
 }
 
-fn entries<'a, K: Pod, V: Pod>(
-    map: &'a HashMap<MapData, K, V>,
+fn entries<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
     name: &'static str,
-) -> Result<impl Iterator<Item = (K, V)> + use<'a, K, V>, DataplaneError> {
-    let mut all: Vec<(K, V)> = Vec::new();
-    batch::read(map, |key, value| all.push((key, value))).map_err(read_error(name))?;
+) -> Result<impl Iterator<Item = (K, V)> + use<K, V>, DataplaneError> {
+    let mut all = Vec::new();
+    batch::read(map, |key, value| all.push((key, value))).map_err(failed("read", name))?;
     Ok(all.into_iter())
-}
-
-fn read_error<E: Into<anyhow::Error>>(map: &'static str) -> impl Fn(E) -> DataplaneError {
-    move |error| DataplaneError::Map { what: "read", map, source: error.into() }
 }

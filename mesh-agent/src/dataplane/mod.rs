@@ -31,8 +31,10 @@ pub mod xdp;
 
 use std::collections::BTreeMap;
 
+use aya::maps::{Map, MapData, MapError};
 use mesh_common::backend::Backend;
 
+use self::pins::Pins;
 use crate::reconcile::tables::{Operation, Tables};
 
 /// The maps that the agent writes.
@@ -64,4 +66,18 @@ pub enum DataplaneError {
     Map { what: &'static str, map: &'static str, source: anyhow::Error },
     #[error("{0}")]
     Injected(&'static str),
+}
+
+/// A map as an agent has pinned it; `kind` says which kind it is.
+fn open<M>(pins: &Pins, map: &'static str, kind: fn(MapData) -> Map) -> Result<M, DataplaneError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let data = MapData::from_pin(pins.map(map)).map_err(failed("open", map))?;
+    M::try_from(kind(data)).map_err(failed("open", map))
+}
+
+/// What could not be done with a map.
+fn failed<E: Into<anyhow::Error>>(what: &'static str, map: &'static str) -> impl Fn(E) -> DataplaneError {
+    move |error| DataplaneError::Map { what, map, source: error.into() }
 }

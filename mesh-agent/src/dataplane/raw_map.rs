@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use aya::maps::{MapData, MapInfo};
 use aya::util::nr_cpus;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+
+use super::batch;
 
 /// What a map is, as far as copying it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,18 +79,9 @@ impl RawMap {
     }
 
     /// Calls `visit` with every key and value.
-    fn walk(&self, mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut key: Option<Vec<u8>> = None;
-        // A hash may be walked again from its start while entries come and go; it still has an end.
-        let limit = u64::from(self.shape.capacity) * 4 + 1024;
-        for _ in 0..limit {
-            let Some(next) = self.key_after(key.as_deref())? else { break };
-            if let Some(value) = self.value(&next)? {
-                visit(&next, &value)?;
-            }
-            key = Some(next);
-        }
-        Ok(())
+    fn walk(&self, visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let sizes = (self.shape.key_size as usize, self.stride() * self.values);
+        batch::read_bytes(self.data.fd().as_fd(), sizes, visit)
     }
 
     /// `value` as `target` takes it.
@@ -108,34 +101,14 @@ impl RawMap {
         if is_per_cpu(self.shape.kind) { size.next_multiple_of(8) } else { size }
     }
 
-    fn key_after(&self, key: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
-        let mut next = vec![0_u8; self.shape.key_size as usize];
-        let mut attributes = self.element(key.unwrap_or_default());
-        attributes.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
-        match command(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes) {
-            Ok(()) => Ok(Some(next)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn value(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut value = vec![0_u8; self.stride() * self.values];
-        let mut attributes = self.element(key);
-        attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
-        match command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) {
-            Ok(()) => Ok(Some(value)),
-            // It went away while we were on our way to it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Whether there was room for it.
     fn set(&self, key: &[u8], value: &[u8], only_new: bool) -> io::Result<bool> {
         const NO_EXIST: u64 = 1;
 
-        let mut attributes = self.element(key);
+        // SAFETY: all zeroes is a value of this union of structs of integers.
+        let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+        attributes.__bindgen_anon_2.map_fd = self.data.fd().as_fd().as_raw_fd().cast_unsigned();
+        attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
         attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
         // An array has all of its elements from the beginning.
         attributes.__bindgen_anon_2.flags = if only_new && !is_array(self.shape.kind) { NO_EXIST } else { 0 };
@@ -146,15 +119,6 @@ impl RawMap {
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    fn element(&self, key: &[u8]) -> bpf_attr {
-        let descriptor: BorrowedFd<'_> = self.data.fd().as_fd();
-        // SAFETY: all zeroes is a value of this union of structs of integers.
-        let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
-        attributes.__bindgen_anon_2.map_fd = descriptor.as_raw_fd().cast_unsigned();
-        attributes.__bindgen_anon_2.key = if key.is_empty() { 0 } else { key.as_ptr() as u64 };
-        attributes
     }
 }
 

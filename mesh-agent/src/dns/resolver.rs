@@ -30,15 +30,13 @@ pub struct ResolverSettings {
     pub resolv_conf: PathBuf,
     /// How many loops read UDP, each with a socket of its own.
     pub workers: usize,
-    /// Where answers are kept that the kernel may give by itself.
-    pub answers: Option<Arc<Answers>>,
 }
 
 impl Default for ResolverSettings {
     fn default() -> Self {
         // More of them take the processor away from the tasks that ask.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolv_conf: "/etc/resolv.conf".into(), workers: processors.min(4), answers: None }
+        Self { resolv_conf: "/etc/resolv.conf".into(), workers: processors.min(4) }
     }
 }
 
@@ -48,6 +46,8 @@ pub struct Resolver {
     names: watch::Receiver<Arc<Names>>,
     host: watch::Sender<HostServers>,
     upstream: Arc<Upstream>,
+    /// Where answers are kept that the kernel may give by itself.
+    answers: Option<Arc<Answers>>,
     pub(super) stats: Stats,
     pub(super) liveness: Liveness,
     listening: Mutex<Option<SocketAddrV4>>,
@@ -89,13 +89,18 @@ pub(super) struct Later {
 
 impl Resolver {
     /// Knows no name until `names` has some. Nothing is answered before `server::serve` runs.
-    pub fn new(settings: ResolverSettings, names: watch::Receiver<Arc<Names>>) -> Arc<Self> {
-        Self::with_limits(settings, names, Limits::default())
+    pub fn new(
+        settings: ResolverSettings,
+        names: watch::Receiver<Arc<Names>>,
+        answers: Option<Arc<Answers>>,
+    ) -> Arc<Self> {
+        Self::with_limits(settings, names, answers, Limits::default())
     }
 
     pub(super) fn with_limits(
         settings: ResolverSettings,
         names: watch::Receiver<Arc<Names>>,
+        answers: Option<Arc<Answers>>,
         limits: Limits,
     ) -> Arc<Self> {
         let liveness = Liveness::new(settings.workers + 1);
@@ -104,6 +109,7 @@ impl Resolver {
             names,
             host: watch::channel(HostServers::default()).0,
             upstream: Upstream::new(limits),
+            answers,
             stats: Stats::default(),
             liveness,
             listening: Mutex::default(),
@@ -197,13 +203,12 @@ impl Resolver {
 
     /// Of the names: to be read before these.
     pub(super) fn version(&self) -> Option<u64> {
-        self.settings.answers.as_ref().map(|answers| answers.version())
+        self.answers.as_ref().map(|answers| answers.version())
     }
 
     /// What was answered here, and what the kernel has answered by itself.
     fn query_rows(&self) -> Vec<QueryRow> {
-        let counts =
-            self.settings.answers.as_ref().and_then(|answers| answers.counts().ok()).unwrap_or_default();
+        let counts = self.answers.as_ref().and_then(|answers| answers.counts().ok()).unwrap_or_default();
         self.stats.queries().chain(stats::given_by_kernel(&counts)).map(query_row).collect()
     }
 
@@ -264,7 +269,7 @@ impl Resolver {
     }
 
     fn keep(&self, lasting: Lasting<'_>) {
-        if let Some(Err(error)) = self.settings.answers.as_ref().map(|answers| answers.keep(lasting)) {
+        if let Some(Err(error)) = self.answers.as_ref().map(|answers| answers.keep(lasting)) {
             debug!("an answer cannot be left to the kernel: {error:#}");
         }
     }

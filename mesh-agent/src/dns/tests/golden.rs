@@ -329,6 +329,37 @@ fn d20_unknown_options_and_flags_are_ignored() {
     assert_eq!(addresses(&answer).len(), 1);
 }
 
+/// Whether the kernel may give the answer again.
+fn is_lasting(message: &[u8]) -> bool {
+    let names = names();
+    let about = Circumstances {
+        asker: Ipv4Addr::new(172, 18, 0, WEB).into(),
+        transport: Transport::Udp,
+        names: &names,
+        searches_first: true,
+        rotation: 0,
+    };
+    let response = respond(message, about, &mut Vec::new());
+    matches!(response, Response::Answered { lasting: true, .. })
+}
+
+#[test]
+fn what_does_not_vary_lasts() {
+    let of = |name, kind| is_lasting(&query(name, kind).to_vec().unwrap());
+    assert!(of("web", RecordType::A) && of("web", RecordType::AAAA) && of("web", RecordType::TXT));
+    assert!(!of("tasks.web", RecordType::A), "several addresses take turns");
+    assert!(!of("nosuch", RecordType::A), "that follows from the node's resolv.conf");
+    assert!(!of("web", RecordType::AXFR), "a refusal is soon said again");
+
+    let plain = with_edns(query("web", RecordType::A), 1232).to_vec().unwrap();
+    assert!(is_lasting(&plain));
+    let mut with_cookie = plain;
+    let end = with_cookie.len();
+    with_cookie[end - 2..].copy_from_slice(&[0, 12]);
+    with_cookie.extend_from_slice(&[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert!(!is_lasting(&with_cookie), "nobody will send the same again");
+}
+
 #[test]
 fn a_second_opt_record_is_a_mistake() {
     let mut bytes = with_edns(query("web", RecordType::A), 1232).to_vec().unwrap();

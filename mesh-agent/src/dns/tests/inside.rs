@@ -94,8 +94,8 @@ async fn who_has_no_way_out_is_answered_where_it_is_until_it_is_gone() {
     std::os::unix::fs::symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), &path).unwrap();
 
     let (names_sender, receiver) = watch::channel(Arc::new(names()));
-    let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 1, answers: None };
-    let resolver = Resolver::new(settings, receiver);
+    let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 1 };
+    let resolver = Resolver::new(settings, receiver, None);
     let (sender, mut open) = watch::channel(Open::default());
     let serving = tokio::spawn(serve(folder.path().to_owned(), PORT, resolver.clone(), sender));
     open.wait_for(|open| open.iter().any(|sandbox| sandbox.to_string() == NAME)).await.unwrap();
@@ -119,8 +119,8 @@ async fn who_has_no_way_out_is_answered_where_it_is_until_it_is_gone() {
 async fn who_cannot_be_answered_inside_is_left_to_docker_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let (_names, receiver) = watch::channel(Arc::new(names()));
-    let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 1, answers: None };
-    let resolver = Resolver::new(settings, receiver);
+    let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 1 };
+    let resolver = Resolver::new(settings, receiver, None);
     let (sender, open) = watch::channel(Open::default());
     // There is no such namespace.
     let serving = tokio::spawn(serve(folder.path().to_owned(), PORT, resolver.clone(), sender));

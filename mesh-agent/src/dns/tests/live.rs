@@ -38,8 +38,8 @@ impl Live {
         let asker = BridgeEndpoint { address: Ipv4Addr::LOCALHOST, mac: [0; 6] };
         local.containers.get_mut("aaaaaaaaaaaaaaaa").unwrap().bridge = Some(asker);
         let (names, receiver) = watch::channel(Arc::new(Names::from(&snapshot, &local)));
-        let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 2, answers: None };
-        let resolver = Resolver::new(settings, receiver);
+        let settings = ResolverSettings { resolv_conf: "no-such-file".into(), workers: 2 };
+        let resolver = Resolver::new(settings, receiver, None);
         let serving = serve(address, resolver.clone());
         let serving = tokio::spawn(async move { match serving.await {} });
         let live = Self { address, resolver, names, serving };
@@ -182,7 +182,7 @@ async fn the_loops_turn_without_anything_to_do_and_are_not_alive_without_sockets
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_tried_again_and_one_address_need_not_be_there_yet() {
     let live = Live::start().await;
-    let other = Resolver::new(ResolverSettings::default(), live.names.subscribe());
+    let other = Resolver::new(ResolverSettings::default(), live.names.subscribe(), None);
     let serving = serve(live.address, other.clone());
     let serving = tokio::spawn(async move { match serving.await {} });
     sleep(Duration::from_millis(200)).await;

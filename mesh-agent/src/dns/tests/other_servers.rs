@@ -26,7 +26,7 @@ fn resolver(servers: &[&FakeServer]) -> Arc<Resolver> {
 
 fn resolver_with(servers: Vec<SocketAddr>, limits: Limits) -> Arc<Resolver> {
     let (_, names) = watch::channel(Arc::new(names()));
-    let resolver = Resolver::with_limits(ResolverSettings::default(), names, limits);
+    let resolver = Resolver::with_limits(ResolverSettings::default(), names, None, limits);
     resolver.set_host(HostServers { servers: servers.into(), searches_first: false });
     resolver
 }
