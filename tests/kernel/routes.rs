@@ -6,7 +6,8 @@ use mesh_common::outcome::Outcome;
 use mesh_common::route::{self, LASTS_NANOSECONDS, RememberedRoute};
 
 use crate::support::cast::{self, Ip, PUBLISHED};
-use crate::support::packet::{ACK, Packet, answer, data};
+use crate::support::packet::{ACK, Packet, Tunnel, answer, data};
+use crate::support::run::Hook;
 use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
 use crate::support::xdp::Driver;
@@ -81,13 +82,24 @@ fn tc_follows_what_it_remembers_into_the_tunnel_too() {
 fn the_way_of_an_answer_is_the_bridges_by_whichever_port_it_is_heard() {
     let mut world = World::serving(&[local(5)]);
     let _ = world.uplink_in(&Packet::from_client(data(b"request"))).leaves(Outcome::Delivered);
+    assert_eq!(incoming_of_an_answer(&mut world, cast::CLIENT), [cast::BRIDGE]);
+
+    let mut world = World::home_of(&[5]);
+    let packet = Packet::from_client(data(b"request"));
+    let run = world.run(Hook::UplinkIn, &Tunnel::to_here(5).around(&packet.ip()));
+    let _ = run.leaves(Outcome::DeliveredFromTunnel);
+    assert_eq!(incoming_of_an_answer(&mut world, cast::OTHER), [cast::BRIDGE], "into the tunnel");
+}
+
+/// The interfaces that a task's answer is remembered to have come in by, which is heard at the task's port and sent to an
+/// address.
+fn incoming_of_an_answer(world: &mut World, destination: Ip) -> Vec<u32> {
     let [uplink, _bridge] = world.attach();
     let (_namespace, task) = world.attach_port();
     let packet = Packet::from_task(5, answer(ACK, b"answer"));
     task.send(&Frame::finished(packet.bytes()));
     let _ = uplink.receive();
-    let ways = remembered(&world, cast::CLIENT);
-    assert!(ways.iter().all(|way| way.incoming == cast::BRIDGE) && !ways.is_empty(), "{ways:?}");
+    remembered(world, destination).iter().map(|way| way.incoming).collect()
 }
 
 #[test]
