@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use mesh_common::settings::TAKE_FRAMES;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -21,6 +22,7 @@ use crate::dataplane::kernel::{self, Kernel};
 use crate::dataplane::migration::Migration;
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
+use crate::dataplane::xdp::XdpMode;
 use crate::desired::drains::Drains;
 use crate::desired::names::{Names, Sandbox, Seat};
 use crate::desired::{Desired, Follower, Surroundings};
@@ -227,6 +229,7 @@ impl Core {
                 tunnel_port: self.arguments.tunnel_port,
                 vni: self.arguments.tunnel_vni,
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
+                takes_frames: self.takes_frames(&uplinks),
             };
             let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
@@ -312,6 +315,11 @@ impl Core {
     }
 
     /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
+    /// Uplinks that XDP can send to from other ones.
+    fn takes_frames(&self, uplinks: &[Interface]) -> [u32; TAKE_FRAMES] {
+        if self.arguments.xdp == XdpMode::Off { Default::default() } else { node::takers(uplinks) }
+    }
+
     fn names(&mut self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {
         if self.arguments.dns == Switch::Off {
             return Arc::default();

@@ -23,8 +23,12 @@ pub struct Settings {
     pub resolver_port: Port,
     /// Where the agent's resolver listens: docker_gwbridge's own address.
     pub resolver: Address,
-    pub padding: u32,
+    /// Interface indices of uplinks that take what XDP sends from other ones; 0 is none.
+    pub takes_frames: [u32; TAKE_FRAMES],
 }
+
+/// So many uplinks of a node take what XDP sends from other ones; what is for more of them goes by TC.
+pub const TAKE_FRAMES: usize = 3;
 
 /// How old the resolver's last sign of life in `HEARTBEAT` may be before queries are left to Docker's own.
 pub const HEARTBEAT_NANOSECONDS: u64 = 800_000_000;

@@ -29,6 +29,12 @@ pub(crate) fn is_local(address: Address) -> bool {
     settings().is_some_and(|settings| settings.node == address) || LOCAL_ADDRESSES.get_ptr(address).is_some()
 }
 
+/// Whether XDP can send packets out of an interface that have come in by another one.
+#[inline(always)]
+pub(crate) fn takes_frames(interface: u32) -> bool {
+    settings().is_some_and(|settings| settings.takes_frames.contains(&interface))
+}
+
 /// Whether `address` is a node of this Swarm.
 #[inline(always)]
 pub(crate) fn is_peer(address: Address) -> bool {

@@ -14,7 +14,7 @@ use mesh_common::route::{self, RememberedRoute};
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::verdict::Way;
-use crate::{bytes, rewrite};
+use crate::{bytes, node, rewrite};
 
 /// The kernel's answer takes longer than all else that is done for a packet of an established flow.
 #[map]
@@ -95,7 +95,8 @@ impl Route {
     /// Whether the hook can send a packet that way with the hardware addresses that are known.
     #[inline(always)]
     fn is_open(&self, frame: &Frame) -> bool {
-        self.macs.is_some() && (!frame::IS_XDP || self.interface == frame.interface())
+        self.macs.is_some()
+            && (!frame::IS_XDP || self.interface == frame.interface() || node::takes_frames(self.interface))
     }
 
     /// Sends the packet that way. It is unchanged if the kernel is to do it.

@@ -6,9 +6,11 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
+use crate::support::checks;
 use crate::support::packet::{
     ACK, FIN, Icmp, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, icmp_error, syn, tcp, udp,
 };
+use crate::support::wire::Frame;
 use crate::support::world::{World, flow_key, local, remote};
 use crate::support::xdp::{self, Driver};
 
@@ -144,6 +146,40 @@ fn a_way_out_of_another_interface_is_left_to_tc() {
 }
 
 #[test]
+fn another_uplink_that_takes_frames_is_sent_to() {
+    let mut world = World::serving(&[remote(7)]);
+    let driver = Driver::of(&mut world);
+    establish(&driver);
+    world.settings(|settings| settings.takes_frames[2] = cast::BRIDGE);
+    for address in [cast::OTHER, cast::CLIENT] {
+        xdp::route_elsewhere(address);
+    }
+    let request = Packet::from_client(data(b"request"));
+    let run = driver.receives(&request);
+    let tunnel = elsewhere(&request).hashed_as(&run.after);
+    run.leaves_elsewhere_as(Outcome::Tunnelled, &tunnel.around(&request.ip()));
+    let answer = answered(7, answer(ACK, b"answer"));
+    let run = driver.run(&Tunnel::to_here(7).reply().around(&answer.ip()));
+    let expected = answer.macs(xdp::ELSEWHERE, cast::BRIDGE_MAC);
+    run.leaves_elsewhere_as(Outcome::RepliedFromTunnel, &expected.bytes());
+}
+
+#[test]
+fn what_is_sent_by_another_uplink_arrives_at_its_far_end() {
+    let mut world = World::serving(&[remote(7)]);
+    world.settings(|settings| settings.takes_frames = [cast::BRIDGE, 0, 0]);
+    let [uplink, bridge] = world.attach();
+    let mut driver = Driver::of(&mut world);
+    driver.attach("bridge-far");
+    xdp::route_elsewhere(cast::OTHER);
+    let packet = Packet::from_client(syn());
+    uplink.send(&Frame::finished(packet.bytes()));
+    let came = bridge.receive();
+    let tunnel = elsewhere(&packet).hashed_as(&came.bytes);
+    checks::assert_same(&tunnel.around(&packet.ip()), &came.bytes);
+}
+
+#[test]
 fn fragments_and_options_are_left_to_tc() {
     let mut world = World::serving(&[remote(7)]);
     let driver = Driver::of(&mut world);
@@ -261,6 +297,12 @@ fn establish(driver: &Driver) {
     let packet = answered(7, between(Payload::Tcp(segment), TARGET, CLIENT_PORT));
     let _ = driver.run(&Tunnel::to_here(7).reply().around(&packet.ip()));
     let _ = driver.receives(&Packet::from_client(Payload::Tcp(tcp(ACK))));
+}
+
+/// The tunnel to task 7 by the neighbour that [`xdp::route_elsewhere`] leads to.
+fn elsewhere(packet: &Packet) -> Tunnel {
+    let (destination_mac, source_mac) = (xdp::ELSEWHERE, cast::BRIDGE_MAC);
+    Tunnel { destination_mac, source_mac, ..Tunnel::to_other(7, packet) }
 }
 
 /// What task `number` sends, as it is in the tunnel on its way to this node.

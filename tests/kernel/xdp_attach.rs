@@ -12,7 +12,7 @@ use mesh_agent::dataplane::object::{XDP_OBJECT, program};
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
 use mesh_agent::dataplane::xdp::{XdpMode, XdpState};
-use mesh_agent::node::Interface;
+use mesh_agent::node::{self, Interface};
 use mesh_common::maps::Sizes;
 
 use crate::support::bpffs::BpfFs;
@@ -101,6 +101,27 @@ fn an_uplink_whose_driver_cannot_or_that_is_taken_has_tc_alone() {
     assert_eq!(agent.state(), XdpState::TcAlone("its MTU, 9000, is too large for XDP".into()));
 }
 
+#[test]
+fn an_uplink_takes_frames_once_its_driver_can_send_them() {
+    let node = Node::new();
+    node.namespace.ip("link add other type veth peer name far\nlink set other up\nlink set far up\n");
+    let other = Interface { index: index("other"), name: "other".into(), ..Interface::default() };
+    let gone = Interface { index: 999, name: "gone".into(), ..Interface::default() };
+    let uplinks = [gone, node.uplink.clone(), other.clone()];
+    assert_eq!(node::takers(&uplinks), [0; 3]);
+    // A veth takes them when there is a program at its far end.
+    let wire = Interface { index: index("wire"), name: "wire".into(), ..node.uplink.clone() };
+    let _agent = node.agent_on(wire, XdpMode::Native);
+    assert_eq!(node::takers(&uplinks), [node.uplink.index, 0, 0]);
+    assert_eq!(node::takers(&uplinks[1..2]), [0; 3], "there is none to send from");
+}
+
+fn index(name: &str) -> u32 {
+    let name = CString::new(name).expect("a name");
+    // SAFETY: the name ends with a zero byte.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
 /// A node with an uplink.
 struct Node {
     uplink: Interface,
@@ -115,11 +136,14 @@ impl Node {
     fn new() -> Self {
         let namespace = Namespace::new();
         namespace.ip("link add uplink type veth peer name wire\nlink set uplink up\nlink set wire up\n");
-        let name = CString::new("uplink").expect("a name");
-        // SAFETY: the name ends with a zero byte.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
         let kind = Some("veth".to_owned());
-        let uplink = Interface { index, name: "uplink".into(), mtu: 1500, kind, ..Interface::default() };
+        let uplink = Interface {
+            index: index("uplink"),
+            name: "uplink".into(),
+            mtu: 1500,
+            kind,
+            ..Interface::default()
+        };
         let bpffs = BpfFs::new();
         Self { uplink, pins: Pins::under(&bpffs.path("")), namespace, _bpffs: bpffs }
     }

@@ -1,11 +1,21 @@
-//! Published ports with XDP before TC: all that holds with TC alone.
+//! Published ports with XDP before TC: all that holds with TC alone, and ways from one uplink to another one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{lab::Lab, mesh};
+use mesh_tests::{
+    client::{At, Report},
+    lab::{Lab, SECOND_ADDRESS, SECOND_CLIENT},
+    mesh,
+    service::Spec,
+    wait,
+};
 
-use crate::{Scenario, balance, change, deaths, flows, support::Undo, tunnel, untouched};
+use crate::{
+    Scenario, balance, change, deaths, flows,
+    support::{Undo, live, only_on},
+    tunnel, untouched,
+};
 
 pub(crate) const SCENARIOS: &[Scenario] =
     &[("published ports are served by XDP as they are by TC alone", as_by_tc_alone)];
@@ -19,6 +29,7 @@ const AGAIN: &[&[Scenario]] = &[
     &[
         ("a service without tasks refuses at once and serves again when it has some", change::nobody_home),
         ("a task that refuses connections costs nobody a request while others do not", deaths::one_refuses),
+        ("what comes in by one uplink goes out by another one", from_uplink_to_uplink),
     ],
 ];
 
@@ -38,4 +49,35 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
         ensure!(sent > 500, "{} has sent {sent} packets by XDP", node.name);
     }
     Ok(())
+}
+
+/// The driver of the one hands packets over to that of the other; the kernel's network stack sees none of them.
+fn from_uplink_to_uplink(lab: &Lab) -> Result<()> {
+    const REQUESTS: u64 = 50;
+
+    let [home, entry, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
+    let _service = Spec::workload("across").publish("8421:8080").option(&only_on(home)).create(lab)?;
+    live(lab, "across", 1)?;
+    let _taken_away = Undo::at_the_end(|| {
+        let _ = Lab::remove_second_cable();
+    });
+    entry.lay_second_cable()?;
+    let target = format!("{SECOND_ADDRESS}:8421");
+    let handed_over = || -> Result<[u64; 2]> {
+        let [in_by_other, in_by_first] =
+            ["eth1", "eth0"].map(|uplink| entry.counted_by_driver(uplink, "xdp_redirect"));
+        Ok([in_by_other?, in_by_first?])
+    };
+    wait::for_up_to(Duration::from_secs(20), "both uplinks send what the other one takes in", || {
+        let before = handed_over()?;
+        let report: Report = At::Client.run(&["get", &target, "--count", &REQUESTS.to_string()])?;
+        ensure!(report.ok == REQUESTS, "{report:?}");
+        ensure!(report.peers.keys().eq([SECOND_CLIENT]), "the task saw {:?}", report.peers);
+        let after = handed_over()?;
+        // Of a request the client sends at least four packets, and gets three.
+        let enough =
+            |direction: usize, packets: u64| after[direction] >= before[direction] + packets * REQUESTS;
+        ensure!(enough(0, 4) && enough(1, 3), "of {REQUESTS} requests: {before:?}, {after:?}");
+        Ok(())
+    })
 }

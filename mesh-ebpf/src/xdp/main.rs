@@ -11,8 +11,7 @@
 //! | anything else | TC |
 //!
 //! Also TC's: fragments, IP options, VLAN tags, ICMP errors, refusals that the client shall not see, packets that have to be cut,
-//! neighbours that are not resolved, and ways out of another interface than the one that the packet came in by: of those
-//! only TC can be sure that they take what XDP sends.
+//! neighbours that are not resolved, and ways out of other interfaces whose drivers do not take what XDP sends.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
@@ -62,6 +61,7 @@ mod verdict;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
@@ -130,10 +130,12 @@ fn tunnel_flags(frame: &Frame) -> u16 {
 #[inline(always)]
 fn act(frame: &Frame, outcome: Outcome, way: Way) -> u32 {
     let (outcome, verdict) = match way {
-        Way::Interface(interface) if interface == frame.interface() => match frame.settle() {
-            Ok(()) => (outcome, XDP_TX),
-            Err(failed) => (failed, XDP_DROP),
-        },
+        Way::Interface(interface) if interface == frame.interface() || node::takes_frames(interface) => {
+            match frame.settle() {
+                Ok(()) => (outcome, send(frame, interface)),
+                Err(failed) => (failed, XDP_DROP),
+            }
+        }
         Way::None if outcome.is_drop() => (outcome, XDP_DROP),
         // TC's, which counts it.
         Way::None
@@ -145,6 +147,15 @@ fn act(frame: &Frame, outcome: Outcome, way: Way) -> u32 {
     };
     counters::count(outcome);
     verdict
+}
+
+#[inline(always)]
+fn send(frame: &Frame, interface: u32) -> u32 {
+    if interface == frame.interface() {
+        return XDP_TX;
+    }
+    // SAFETY: two numbers; what becomes of the packet is the verdict's.
+    unsafe { bpf_redirect(interface, 0).cast_unsigned() as u32 }
 }
 
 #[panic_handler]

@@ -15,7 +15,12 @@ pub const CLIENT: &str = "10.99.0.254";
 /// An address of the client that is not on the nodes' subnet: reached through the gateway, as most clients are.
 pub const FAR_CLIENT: &str = "10.98.0.1";
 
+/// Of a node that has a second cable, and of the client there.
+pub const SECOND_ADDRESS: &str = "10.97.0.1";
+pub const SECOND_CLIENT: &str = "10.97.0.254";
+
 const BRIDGE: &str = "mesh-lab";
+const SECOND: &str = "second";
 
 pub(super) fn create() -> Result<()> {
     if Path::new("/run/netns").join(FABRIC).exists() {
@@ -72,6 +77,23 @@ pub(super) fn make_wire(node: &str, pid: i32, wire: bool) -> Result<()> {
         enter.args(["ethtool", "-K", interface, "tx", offload]).quiet().read()?;
     }
     pass::set(&namespace, node, if wire { FarEnd::Pass } else { FarEnd::Nothing })
+}
+
+/// Lays another cable, like a wire, straight from the client to the namespace of process `pid`, where it is `eth1`. There is one
+/// at a time.
+pub(super) fn lay_second_cable(pid: i32) -> Result<()> {
+    batch(Some(FABRIC), &format!("link add {SECOND} type veth peer name eth1 netns {pid}"))?;
+    let offload = ["netns", "exec", FABRIC, "ethtool", "-K", SECOND, "tx", "off"];
+    Cmd::new("ip").args(offload).quiet().read()?;
+    pass::set(&format!("/run/netns/{FABRIC}"), SECOND, FarEnd::Pass)?;
+    batch(Some(FABRIC), &format!("addr add {SECOND_CLIENT}/24 dev {SECOND}\nlink set {SECOND} up"))?;
+    let net = format!("--net=/proc/{pid}/ns/net");
+    let script = format!("addr add {SECOND_ADDRESS}/24 dev eth1\nlink set eth1 up");
+    feed(Cmd::new("nsenter").arg(net).args(["ip", "-batch", "-"]), &script)
+}
+
+pub(super) fn remove_second_cable() -> Result<()> {
+    batch(Some(FABRIC), &format!("link del {SECOND}"))
 }
 
 /// What is done with packets at the fabric's end of a cable.

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    fabric::{CLIENT, FABRIC, FAR_CLIENT},
+    fabric::{CLIENT, FABRIC, FAR_CLIENT, SECOND_ADDRESS, SECOND_CLIENT},
     lock::Lock,
     node::Node,
     pass::FarEnd,
@@ -127,6 +127,11 @@ impl Lab {
         let names = || self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = self.nodes.iter().find(|node| node.name == name);
         found.ok_or_else(|| anyhow!("the lab has no node `{name}`, only {}", names()))
+    }
+
+    /// Takes away what [`Node::lay_second_cable`] has laid.
+    pub fn remove_second_cable() -> Result<()> {
+        fabric::remove_second_cable()
     }
 
     /// A command at the client, outside of all nodes.

@@ -153,11 +153,22 @@ impl Node {
         fabric::make_wire(&self.name, self.pid, wire)
     }
 
+    /// Lays a second cable from the client to this node alone, as its `eth1`, with addresses of their own.
+    pub fn lay_second_cable(&self) -> Result<()> {
+        fabric::lay_second_cable(self.pid)
+    }
+
     /// How many packets its driver has sent for XDP programs, by `eth0`.
     pub fn sent_by_xdp(&self) -> Result<u64> {
-        let statistics = self.network_command("ethtool").args(["-S", "eth0"]).quiet().read()?;
-        let counts = statistics.lines().filter_map(|line| line.split_once("xdp_tx: "));
-        counts.map(|(_, count)| Ok(count.trim().parse::<u64>()?)).sum()
+        self.counted_by_driver("eth0", "xdp_tx")
+    }
+
+    /// What the driver of an interface counts, by all its queues.
+    pub fn counted_by_driver(&self, interface: &str, what: &str) -> Result<u64> {
+        let statistics = self.network_command("ethtool").args(["-S", interface]).quiet().read()?;
+        let counts = statistics.lines().filter_map(|line| line.trim().split_once(": "));
+        let of_it = counts.filter(|(name, _)| name.starts_with("rx_queue") && name.ends_with(what));
+        of_it.map(|(_, count)| Ok(count.trim().parse::<u64>()?)).sum()
     }
 
     /// Pulls the cable of its `eth0`.

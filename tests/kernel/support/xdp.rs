@@ -9,6 +9,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use mesh_agent::dataplane::object::{XDP_OBJECT, program};
 use mesh_common::maps;
+use mesh_common::net::Mac;
 use mesh_common::outcome::Outcome;
 use mesh_common::route::LASTS_NANOSECONDS;
 
@@ -22,6 +23,10 @@ use super::world::World;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// The neighbour that [`route_elsewhere`] leads to.
+pub(crate) const ELSEWHERE: Mac = [0x02, 0, 0, 0, 0, 0x99];
 
 /// A packet and what the kernel keeps around it have to fit into one page.
 const LARGEST: usize = 3520;
@@ -61,6 +66,17 @@ impl Driver {
         // The kernel runs nothing in the name of an interface without it.
         xdp.attach_to_if_index(cast::UPLINK, XdpMode::Driver).expect("veth takes XDP programs");
         Self { ebpf, _files: files }
+    }
+
+    /// Puts the program on another interface of the namespace that the thread is in, too.
+    pub(crate) fn attach(&mut self, interface: &str) {
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut(program::UPLINK_XDP)
+            .expect("the object has it")
+            .try_into()
+            .expect("it is an XDP program");
+        xdp.attach(interface, XdpMode::Driver).expect("veth takes XDP programs");
     }
 
     pub(crate) fn run(&self, packet: &[u8]) -> XdpRun {
@@ -131,6 +147,14 @@ impl XdpRun {
     #[track_caller]
     pub(crate) fn leaves_as(&self, outcome: Outcome, expected: &[u8]) {
         self.ends(XDP_TX, &[(outcome, 1)]);
+        checks::assert_same(expected, &self.after);
+        checks::assert_checksums(&self.after);
+    }
+
+    /// The same by another interface.
+    #[track_caller]
+    pub(crate) fn leaves_elsewhere_as(&self, outcome: Outcome, expected: &[u8]) {
+        self.ends(XDP_REDIRECT, &[(outcome, 1)]);
         checks::assert_same(expected, &self.after);
         checks::assert_checksums(&self.after);
     }
