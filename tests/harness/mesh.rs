@@ -41,10 +41,21 @@ pub fn load(lab: &Lab, archives: &[PathBuf]) -> Result<()> {
 
 /// Deploys the stack, or exchanges the agents of one that is there, and waits until every node's agent answers.
 pub fn deploy(lab: &Lab) -> Result<()> {
+    deploy_with(lab, "auto")
+}
+
+/// [`deploy`] and [`with_xdp`] at once.
+pub fn deploy_with_xdp(lab: &Lab) -> Result<()> {
+    lab.on_every_node(|node| node.make_wire(true))?;
+    deploy_with(lab, "native")?;
+    xdp_is(lab, true)
+}
+
+fn deploy_with(lab: &Lab, xdp: &str) -> Result<()> {
     let service = format!("{STACK}_agent");
     let deployed = lab.docker(["service", "inspect", &service]).succeeds();
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
-    lab.docker(deploy).arg(stack_file()).arg(STACK).read()?;
+    lab.docker(deploy).arg(stack_file()).arg(STACK).env("MESH_XDP", xdp).read()?;
     if deployed {
         // The tag names another image, which the Swarm cannot know.
         lab.docker(["service", "update", "--quiet", "--force", "--no-resolve-image", &service]).read()?;
@@ -64,7 +75,7 @@ pub fn with_xdp(lab: &Lab) -> Result<()> {
 
 /// Puts back what [`with_xdp`] has done.
 pub fn without_xdp(lab: &Lab) -> Result<()> {
-    exchange(lab, &["--env-rm", "MESH_XDP", "--update-parallelism", "1", "--update-monitor", "10s"])?;
+    exchange(lab, &["--env-add", "MESH_XDP=auto", "--update-parallelism", "1", "--update-monitor", "10s"])?;
     xdp_is(lab, false)?;
     lab.on_every_node(|node| node.make_wire(false)).map(drop)
 }
