@@ -1,6 +1,7 @@
 //! Running other programs: what is run is shown, and a failure names the whole command line.
 
 use std::{
+    env,
     ffi::OsStr,
     fmt::Write as _,
     io::Write as _,
@@ -11,6 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+
+use crate::paths;
 
 /// A command that is printed before it runs and reported whole when it fails.
 #[derive(Debug)]
@@ -27,6 +30,20 @@ impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let inner = Command::new(program);
         Self { inner, quiet: false, again: None, shown: None }
+    }
+
+    /// Cargo, in the workspace's folder, whoever has started this process. What another cargo has told it about itself is taken
+    /// back: a crate whose build depends on that (`ring`, on `CARGO_PKG_NAME`) would be built anew for each who asks.
+    pub fn cargo() -> Self {
+        let told = |key: &OsStr| {
+            let key = key.to_string_lossy();
+            key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")
+        };
+        let mut cargo = Self::new("cargo").dir(paths::root());
+        for (key, _) in env::vars_os().filter(|(key, _)| told(key)) {
+            cargo.inner.env_remove(key);
+        }
+        cargo
     }
 
     #[must_use]

@@ -14,7 +14,7 @@ const BTF: [&str; 2] = ["-Cdebuginfo=2", "-Clink-arg=--btf"];
 /// `cargo command` on the programs, with those that only benchmarks run; in the folder that mesh-agent's build script keeps
 /// for this target.
 pub(crate) fn cargo(command: &str) -> Cmd {
-    let mut cargo = Cmd::new("cargo").dir(paths::root());
+    let mut cargo = Cmd::cargo();
     if setup::has_nightly() {
         cargo = cargo.arg("+nightly");
     } else {

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: everything that must hold before a change is taken.
 
 use anyhow::{Result, bail};
-use mesh_tests::{cmd::Cmd, paths};
+use mesh_tests::cmd::Cmd;
 
 use crate::{
     bpf,
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn checks() -> Vec<Cmd> {
-    let cargo = |args: &[&str]| Cmd::new("cargo").dir(paths::root()).args(args);
+    let cargo = |args: &[&str]| Cmd::cargo().args(args);
     vec![
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--exclude", "mesh-ebpf", "--all-targets", "--", "-D", "warnings"]),

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all tests, or one part of them.
 
 use anyhow::Result;
-use mesh_tests::{cmd::Cmd, paths};
+use mesh_tests::cmd::Cmd;
 
 use crate::setup::{self, Set};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     setup::ensure(if parts.contains(&Part::Lab) { &[Set::Build, Set::Lab] } else { &[Set::Build] })?;
     for part in parts {
-        let test = Cmd::new("cargo").arg("test").dir(paths::root());
+        let test = Cmd::cargo().arg("test");
         let test = match part {
             Part::Unit => test.env("MESH_FUZZ_SECONDS", FUZZ_SECONDS),
             Part::Kernel => test.args(["--package", "mesh-tests", "--lib", "--test", "kernel"]),

@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     cmd::Cmd,
-    paths::{STATIC_TARGET, root, static_binary},
+    paths::{STATIC_TARGET, static_binary},
 };
 
 /// Debian's nginx. It answers on port 80 with the host name of its container, and logs who asked to its output.
@@ -33,10 +33,9 @@ pub const AGENT: &str = "mesh-agent:latest";
 
 /// Builds a binary of this workspace that needs nothing from the system it runs on.
 fn build_static(package: &str, binary: &str) -> Result<PathBuf> {
-    Cmd::new("cargo")
+    Cmd::cargo()
         .args(["build", "--release", "--target", STATIC_TARGET])
         .args(["--package", package, "--bin", binary])
-        .dir(root())
         .run()?;
     let path = static_binary(binary);
     ensure!(path.is_file(), "cargo did not leave {}", path.display());

@@ -2,7 +2,7 @@
 //! by `tests/scale` in a process of its own for each size, with the agent's own code and real tables.
 
 use anyhow::{Context, Result};
-use mesh_tests::{cmd::Cmd, paths};
+use mesh_tests::cmd::Cmd;
 use serde_json::{Value, json};
 
 use super::{machine, plot, results};
@@ -25,7 +25,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
 fn measure(services: usize, changes: usize) -> Result<Value> {
     let numbers = [services, TASKS, NETWORKS_HERE.min(services.div_ceil(100)), changes];
     let bench = ["bench", "--quiet", "--package", "mesh-tests", "--bench", "scale", "--"];
-    let cargo = Cmd::new("cargo").dir(paths::root()).args(bench);
+    let cargo = Cmd::cargo().args(bench);
     let text = cargo.args(numbers.map(|number| number.to_string())).quiet().read()?;
     let line = text.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("not understood: {text}"))

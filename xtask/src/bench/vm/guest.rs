@@ -63,7 +63,7 @@ pub(super) fn run(quick: bool) -> Result<Value> {
     images.extend((!quick).then_some("mesh-lab-workload.tar"));
     mesh::load(&lab, &images.into_iter().map(|name| paths::target().join(name)).collect::<Vec<_>>())?;
     step("a published nginx, with no task on the node that is dialled");
-    let spec = Spec::nginx(NAME).replicas(4).publish(&format!("{PORT}:80"));
+    let spec = Spec::nginx(NAME).replicas(if quick { 2 } else { 4 }).publish(&format!("{PORT}:80"));
     let service = spec.option(&format!("--constraint=node.hostname!={ENTRY}")).create(&lab)?;
     let entry = lab.node(ENTRY)?;
     let bench = Bench {
