@@ -48,6 +48,9 @@ pub struct SourceReport {
     pub connected_to: Option<String>,
     /// On a manager, how changes of the Swarm are learned of: `pushed` or `polled`; else empty.
     pub changes: String,
+    /// Why they are not pushed, if that is known.
+    #[serde(default)]
+    pub changes_error: Option<String>,
     /// Services, tasks, nodes and networks.
     pub swarm: HealthReport,
     /// This node's own containers.
@@ -224,6 +227,7 @@ impl SourceReport {
             role: status.role.as_str().to_owned(),
             connected_to: status.connected_to.clone(),
             changes: changes(status).to_owned(),
+            changes_error: status.watch.last_error.clone(),
             swarm: HealthReport::new(&status.swarm, now),
             local: HealthReport::new(&status.local, now),
             peers: HealthReport::new(&status.peers, now),

@@ -196,9 +196,10 @@ pub fn summary(report: &Report) -> String {
 
 fn source(source: &SourceReport) -> String {
     let via = source.connected_to.as_deref().map(|via| format!(" via {via}")).unwrap_or_default();
-    let changes = match source.changes.as_str() {
-        "" => String::new(),
-        changes => format!(", changes {changes}"),
+    let changes = match (source.changes.as_str(), &source.changes_error) {
+        ("", _) => String::new(),
+        (changes, None) => format!(", changes {changes}"),
+        (changes, Some(why)) => format!(", changes {changes} ({why})"),
     };
     format!("{}{via}{changes}, {}", source.role, freshness(&source.swarm))
 }
@@ -306,6 +307,17 @@ Error:     Swarm: Docker is away
 Warning:   look here
 ";
         assert_eq!(summary(&example()), expected);
+    }
+
+    #[test]
+    fn the_summary_says_how_changes_are_learned_of_and_why() {
+        let mut report = example();
+        report.source.changes = "polled".into();
+        report.source.changes_error = Some("no control socket".into());
+        let line = "Source:    manager via /var/run/docker.sock, changes polled (no control socket), last heard 0.4s ago\n";
+        assert!(summary(&report).contains(line), "{}", summary(&report));
+        report.source = SourceReport { changes: "pushed".into(), changes_error: None, ..report.source };
+        assert!(summary(&report).contains(", changes pushed, last"));
     }
 
     #[test]
