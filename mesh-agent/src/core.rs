@@ -25,7 +25,7 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::xdp::XdpMode;
 use crate::desired::drains::Drains;
 use crate::desired::names::{Names, Sandbox, Seat};
-use crate::desired::{Desired, Follower, Surroundings};
+use crate::desired::{self, Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::dns::inside;
 use crate::node::namespaces::{self, Namespaces};
@@ -197,6 +197,7 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
+        warnings.extend(desired::node_warnings(&snapshot));
         let mut flows = self.migration.as_mut().filter(|_| self.migrated.is_none());
         if let Some(migration) = &mut flows {
             migration.prepare();

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     client::{At, Report},
     lab::{Lab, Node},
+    mesh,
     service::Spec,
     wait,
 };
+use serde_json::Value;
 
 use crate::{
     Scenario,
@@ -103,5 +105,15 @@ fn weights(lab: &Lab) -> Result<()> {
     })?;
     let row = service_row(&lab.nodes[0], "heavy")?;
     ensure!(row["policy"] == "round-robin", "{row}");
-    Ok(())
+
+    label(&["--label-add", "mesh.weight=much"])?;
+    let warning = format!("node {}: label mesh.weight=much is ignored: ", heavy.name);
+    wait::for_up_to(PROMPT, "every node says that a weight is not understood", || {
+        for node in &lab.nodes {
+            let status = mesh::status(node)?;
+            let mut warnings = status["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            ensure!(warnings.any(|told| told.starts_with(&warning)), "{}: {}", node.name, status["warnings"]);
+        }
+        Ok(())
+    })
 }

@@ -127,6 +127,16 @@ impl Labels {
     }
 }
 
+/// What is not understood of a node's labels.
+pub(super) fn node_warnings(labels: &BTreeMap<String, String>) -> Vec<String> {
+    let ours = labels.iter().filter(|(label, _)| label.starts_with("mesh."));
+    let why = ours.filter_map(|(label, value)| {
+        let understood = if label == "mesh.weight" { weight(value) } else { Err(UNKNOWN.to_owned()) };
+        understood.err().map(|why| format!("label {label}={value} is ignored: {why}"))
+    });
+    why.collect()
+}
+
 /// `mesh.weight`: a node's share of new flows, from its labels. What is not understood counts as 1.
 pub(super) fn node_weight(labels: &BTreeMap<String, String>) -> u32 {
     labels.get("mesh.weight").and_then(|value| weight(value).ok()).unwrap_or(1)

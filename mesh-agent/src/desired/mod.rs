@@ -142,6 +142,14 @@ pub struct ServiceView {
     pub warnings: Vec<String>,
 }
 
+/// What is not understood of nodes' labels: the services are not to blame, and have no place for it.
+pub fn node_warnings(snapshot: &Snapshot) -> Vec<String> {
+    let nodes = snapshot.nodes.values().map(|node| (&node.hostname, labels::node_warnings(&node.labels)));
+    nodes
+        .flat_map(|(name, warnings)| warnings.into_iter().map(move |why| format!("node {name}: {why}")))
+        .collect()
+}
+
 impl Desired {
     /// What `snapshot` means for the node that `local` describes.
     pub fn from(snapshot: &Snapshot, local: &LocalView, surroundings: &Surroundings) -> Self {

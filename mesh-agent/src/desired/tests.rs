@@ -196,6 +196,22 @@ fn warnings_reach_the_operator() {
 }
 
 #[test]
+fn labels_of_nodes_that_are_not_understood_are_named() {
+    let (mut snapshot, _) = swarm();
+    assert!(node_warnings(&snapshot).is_empty());
+    let mut warnings = |labels: &[(&str, &str)]| {
+        let (id, mut node) = node("heavy", 9, NodeState::Ready);
+        node.labels = labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect();
+        snapshot.nodes.insert(id, node);
+        node_warnings(&snapshot)
+    };
+    let told = warnings(&[("mesh.weight", "much"), ("mesh.policy", "random"), ("zone", "a")]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].starts_with("node heavy: label mesh.weight=much is ignored: "), "{told:?}");
+    assert!(warnings(&[("mesh.weight", "7")]).is_empty());
+}
+
+#[test]
 fn a_virtual_address_is_a_frontend_on_the_overlays_that_are_here() {
     let (mut snapshot, local) = swarm();
     let address = Ipv4Addr::new(10, 0, 1, 2);
