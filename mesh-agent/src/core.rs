@@ -230,7 +230,7 @@ impl Core {
                 tunnel_port: self.arguments.tunnel_port,
                 vni: self.arguments.tunnel_vni,
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
-                takes_frames: self.takes_frames(&uplinks),
+                takes_frames: self.takes_frames(&uplinks, &mut warnings),
             };
             let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
@@ -317,8 +317,14 @@ impl Core {
 
     /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
     /// Uplinks that XDP can send to from other ones.
-    fn takes_frames(&self, uplinks: &[Interface]) -> [u32; TAKE_FRAMES] {
-        if self.arguments.xdp == XdpMode::Off { Default::default() } else { node::takers(uplinks) }
+    fn takes_frames(&self, uplinks: &[Interface], warnings: &mut Vec<String>) -> [u32; TAKE_FRAMES] {
+        if self.arguments.xdp == XdpMode::Off {
+            return Default::default();
+        }
+        node::takers(uplinks).unwrap_or_else(|error| {
+            warnings.push(format!("not known which uplinks take what XDP sends, TC will do it: {error}"));
+            Default::default()
+        })
     }
 
     fn names(&mut self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {

@@ -13,7 +13,6 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{Socket, SocketAddr};
-use tracing::warn;
 
 use super::Interface;
 
@@ -22,16 +21,12 @@ use super::Interface;
 const SENDS_FRAMES: u64 = 4;
 
 /// Their indices, and 0 in the other places. There is nothing to be sent from one to the other where there is only one.
-pub fn takers(uplinks: &[Interface]) -> [u32; TAKE_FRAMES] {
+pub fn takers(uplinks: &[Interface]) -> io::Result<[u32; TAKE_FRAMES]> {
     let mut takers = [0; TAKE_FRAMES];
-    if uplinks.len() < 2 {
-        return takers;
+    if uplinks.len() > 1 {
+        takers.iter_mut().zip(among(uplinks)?).for_each(|(place, index)| *place = index);
     }
-    match among(uplinks) {
-        Ok(found) => takers.iter_mut().zip(found).for_each(|(place, index)| *place = index),
-        Err(error) => warn!("cannot tell which uplinks take what XDP sends, TC will: {error}"),
-    }
-    takers
+    Ok(takers)
 }
 
 fn among(uplinks: &[Interface]) -> io::Result<Vec<u32>> {
