@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mesh_common::settings::TAKE_FRAMES;
+use mesh_common::settings::FRAME_TAKERS;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -230,7 +230,7 @@ impl Core {
                 tunnel_port: self.arguments.tunnel_port,
                 vni: self.arguments.tunnel_vni,
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
-                takes_frames: self.takes_frames(&uplinks, &mut warnings),
+                frame_takers: self.frame_takers(&uplinks, &mut warnings),
             };
             let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
@@ -315,18 +315,18 @@ impl Core {
         questions
     }
 
-    /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
     /// Uplinks that XDP can send to from other ones.
-    fn takes_frames(&self, uplinks: &[Interface], warnings: &mut Vec<String>) -> [u32; TAKE_FRAMES] {
+    fn frame_takers(&self, uplinks: &[Interface], warnings: &mut Vec<String>) -> [u32; FRAME_TAKERS] {
         if self.arguments.xdp == XdpMode::Off {
             return Default::default();
         }
-        node::takers(uplinks).unwrap_or_else(|error| {
+        node::frame_takers(uplinks).unwrap_or_else(|error| {
             warnings.push(format!("not known which uplinks take what XDP sends, TC will do it: {error}"));
             Default::default()
         })
     }
 
+    /// Tells the resolver what it may answer, and where it is to listen. With `--dns=off` that is nothing, nowhere.
     fn names(&mut self, names: Names, bridge: Option<&Interface>) -> Arc<Names> {
         if self.arguments.dns == Switch::Off {
             return Arc::default();

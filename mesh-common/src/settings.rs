@@ -24,11 +24,11 @@ pub struct Settings {
     /// Where the agent's resolver listens: docker_gwbridge's own address.
     pub resolver: Address,
     /// Interface indices of uplinks that take what XDP sends from other ones; 0 is none.
-    pub takes_frames: [u32; TAKE_FRAMES],
+    pub frame_takers: [u32; FRAME_TAKERS],
 }
 
 /// So many uplinks of a node take what XDP sends from other ones; what is for more of them goes by TC.
-pub const TAKE_FRAMES: usize = 3;
+pub const FRAME_TAKERS: usize = 3;
 
 /// How old the resolver's last sign of life in `HEARTBEAT` may be before queries are left to Docker's own.
 pub const HEARTBEAT_NANOSECONDS: u64 = 800_000_000;

@@ -32,7 +32,7 @@ pub(crate) fn is_local(address: Address) -> bool {
 /// Whether XDP can send packets out of an interface that have come in by another one.
 #[inline(always)]
 pub(crate) fn takes_frames(interface: u32) -> bool {
-    settings().is_some_and(|settings| settings.takes_frames.contains(&interface))
+    settings().is_some_and(|settings| settings.frame_takers.contains(&interface))
 }
 
 /// Whether `address` is a node of this Swarm.

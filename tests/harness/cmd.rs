@@ -245,6 +245,14 @@ mod tests {
     }
 
     #[test]
+    fn a_cargo_is_told_of_no_other_cargos_package() {
+        let name = "CARGO_PKG_NAME".as_ref();
+        assert!(env::var_os(name).is_some(), "cargo has started this test");
+        let cargo = Cmd::cargo();
+        assert!(cargo.inner.get_envs().any(|told| told == (name, None)), "{cargo:?}");
+    }
+
+    #[test]
     fn a_failure_names_the_command_and_what_it_said() {
         let error =
             Cmd::new("sh").args(["-c", "echo no >&2; exit 3"]).quiet().read().unwrap_err().to_string();

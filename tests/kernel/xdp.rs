@@ -10,7 +10,7 @@ use crate::support::checks;
 use crate::support::packet::{
     ACK, FIN, Icmp, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, icmp_error, syn, tcp, udp,
 };
-use crate::support::wire::Frame;
+use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, flow_key, local, remote};
 use crate::support::xdp::{self, Driver};
 
@@ -150,7 +150,7 @@ fn another_uplink_that_takes_frames_is_sent_to() {
     let mut world = World::serving(&[remote(7)]);
     let driver = Driver::of(&mut world);
     establish(&driver);
-    world.settings(|settings| settings.takes_frames[2] = cast::BRIDGE);
+    world.settings(|settings| settings.frame_takers[2] = cast::BRIDGE);
     for address in [cast::OTHER, cast::CLIENT] {
         xdp::route_elsewhere(address);
     }
@@ -167,9 +167,10 @@ fn another_uplink_that_takes_frames_is_sent_to() {
 #[test]
 fn what_is_sent_by_another_uplink_arrives_at_its_far_end() {
     let mut world = World::serving(&[remote(7)]);
-    world.settings(|settings| settings.takes_frames = [cast::BRIDGE, 0, 0]);
-    let [uplink, bridge] = world.attach();
+    world.settings(|settings| settings.frame_takers = [cast::BRIDGE, 0, 0]);
+    // Without TC's programs, which would serve what XDP leaves.
     let mut driver = Driver::of(&mut world);
+    let [uplink, bridge] = ["uplink", "bridge"].map(Wire::at_far_end_of);
     driver.attach("bridge-far");
     xdp::route_elsewhere(cast::OTHER);
     let packet = Packet::from_client(syn());

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use aya::EbpfLoader;
-use aya::programs::{Xdp, XdpMode as Kind};
+use aya::programs::XdpMode as Kind;
 use mesh_agent::dataplane::attachments::Attachments;
 use mesh_agent::dataplane::kernel;
-use mesh_agent::dataplane::object::{XDP_OBJECT, program};
+use mesh_agent::dataplane::object::XDP_OBJECT;
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
 use mesh_agent::dataplane::xdp::{XdpMode, XdpState};
@@ -17,6 +17,7 @@ use mesh_common::maps::Sizes;
 
 use crate::support::bpffs::BpfFs;
 use crate::support::namespace::Namespace;
+use crate::support::xdp::uplink_xdp;
 
 const SIZES: Sizes = Sizes { flows: 1024, backends: 1024 };
 
@@ -78,11 +79,7 @@ fn what_is_no_uplink_any_more_loses_it() {
 fn an_uplink_whose_driver_cannot_or_that_is_taken_has_tc_alone() {
     let node = Node::new();
     let mut others = EbpfLoader::new().load(XDP_OBJECT).expect("the object is accepted");
-    let other: &mut Xdp = others
-        .program_mut(program::UPLINK_XDP)
-        .expect("the object has it")
-        .try_into()
-        .expect("it is an XDP program");
+    let other = uplink_xdp(&mut others);
     other.load().expect("the verifier accepts it");
     let link = other.attach_to_if_index(node.uplink.index, Kind::Driver).expect("veth takes XDP programs");
     let agent = node.agent(XdpMode::Native);
@@ -102,13 +99,13 @@ fn an_uplink_whose_driver_cannot_or_that_is_taken_has_tc_alone() {
 }
 
 #[test]
-fn an_uplink_takes_frames_once_its_driver_can_send_them() {
+fn an_uplink_frame_takers_once_its_driver_can_send_them() {
     let node = Node::new();
     node.namespace.ip("link add other type veth peer name far\nlink set other up\nlink set far up\n");
     let other = Interface { index: index("other"), name: "other".into(), ..Interface::default() };
     let gone = Interface { index: 999, name: "gone".into(), ..Interface::default() };
     let uplinks = [gone, node.uplink.clone(), other.clone()];
-    let takers = |uplinks: &[Interface]| node::takers(uplinks).expect("the kernel answers");
+    let takers = |uplinks: &[Interface]| node::frame_takers(uplinks).expect("the kernel answers");
     assert_eq!(takers(&uplinks), [0; 3]);
     // A veth takes them when there is a program at its far end.
     let wire = Interface { index: index("wire"), name: "wire".into(), ..node.uplink.clone() };

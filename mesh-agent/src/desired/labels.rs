@@ -119,7 +119,7 @@ impl Labels {
                 _ => Err(UNKNOWN.to_owned()),
             };
             if let Err(why) = understood {
-                warnings.push(format!("label {label}={value} is ignored: {why}"));
+                warnings.push(ignored(label, value, &why));
             }
         }
         parsed.affinity = has_affinity.then_some(affinity_timeout);
@@ -132,9 +132,13 @@ pub(super) fn node_warnings(labels: &BTreeMap<String, String>) -> Vec<String> {
     let ours = labels.iter().filter(|(label, _)| label.starts_with("mesh."));
     let why = ours.filter_map(|(label, value)| {
         let understood = if label == "mesh.weight" { weight(value) } else { Err(UNKNOWN.to_owned()) };
-        understood.err().map(|why| format!("label {label}={value} is ignored: {why}"))
+        understood.err().map(|why| ignored(label, value, &why))
     });
     why.collect()
+}
+
+fn ignored(label: &str, value: &str, why: &str) -> String {
+    format!("label {label}={value} is ignored: {why}")
 }
 
 /// `mesh.weight`: a node's share of new flows, from its labels. What is not understood counts as 1.

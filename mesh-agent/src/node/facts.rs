@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use mesh_common::net::{Address, Port};
-use mesh_common::settings::{Settings, TAKE_FRAMES};
+use mesh_common::settings::{FRAME_TAKERS, Settings};
 use mesh_common::tunnel::OVERHEAD;
 
 use super::{Interface, NodeView};
@@ -79,7 +79,7 @@ pub struct Told {
     /// `None` leaves names to Docker.
     pub resolver_port: Option<u16>,
     /// Uplinks that take what XDP sends from other ones.
-    pub takes_frames: [u32; TAKE_FRAMES],
+    pub frame_takers: [u32; FRAME_TAKERS],
 }
 
 /// Puts the node's view into the dataplane's terms.
@@ -105,7 +105,7 @@ pub fn facts(
         bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
         resolver_port: Port::new(told.resolver_port.filter(|_| resolver.is_some()).unwrap_or(0)),
         resolver: resolver.map(Address::from).unwrap_or_default(),
-        takes_frames: told.takes_frames,
+        frame_takers: told.frame_takers,
     };
     let addresses = view.interfaces.values().filter(|interface| !interface.is_loopback);
     let towards = peers.iter().filter_map(|peer| {
@@ -230,11 +230,11 @@ mod tests {
             tunnel_port: 4799,
             vni: 7,
             resolver_port: Some(4796),
-            takes_frames: [2, 0, 0],
+            frame_takers: [2, 0, 0],
         };
         let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
-        assert_eq!(facts.settings.takes_frames, [2, 0, 0]);
+        assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));
         assert_eq!((facts.settings.inner_mtu, facts.settings.bridge, facts.default_uplink), (1450, 3, 2));

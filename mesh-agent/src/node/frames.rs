@@ -3,7 +3,7 @@
 
 use std::io::{self, Error, ErrorKind};
 
-use mesh_common::settings::TAKE_FRAMES;
+use mesh_common::settings::FRAME_TAKERS;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
@@ -18,11 +18,11 @@ use super::Interface;
 
 /// `NETDEV_XDP_ACT_NDO_XMIT`. Some drivers have it only while an XDP program is on the interface, a veth while there is one
 /// at its other end.
-const SENDS_FRAMES: u64 = 4;
+const TAKES_FRAMES: u64 = 4;
 
 /// Their indices, and 0 in the other places. There is nothing to be sent from one to the other where there is only one.
-pub fn takers(uplinks: &[Interface]) -> io::Result<[u32; TAKE_FRAMES]> {
-    let mut takers = [0; TAKE_FRAMES];
+pub fn frame_takers(uplinks: &[Interface]) -> io::Result<[u32; FRAME_TAKERS]> {
+    let mut takers = [0; FRAME_TAKERS];
     if uplinks.len() > 1 {
         takers.iter_mut().zip(among(uplinks)?).for_each(|(place, index)| *place = index);
     }
@@ -44,7 +44,7 @@ fn among(uplinks: &[Interface]) -> io::Result<Vec<u32>> {
         let mut request = GenlMessage::from_payload(Device { index: uplink.index, ..Device::default() });
         request.set_resolved_family_id(id);
         // Gone meanwhile, if there is no answer.
-        if ask(&socket, request)?.is_some_and(|device| device.features & SENDS_FRAMES != 0) {
+        if ask(&socket, request)?.is_some_and(|device| device.features & TAKES_FRAMES != 0) {
             takers.push(uplink.index);
         }
     }

@@ -57,11 +57,7 @@ impl Driver {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(XDP_OBJECT).expect("the object is accepted");
-        let xdp: &mut Xdp = ebpf
-            .program_mut(program::UPLINK_XDP)
-            .expect("the object has it")
-            .try_into()
-            .expect("it is an XDP program");
+        let xdp = uplink_xdp(&mut ebpf);
         xdp.load().expect("the verifier accepts it");
         // The kernel runs nothing in the name of an interface without it.
         xdp.attach_to_if_index(cast::UPLINK, XdpMode::Driver).expect("veth takes XDP programs");
@@ -70,13 +66,7 @@ impl Driver {
 
     /// Puts the program on another interface of the namespace that the thread is in, too.
     pub(crate) fn attach(&mut self, interface: &str) {
-        let xdp: &mut Xdp = self
-            .ebpf
-            .program_mut(program::UPLINK_XDP)
-            .expect("the object has it")
-            .try_into()
-            .expect("it is an XDP program");
-        xdp.attach(interface, XdpMode::Driver).expect("veth takes XDP programs");
+        uplink_xdp(&mut self.ebpf).attach(interface, XdpMode::Driver).expect("veth takes XDP programs");
     }
 
     pub(crate) fn run(&self, packet: &[u8]) -> XdpRun {
@@ -178,6 +168,12 @@ impl XdpRun {
             checks::describe(&self.after),
         );
     }
+}
+
+/// The program in its object.
+pub(crate) fn uplink_xdp(ebpf: &mut Ebpf) -> &mut Xdp {
+    let program = ebpf.program_mut(program::UPLINK_XDP).expect("the object has it");
+    program.try_into().expect("it is an XDP program")
 }
 
 /// From now on the kernel does not know the hardware address of a neighbour on the uplink.
