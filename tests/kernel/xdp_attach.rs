@@ -99,7 +99,7 @@ fn an_uplink_whose_driver_cannot_or_that_is_taken_has_tc_alone() {
 }
 
 #[test]
-fn an_uplink_frame_takers_once_its_driver_can_send_them() {
+fn an_uplink_takes_frames_once_its_driver_can_send_them() {
     let node = Node::new();
     node.namespace.ip("link add other type veth peer name far\nlink set other up\nlink set far up\n");
     let other = Interface { index: index("other"), name: "other".into(), ..Interface::default() };
