@@ -28,18 +28,17 @@ pub struct Cmd {
 
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        let inner = Command::new(program);
-        Self { inner, quiet: false, again: None, shown: None }
+        Self::from(Command::new(program))
     }
 
-    /// Cargo, in the workspace's folder, whoever has started this process. What another cargo has told it about itself is taken
+    /// `cargo subcommand`, in the workspace's folder, whoever has started this process, with what Cargo.lock says. What another cargo has told it about itself is taken
     /// back: a crate whose build depends on that (`ring`, on `CARGO_PKG_NAME`) would be built anew for each who asks.
-    pub fn cargo() -> Self {
+    pub fn cargo(subcommand: &str) -> Self {
         let told = |key: &OsStr| {
             let key = key.to_string_lossy();
             key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")
         };
-        let mut cargo = Self::new("cargo").dir(paths::root());
+        let mut cargo = Self::new("cargo").args([subcommand, "--locked"]).dir(paths::root());
         for (key, _) in env::vars_os().filter(|(key, _)| told(key)) {
             cargo.inner.env_remove(key);
         }
@@ -207,6 +206,12 @@ impl Cmd {
     }
 }
 
+impl From<Command> for Cmd {
+    fn from(inner: Command) -> Self {
+        Self { inner, quiet: false, again: None, shown: None }
+    }
+}
+
 /// Where a program of this name is. The system's own folders count, also for users who do not have them on the PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -248,7 +253,7 @@ mod tests {
     fn a_cargo_is_told_of_no_other_cargos_package() {
         let name = "CARGO_PKG_NAME".as_ref();
         assert!(env::var_os(name).is_some(), "cargo has started this test");
-        let cargo = Cmd::cargo();
+        let cargo = Cmd::cargo("test");
         assert!(cargo.inner.get_envs().any(|told| told == (name, None)), "{cargo:?}");
     }
 

@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 mod image;
 mod lab;
+mod lint;
 mod setup;
 mod test;
 
@@ -32,8 +33,10 @@ enum Command {
     Bench(bench::Args),
     /// The agent's image: target/mesh-agent.tar, for `docker load`
     Image,
-    /// Formatting, lints for host and BPF, docs, dependencies, tests
-    Ci(ci::Args),
+    /// Formatting, lints for host and BPF, docs, dependencies
+    Lint,
+    /// `lint` and `test`: everything that must hold before a change is taken
+    Ci,
     /// Installs what is missing to build, test and run the lab
     Setup(setup::Args),
 }
@@ -45,7 +48,8 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Image => image::run(),
-        Command::Ci(args) => ci::run(&args),
+        Command::Lint => lint::run(),
+        Command::Ci => ci::run(),
         Command::Setup(args) => setup::run(&args),
     };
     match done {

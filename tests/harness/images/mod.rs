@@ -33,8 +33,8 @@ pub const AGENT: &str = "mesh-agent:latest";
 
 /// Builds a binary of this workspace that needs nothing from the system it runs on.
 fn build_static(package: &str, binary: &str) -> Result<PathBuf> {
-    Cmd::cargo()
-        .args(["build", "--release", "--target", STATIC_TARGET])
+    Cmd::cargo("build")
+        .args(["--release", "--target", STATIC_TARGET])
         .args(["--package", package, "--bin", binary])
         .run()?;
     let path = static_binary(binary);

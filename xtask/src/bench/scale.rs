@@ -24,8 +24,8 @@ pub(super) fn run(quick: bool) -> Result<()> {
 
 fn measure(services: usize, changes: usize) -> Result<Value> {
     let numbers = [services, TASKS, NETWORKS_HERE.min(services.div_ceil(100)), changes];
-    let bench = ["bench", "--quiet", "--package", "mesh-tests", "--bench", "scale", "--"];
-    let cargo = Cmd::cargo().args(bench);
+    let bench = ["--quiet", "--package", "mesh-tests", "--bench", "scale", "--"];
+    let cargo = Cmd::cargo("bench").args(bench);
     let text = cargo.args(numbers.map(|number| number.to_string())).quiet().read()?;
     let line = text.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("not understood: {text}"))

@@ -1,12 +1,14 @@
 //! `cargo xtask setup`: installs what is missing, and prints each command that it runs. With nothing missing it only
 //! looks, so every other command begins with it.
 
+mod toolchain;
+
 use std::{cell::Cell, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use mesh_tests::{
     cmd::{Cmd, find, on_path},
-    paths::{self, STATIC_TARGET},
+    paths,
 };
 
 #[derive(clap::Args)]
@@ -73,6 +75,7 @@ const LAB: &[(&str, &str)] = &[
     ("dig", "bind9-dnsutils"),
     ("ping", "iputils-ping"),
     ("unbound", "unbound"),
+    ("openssl", "openssl"),
 ];
 
 const BENCH: &[(&str, &str)] = &[
@@ -92,86 +95,7 @@ const VM: &[(&str, &str)] = &[
 
 fn build(apt: &Apt) -> Result<()> {
     apt.install(&[("cc", "build-essential"), ("musl-gcc", "musl-tools")])?;
-    static_target()?;
-    let llvm = bpf_toolchain(apt)?;
-    bpf_linker(apt, llvm)
-}
-
-fn static_target() -> Result<()> {
-    let sysroot = Cmd::new("rustc").args(["--print", "sysroot"]).quiet().read()?;
-    if PathBuf::from(sysroot).join("lib/rustlib").join(STATIC_TARGET).exists() {
-        return Ok(());
-    }
-    Cmd::new("rustup").args(["target", "add", STATIC_TARGET]).run()
-}
-
-/// A compiler for the BPF target: nightly with the sources of `core`, or Debian's where rustup cannot fetch it.
-/// Returns the major version of its LLVM.
-fn bpf_toolchain(apt: &Apt) -> Result<u32> {
-    if let Some(llvm) = nightly_with_sources() {
-        return Ok(llvm);
-    }
-    let nightly = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
-    if on_path("rustup") {
-        match Cmd::new("rustup").args(nightly).run() {
-            Ok(()) => {}
-            Err(error) => eprintln!("rustup cannot fetch nightly ({error}); trying Debian's compiler"),
-        }
-    }
-    if let Some(llvm) = nightly_with_sources() {
-        return Ok(llvm);
-    }
-    apt.install(&[("/usr/share/doc/rustc-web", "rustc-web"), ("/usr/share/doc/cargo-web", "cargo-web")])?;
-    apt.install(&[("/usr/share/doc/rust-web-src", "rust-web-src")])?;
-    llvm_major(Cmd::new("/usr/bin/rustc").arg("-vV")).context("Debian's rustc does not name its LLVM")
-}
-
-/// Whether eBPF is built by rustup's nightly, and not by Debian's compiler.
-pub(crate) fn has_nightly() -> bool {
-    nightly_with_sources().is_some()
-}
-
-fn nightly_with_sources() -> Option<u32> {
-    let rustc = |args: &[&str]| Cmd::new("rustup").args(["run", "nightly", "rustc"]).args(args).quiet();
-    let sysroot = rustc(&["--print", "sysroot"]).read().ok()?;
-    let sources = PathBuf::from(sysroot).join("lib/rustlib/src/rust/library/core");
-    if sources.exists() { llvm_major(rustc(&["-vV"])) } else { None }
-}
-
-fn llvm_major(rustc: Cmd) -> Option<u32> {
-    let text = rustc.quiet().read().ok()?;
-    text.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
-}
-
-/// bpf-linker reads what rustc's LLVM wrote, so it is built against the same major version, and again when that changes.
-fn bpf_linker(apt: &Apt, llvm: u32) -> Result<()> {
-    if on_path("bpf-linker") && built_for().is_none_or(|version| version == llvm) {
-        return Ok(());
-    }
-    let prefix = format!("/usr/lib/llvm-{llvm}");
-    let (package, polly) = (format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"));
-    let config = format!("{prefix}/bin/llvm-config");
-    let library = format!("{prefix}/lib/libPolly.a");
-    apt.install(&[(&config, &package), (&library, &polly)])?;
-    Cmd::new("cargo")
-        .args(["install", "bpf-linker", "--no-default-features", "--locked", "--force"])
-        .args(["--features", &format!("llvm-{llvm}")])
-        .env("LLVM_PREFIX", &prefix)
-        .run()
-}
-
-/// The LLVM that bpf-linker was built with, from the library it loads; none when it brings its own, and is trusted.
-fn built_for() -> Option<u32> {
-    let path = Cmd::new("sh").args(["-c", "command -v bpf-linker"]).quiet().read().ok()?;
-    let libraries = Cmd::new("ldd").arg(path).quiet().read().ok()?;
-    libraries
-        .split("libLLVM")
-        .nth(1)?
-        .trim_start_matches(['.', '-', 's', 'o'])
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    toolchain::ensure(apt)
 }
 
 /// virtme-ng is no package of Debian 12; Python's installer puts it where only this repository sees it.
@@ -195,11 +119,20 @@ fn virtme_folder() -> PathBuf {
     paths::target().join("vm/virtme-ng")
 }
 
+/// One that this compiler can build.
+const CARGO_DENY: &str = "=0.20.2";
+
 fn lint() -> Result<()> {
-    if on_path("cargo-deny") {
+    toolchain::components(&["clippy", "rustfmt"])?;
+    if cargo_deny().is_file() {
         return Ok(());
     }
-    Cmd::new("cargo").args(["install", "cargo-deny", "--locked"]).run()
+    toolchain::cargo_install("cargo-deny", CARGO_DENY).run()
+}
+
+/// Checks dependencies.
+pub(crate) fn cargo_deny() -> PathBuf {
+    toolchain::tools().join("bin/cargo-deny")
 }
 
 /// Debian's packages; the lists are fetched once, and only if something has to be installed.
