@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
+use crate::{paths, terminal};
 
 /// A command that is printed before it runs and reported whole when it fails.
 #[derive(Debug)]
@@ -199,9 +199,10 @@ impl Cmd {
         line + &quoted(&self.inner.get_program().to_string_lossy())
     }
 
-    fn announce(&self) {
+    /// Shows the command, as all that run one do by themselves.
+    pub fn announce(&self) {
         if !self.quiet {
-            eprintln!("\x1b[2m$ {}\x1b[0m", self.line());
+            eprintln!("{}", terminal::dim(&format!("$ {}", self.line())));
         }
     }
 }
