@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::args::{RunArguments, Switch};
 use crate::cgroup;
+use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
@@ -28,6 +29,7 @@ use crate::desired::names::{Names, Sandbox, Seat};
 use crate::desired::{self, Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::dns::inside;
+use crate::health::{self, Vitals};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::{self, Sandboxes};
 use crate::node::{self, Interface, NodeView, Told};
@@ -63,13 +65,15 @@ pub struct Inputs {
 /// What others read of the core's work.
 #[derive(Clone)]
 pub struct Outputs {
-    pub published: Arc<Mutex<Published>>,
+    pub published: Arc<Mutex<Arc<Published>>>,
     /// What containers here may ask for.
     pub names: watch::Sender<Arc<Names>>,
     /// Where the resolver is to listen; `None` while there is no bridge.
     pub resolver: watch::Sender<Option<SocketAddrV4>>,
     /// Which nodes are to be asked for signs of life.
     pub wanted: watch::Sender<Option<Wanted>>,
+    /// How this loop is.
+    pub vitals: watch::Sender<Vitals>,
 }
 
 /// What the tables were last made from.
@@ -155,9 +159,12 @@ impl Core {
         let mut full_round = interval(FULL_ROUND);
         full_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         full_round.reset();
+        let mut pulse = interval(health::PULSE);
         let mut failed = self.round(&inputs).await;
         loop {
+            self.outputs.vitals.send_modify(|vitals| vitals.turned(Instant::now()));
             tokio::select! {
+                _ = pulse.tick() => continue,
                 Some(inquiry) = inputs.inquiries.recv() => {
                     self.answer(inquiry);
                     continue;
@@ -255,8 +262,22 @@ impl Core {
             warnings.push("Docker does not say which address this node has in the Swarm".into());
         }
         self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
+        let made = self.came_to(&uplinks, &errors);
+        self.outputs.vitals.send_modify(|vitals| vitals.made(made, now));
         self.tell(warnings);
         failed
+    }
+
+    /// What a round came to, with what could not be attached.
+    fn came_to(&self, uplinks: &[Interface], errors: &[DataplaneError]) -> health::Round {
+        let attached = self.attachments.interfaces();
+        let is_nowhere = !uplinks.iter().any(|uplink| attached.contains_key(&uplink.index));
+        health::Round {
+            nowhere: errors.first().filter(|_| is_nowhere).map(|error| format!("{error:#}")),
+            is_complete: self.last.is_some(),
+            unwritten: self.reconciler.problems().node.clone(),
+            is_removed: self.attachments.is_removed(),
+        }
     }
 
     /// Follows the flows that come in while programs are replaced, until they surely are.
@@ -405,7 +426,7 @@ impl Core {
             warnings,
         );
         published.pulses = pulses.clone();
-        *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+        *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
     }
 
     /// Each warning once, when it begins.

@@ -16,6 +16,7 @@ pub mod core;
 pub mod dataplane;
 pub mod desired;
 pub mod dns;
+pub mod health;
 pub mod logging;
 pub mod node;
 pub mod peers;

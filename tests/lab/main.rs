@@ -15,6 +15,7 @@ mod names;
 mod nodes;
 mod peers;
 mod policies;
+mod stack_file;
 mod support;
 mod tunnel;
 mod uninstall;
@@ -56,6 +57,7 @@ const SUITES: &[&[Scenario]] = &[
     updates::SCENARIOS,
     deaths::SCENARIOS,
     agent::SCENARIOS,
+    stack_file::SCENARIOS,
     nodes::SCENARIOS,
     xdp::SCENARIOS,
     flood::SCENARIOS,

@@ -118,10 +118,20 @@ fn bootstrap(suite: Suite, root: &Path) -> Result<()> {
         .arg(root)
         .arg("-")
         .read_fed(&sources)?;
-    // Names are looked up as here.
+    // Names are looked up as here, and authorities trusted that this machine trusts beside Debian's, like a proxy's.
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf")).context("cannot copy /etc/resolv.conf")?;
+    if let Ok(own) = fs::read_dir(OWN_AUTHORITIES) {
+        for file in own.flatten() {
+            let there = root.join(OWN_AUTHORITIES.trim_start_matches('/')).join(file.file_name());
+            fs::copy(file.path(), &there).with_context(|| format!("cannot write {}", there.display()))?;
+        }
+        inside_at(root, "/", "update-ca-certificates").quiet().read()?;
+    }
     Ok(())
 }
+
+/// Where Debian's `update-ca-certificates` looks for a machine's own.
+const OWN_AUTHORITIES: &str = "/usr/local/share/ca-certificates";
 
 /// Where this machine gets packages of this archive from.
 fn mirror_of(archive: &str) -> Result<String> {
