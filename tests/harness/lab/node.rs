@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{BASE, cgroups, fabric};
+use super::{BASE, Docker, cgroups, fabric};
 use crate::{cmd::Cmd, wait};
 
 const NODE_SCRIPT: &str = include_str!("node.sh");
@@ -25,13 +25,14 @@ pub struct Node {
     /// Its address on the fabric.
     pub address: String,
     pub manager: bool,
+    docker: Docker,
     /// Process 1 of the node, by the host's count.
     pid: i32,
 }
 
 impl Node {
     /// Makes the namespaces of node `index` and starts its dockerd, without waiting for that.
-    pub(super) fn boot(index: usize, manager: bool) -> Result<Self> {
+    pub(super) fn boot(index: usize, manager: bool, docker: Docker) -> Result<Self> {
         let name = format!("node{index}");
         cgroups::create(&name)?;
         let dir = Path::new(BASE).join(&name);
@@ -49,7 +50,7 @@ impl Node {
             },
         )?;
         fabric::connect(&name, index, pid)?;
-        let node = Self { name, address: fabric::address(index), manager, pid };
+        let node = Self { name, address: fabric::address(index), manager, docker, pid };
         node.start_docker()?;
         Ok(node)
     }
@@ -65,7 +66,7 @@ impl Node {
         const ENTER: &str =
             r#"while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@""#;
         let files = cgroups::membership(&self.name).unwrap_or_default();
-        Cmd::new("sh")
+        self.with_its_docker("sh")
             .args(["-c", ENTER, "sh"])
             .args(files)
             .args(["--", "nsenter", "--target", &self.pid.to_string()])
@@ -81,15 +82,24 @@ impl Node {
             .shown_as(format!("{}: {program}", self.name))
     }
 
-    /// The docker client of the host, speaking to this node's dockerd. What it changes in the Swarm it has read before, and
+    /// The docker client of this node's version, speaking to this node's dockerd. What it changes in the Swarm it has read before, and
     /// swarmkit refuses it when the Swarm itself was faster (`manager/state/store`, `ErrSequenceConflict`).
     pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        Cmd::new("docker")
+        self.with_its_docker("docker")
             .again_when("update out of sequence")
             .env_remove("DOCKER_CONTEXT")
             .env("DOCKER_HOST", format!("unix://{}", self.docker_socket().display()))
             .shown_as(format!("{}: docker", self.name))
             .args(args)
+    }
+
+    /// A program that finds this node's Docker first.
+    fn with_its_docker(&self, program: &str) -> Cmd {
+        let cmd = Cmd::new(program);
+        match self.docker.path() {
+            Some(path) => cmd.env("PATH", path),
+            None => cmd,
+        }
     }
 
     /// Starts dockerd; [`Node::wait_for_docker`] says when it answers.
