@@ -1,6 +1,7 @@
 //! One node of the lab: its namespaces, its dockerd, and running things in it.
 
 use std::{
+    cmp::Reverse,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
@@ -203,6 +204,18 @@ impl Node {
         pids.into_iter().find(first_in).with_context(|| format!("no process of {container} on {}", self.name))
     }
 
+    /// The processes here whose command line begins with these words, by the host's count, the latest first.
+    pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
+        let begins = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut found = line.split(|byte| *byte == 0);
+            words.iter().all(|word| found.next().is_some_and(|found| found == word.as_bytes()))
+        };
+        let mut found: Vec<i32> = cgroups::processes(&self.name)?.into_iter().filter(begins).collect();
+        found.sort_by_key(|pid| Reverse(started(*pid)));
+        Ok(found)
+    }
+
     /// A file of the node, for the host.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
@@ -222,6 +235,14 @@ impl Node {
     fn dir(&self) -> PathBuf {
         Path::new(BASE).join(&self.name)
     }
+}
+
+/// When a process was started, in ticks since the machine was: field 22 of `/proc/PID/stat`, the 20th after its name, which may
+/// have spaces.
+fn started(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
 }
 
 /// nsenter stops when what it has started stops, and would not go on with it.
