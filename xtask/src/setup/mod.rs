@@ -33,10 +33,12 @@ pub(crate) enum Set {
     Vm,
     /// Lints and checks of dependencies
     Lint,
+    /// A bare Debian in a folder
+    Fresh,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Vm, Set::Lint];
+    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Vm, Set::Lint, Set::Fresh];
     ensure(if args.sets.is_empty() { &all } else { &args.sets })?;
     println!("nothing is missing");
     Ok(())
@@ -53,6 +55,7 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
             Set::Vm => virtual_machine(&apt)?,
             Set::Lint => lint()?,
+            Set::Fresh => apt.install(&[("mmdebstrap", "mmdebstrap"), ("git", "git")])?,
         }
     }
     Ok(())
@@ -127,7 +130,8 @@ fn lint() -> Result<()> {
     if cargo_deny().is_file() {
         return Ok(());
     }
-    toolchain::cargo_install("cargo-deny", CARGO_DENY).run()
+    // Optimised it would take minutes to build, and save seconds.
+    toolchain::cargo_install("cargo-deny", CARGO_DENY).arg("--debug").run()
 }
 
 /// Checks dependencies.
