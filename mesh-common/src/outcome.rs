@@ -134,6 +134,8 @@ outcomes! {
     RefusalSwallowed = 44, "refusal_swallowed";
     /// A container's question about a name, answered with what the agent has answered to it before.
     NameAnswered = 45, "name_answered";
+    /// Dropped: for the tunnel's port, but sent neither by these programs nor by an agent.
+    ForgedTunnel = 46, "forged_tunnel";
 }
 
 impl Outcome {
@@ -159,6 +161,7 @@ impl Outcome {
                 | Self::TooBigDropped
                 | Self::RefusedFragment
                 | Self::RefusalSwallowed
+                | Self::ForgedTunnel
         )
     }
 }

@@ -299,6 +299,7 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::TooBigDropped
         | Outcome::RefusedFragment
         | Outcome::RefusalSwallowed
+        | Outcome::ForgedTunnel
         // Of flows or sockets, not of packets.
         | Outcome::FlowUnprotected
         | Outcome::SocketToTask

@@ -1,6 +1,6 @@
 //! The tunnel between an entry node and a home node: putting packets in, and taking them out.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, size_of};
 
 use mesh_common::backend::{Backend, TaskKey};
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, ethertype, protocol};
@@ -8,9 +8,10 @@ use mesh_common::outcome::Outcome;
 use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
-use mesh_common::tunnel::flags::{PROBE, REPLY};
+use mesh_common::tunnel::flags::{PROBE, PROBE_ANSWER, REPLY};
 use mesh_common::tunnel::{
-    OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
+    MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader,
+    VXLAN_FLAG_VNI, known,
 };
 
 use crate::delivery::{self, Target};
@@ -80,6 +81,15 @@ pub(crate) fn is_tunnelled(packet: &Packet, settings: &Settings) -> bool {
         && packet.destination_port == settings.tunnel_port
         && packet.fragment == Fragment::Whole
         && packet.transport == NETWORK + IPV4_HEADER
+}
+
+/// Where the flags stand, counted from the Ethernet header.
+const FLAGS: usize = NETWORK + OVERHEAD - 4;
+
+/// The flags of a packet of the tunnel; none if it is too short for any.
+#[inline(always)]
+pub(crate) fn flags(frame: &Frame) -> u16 {
+    frame.read(FLAGS).map_or(0, u16::from_be)
 }
 
 /// UDP, VXLAN and inner Ethernet headers. All fields in network byte order.
@@ -162,9 +172,8 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     if !node::is_peer(sender) {
         return Err(Outcome::UnknownPeer);
     }
-    if address.flags & PROBE != 0 {
-        rewrite::udp::turn(frame, packet)?;
-        return Err(Outcome::Probed);
+    if address.flags & (PROBE | PROBE_ANSWER) != 0 {
+        return Err(answer_probe(frame, packet, settings, address.flags));
     }
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
         return Err(Outcome::Malformed);
@@ -177,6 +186,35 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     }
     flows::remember_fragment(packet);
     Ok(Arrival { address, sender })
+}
+
+/// Turns a probe into its answer. What no agent asks is not answered: an answer, which would be asked and answered for ever
+/// where it came to a tunnel's port, and anything long.
+#[inline(always)]
+fn answer_probe(frame: &Frame, packet: &Packet, settings: &Settings, flags: u16) -> Outcome {
+    if flags & PROBE_ANSWER != 0
+        || packet.source_port == settings.tunnel_port
+        || usize::from(packet.length) > OVERHEAD + MOST_PROBE_PAYLOAD
+    {
+        return Outcome::ForgedTunnel;
+    }
+    match try_answer_probe(frame, packet, flags) {
+        Ok(()) => Outcome::Probed,
+        Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+fn try_answer_probe(frame: &Frame, packet: &Packet, flags: u16) -> Result<(), Outcome> {
+    const KNOWN: usize = OVERHEAD + PROBE_KNOWN;
+
+    if usize::from(packet.length) >= KNOWN + size_of::<u16>() {
+        let [bits, _]: [u8; 2] = frame.read(NETWORK + KNOWN).ok_or(Outcome::Malformed)?;
+        if bits & known::PROBE_ANSWER != 0 {
+            rewrite::udp::set_word(frame, packet, FLAGS, flags.to_be(), PROBE_ANSWER.to_be())?;
+        }
+    }
+    rewrite::udp::turn(frame, packet)
 }
 
 /// At the home node: a client's packet for a task here.

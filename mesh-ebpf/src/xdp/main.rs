@@ -65,11 +65,10 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
-use mesh_common::tunnel::OVERHEAD;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::Frame;
-use crate::packet::{NETWORK, Packet};
+use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Verdict, Way};
 
 #[xdp]
@@ -108,7 +107,7 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     if !tunnel::is_tunnelled(packet, settings) {
         return request::handle(frame, packet, settings);
     }
-    if tunnel_flags(frame) & (REPLY | PROBE) == 0 {
+    if tunnel::flags(frame) & (REPLY | PROBE) == 0 {
         return Outcome::NotOurs.into();
     }
     let mut arrival = MaybeUninit::uninit();
@@ -118,12 +117,6 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         Err(Outcome::Probed) => Verdict::from((Outcome::Probed, frame.back())).into(),
         Err(outcome) => outcome.into(),
     }
-}
-
-/// The flags of a packet of the tunnel; none if it is too short for any.
-#[inline(always)]
-fn tunnel_flags(frame: &Frame) -> u16 {
-    frame.read(NETWORK + OVERHEAD - 4).map_or(0, u16::from_be)
 }
 
 /// The only place that turns an outcome into XDP's verdict.
