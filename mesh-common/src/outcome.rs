@@ -136,6 +136,12 @@ outcomes! {
     NameAnswered = 45, "name_answered";
     /// Dropped: for the tunnel's port, but sent neither by these programs nor by an agent.
     ForgedTunnel = 46, "forged_tunnel";
+    /// Dropped: a tunnel packet of another node that came in by an uplink that does not lead to it.
+    WrongUplink = 47, "wrong_uplink";
+    /// Dropped: an answer out of the tunnel for a flow that another task has, or another node's.
+    WrongSender = 48, "wrong_sender";
+    /// Dropped: an answer out of the tunnel for a flow that nobody knows, and that goes to no client of a published port.
+    UnknownAnswer = 49, "unknown_answer";
 }
 
 impl Outcome {
@@ -162,6 +168,9 @@ impl Outcome {
                 | Self::RefusedFragment
                 | Self::RefusalSwallowed
                 | Self::ForgedTunnel
+                | Self::WrongUplink
+                | Self::WrongSender
+                | Self::UnknownAnswer
         )
     }
 }

@@ -55,7 +55,7 @@ fn an_answers_checksum_is_right_if_the_probe_had_one() {
             let question = checked(data(&probe), cast::OTHER, cast::NODE, SOCKET, TUNNEL_PORT);
             let answer = data(&Tunnel { flags, ..probe });
             let answer = checked(answer, cast::NODE, cast::OTHER, TUNNEL_PORT, SOCKET)
-                .macs(question.source_mac, question.destination_mac);
+                .macs(cast::OTHER_MAC, cast::NODE_MAC);
             answers.as_datagram(&question.bytes(), &answer.bytes());
         }
     });

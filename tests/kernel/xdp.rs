@@ -1,7 +1,7 @@
 //! What XDP does itself, what it leaves to TC, and that what it leaves is as it came.
 
 use mesh_common::flow::{Flow, FlowKey, Opening};
-use mesh_common::net::protocol;
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
@@ -117,6 +117,9 @@ fn what_is_for_this_node_is_left_to_tc() {
         let request = packet.with(|packet| packet.destination = cast::OTHER);
         driver.run(&Tunnel::to_here(5).around(&request.ip())).is_left_to_tc();
     }
+    let backend = world.backends(&[remote(7)])[0];
+    let key = FlowKey { client: Address::new(cast::NODE), ..flow_key(protocol::TCP) };
+    world.insert("FLOWS", key, Flow { backend, generation: 1, ..Flow::default() });
     let to_process = answered(7, answer(ACK, b"answer")).with(|packet| packet.destination = cast::NODE);
     driver.run(&Tunnel::to_here(7).reply().around(&to_process.ip())).is_left_to_tc();
 }

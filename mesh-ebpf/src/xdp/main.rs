@@ -69,7 +69,7 @@ use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::Frame;
 use crate::packet::Packet;
-use crate::verdict::{PackedVerdict, Verdict, Way};
+use crate::verdict::{PackedVerdict, Way};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
@@ -114,7 +114,7 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     match tunnel::open(frame, packet, settings, &mut arrival) {
         // SAFETY: it has been written.
         Ok(()) => tunnel::answer(frame, packet, unsafe { arrival.assume_init_ref() }),
-        Err(Outcome::Probed) => Verdict::from((Outcome::Probed, frame.back())).into(),
+        Err(Outcome::Probed) => tunnel::answer_probe(frame, packet, settings),
         Err(outcome) => outcome.into(),
     }
 }
