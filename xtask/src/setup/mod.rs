@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and prints each command that it runs. With nothing missing it only
 //! looks, so every other command begins with it.
 
+pub(crate) mod docker;
 mod toolchain;
 
 use std::{cell::Cell, path::PathBuf};
@@ -25,6 +26,8 @@ pub(crate) enum Set {
     Build,
     /// A Swarm on this machine and clients to try it with
     Lab,
+    /// Docker as other releases of Debian have it, for the lab
+    Dockers,
     /// Resolvers and rules to compare with, and what measures them
     Bench,
     /// A proxy to compare with
@@ -38,7 +41,7 @@ pub(crate) enum Set {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Vm, Set::Lint, Set::Fresh];
+    let all = [Set::Build, Set::Lab, Set::Dockers, Set::Bench, Set::Proxy, Set::Vm, Set::Lint, Set::Fresh];
     ensure(if args.sets.is_empty() { &all } else { &args.sets })?;
     println!("nothing is missing");
     Ok(())
@@ -51,6 +54,7 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
         match set {
             Set::Build => build(&apt)?,
             Set::Lab => apt.install(LAB)?,
+            Set::Dockers => docker::provide_all()?,
             Set::Bench => apt.install(BENCH)?,
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
             Set::Vm => virtual_machine(&apt)?,
