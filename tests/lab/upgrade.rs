@@ -209,10 +209,19 @@ fn up_to_date(lab: &Lab) -> Result<usize> {
     let inspect = lab.docker(["inspect", "--type", "task"]).args(ids.lines());
     let tasks: Vec<Value> = serde_json::from_str(&inspect.quiet().read()?)?;
     let as_wanted = |task: &&Value| {
-        let same = |key: &str| task["Spec"][key] == wanted[key];
+        let same = |key: &str| said(&task["Spec"][key]) == said(&wanted[key]);
         task["Status"]["State"] == "running" && same("ContainerSpec") && same("ForceUpdate")
     };
     Ok(tasks.iter().filter(as_wanted).count())
+}
+
+/// Without what says nothing: of a service, Docker shows more of that than of its tasks.
+fn said(value: &Value) -> Value {
+    let Value::Object(fields) = value else { return value.clone() };
+    let fields = fields.iter().map(|(key, value)| (key.clone(), said(value)));
+    let says_something =
+        |value: &Value| !value.is_null() && value.as_object().is_none_or(|fields| !fields.is_empty());
+    Value::Object(fields.filter(|(_, value)| says_something(value)).collect())
 }
 
 /// The nodes whose agent runs this image.
