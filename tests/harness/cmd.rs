@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{deadline::finish, paths};
+use crate::{deadline::finish, paths, terminal};
 
 /// How long a command may take whose output is waited for: far longer than any should.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -218,9 +218,10 @@ impl Cmd {
         line + &quoted(&self.inner.get_program().to_string_lossy())
     }
 
-    fn announce(&self) {
+    /// Shows the command, as all that run one do by themselves.
+    pub fn announce(&self) {
         if !self.quiet {
-            eprintln!("\x1b[2m$ {}\x1b[0m", self.line());
+            eprintln!("{}", terminal::dim(&format!("$ {}", self.line())));
         }
     }
 }

@@ -14,4 +14,5 @@ pub mod lab;
 pub mod mesh;
 pub mod paths;
 pub mod service;
+pub mod terminal;
 pub mod wait;

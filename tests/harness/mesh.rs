@@ -58,13 +58,23 @@ pub fn deploy_with_xdp(lab: &Lab) -> Result<()> {
 
 fn deploy_with(lab: &Lab, xdp: &str) -> Result<()> {
     let service = format!("{STACK}_agent");
-    let deployed = lab.docker(["service", "inspect", &service]).succeeds();
+    let deployed = is_deployed(lab);
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
     lab.docker(deploy).arg(stack_file()).arg(STACK).env("MESH_XDP", xdp).read()?;
     if deployed {
         // The tag names another image, which the Swarm cannot know.
         lab.docker(["service", "update", "--quiet", "--force", "--no-resolve-image", &service]).read()?;
     }
+    answers(lab)
+}
+
+/// Whether there is a stack, whatever its agents do.
+pub fn is_deployed(lab: &Lab) -> bool {
+    lab.docker(["service", "inspect", &format!("{STACK}_agent")]).succeeds()
+}
+
+/// Waits until every node's agent answers.
+pub fn answers(lab: &Lab) -> Result<()> {
     let answers = wait::for_up_to(Duration::from_mins(1), "an agent answers on every node", || {
         lab.on_every_node(status).map(drop)
     });
@@ -116,6 +126,12 @@ pub fn withdraw(lab: &Lab) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Gives the nodes back to Docker, and removes the stack.
+pub fn uninstall(lab: &Lab) -> Result<()> {
+    lab.on_every_node(|node| agent(node, &["uninstall"])?.read().map(drop))?;
+    withdraw(lab)
 }
 
 /// What `mesh-agent status --format json` says on a node, asked of the agent itself: Docker is neither needed nor disturbed.

@@ -22,7 +22,10 @@ use crate::{
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("agents that are killed interrupt no connection and no request", killed_agents),
     ("agents that are killed in turn interrupt no connection and no request", killed_in_turn),
-    ("new builds and other table sizes of the agent interrupt no connection and no request", exchanged),
+    (
+        "restarts, another image and other table sizes of the agent interrupt no connection and no request",
+        exchanged,
+    ),
     ("an agent keeps to its memory limit", memory),
 ];
 
@@ -86,7 +89,7 @@ fn killed_in_turn(lab: &Lab) -> Result<()> {
     outcome.nothing_broke()
 }
 
-/// Another tag of the same build: to the Swarm a new image.
+/// Another tag of the same build: to the Swarm a new image. Another version is exchanged in `upgrade.rs`.
 const OTHER_BUILD: &str = "mesh-agent:other";
 
 fn exchanged(lab: &Lab) -> Result<()> {

@@ -24,6 +24,7 @@ mod tunnel;
 mod uninstall;
 mod untouched;
 mod updates;
+mod upgrade;
 mod upstreams;
 mod vip;
 mod xdp;
@@ -62,6 +63,7 @@ const SUITES: &[&[Scenario]] = &[
     flood::SCENARIOS,
     peers::SCENARIOS,
     managers::SCENARIOS,
+    upgrade::SCENARIOS,
     uninstall::SCENARIOS,
 ];
 
@@ -125,6 +127,12 @@ fn main() -> ExitCode {
 /// Returns how many failed.
 fn run_all(scenarios: &[&Scenario], docker: Docker) -> Result<usize> {
     let images = mesh::build_all()?;
+    if scenarios.iter().any(|(name, _)| upgrade::SCENARIOS.iter().any(|(own, _)| name == own)) {
+        // Before there is a lab that would have to wait for it; the scenario itself fails where it cannot be built.
+        if let Err(error) = upgrade::build_the_version_before() {
+            eprintln!("{error:#}");
+        }
+    }
     let _lock = Lock::take()?;
     interrupt::catch();
     let outcome = prepare(&images, docker).and_then(|lab| run(scenarios, &lab));

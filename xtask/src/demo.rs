@@ -13,7 +13,7 @@ use mesh_tests::{
     lab::{CLIENT, Lab, Lock, Shape},
     mesh,
     service::{Service, Spec},
-    wait,
+    terminal, wait,
 };
 
 use crate::setup::{self, Set, docker};
@@ -153,5 +153,5 @@ fn stay(lab: &Lab) {
 }
 
 fn title(text: &str) {
-    println!("\n\x1b[1m{text}\x1b[0m");
+    println!("\n{}", terminal::bold(text));
 }

@@ -30,10 +30,10 @@ enum Command {
     Test(test::Args),
     /// A real Swarm on this machine, with or without the mesh on it
     Lab(lab::Args),
-    /// Measurements, most of them on the lab that is up
+    /// Measurements; each brings up what it needs, a lab too, and takes it down again
     Bench(bench::Args),
     /// The agent's image: target/mesh-agent.tar, for `docker load`
-    Image,
+    Image(image::Args),
     /// The README's commands in a bare Debian with nothing but Rust: what a newcomer meets
     Fresh(fresh::Args),
     /// Formatting, lints for host and BPF, docs, dependencies
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),
-        Command::Image => image::run(),
+        Command::Image(args) => image::run(&args),
         Command::Fresh(args) => fresh::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),

@@ -1,6 +1,6 @@
 //! The agent's image: one static binary.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -10,9 +10,17 @@ use crate::paths::target;
 /// Builds the agent and writes `target/mesh-agent.tar`.
 pub fn agent() -> Result<PathBuf> {
     let binary = build_static("mesh-agent", "mesh-agent")?;
+    let tags = vec![AGENT.into(), format!("mesh-agent:{}", env!("CARGO_PKG_VERSION"))];
+    let archive = target().join("mesh-agent.tar");
+    pack(&binary, tags, &archive)?;
+    Ok(archive)
+}
+
+/// Writes the image of an agent that is built.
+pub(super) fn pack(binary: &Path, tags: Vec<String>, archive: &Path) -> Result<()> {
     let layer = Layer::pack(|files| {
         files.directory("/usr/local/bin", 0o755)?;
-        files.copy(&binary, "/usr/local/bin/mesh-agent")?;
+        files.copy(binary, "/usr/local/bin/mesh-agent")?;
         files.directory("/tmp", 0o1777)
     })?;
     let config = Config {
@@ -21,8 +29,5 @@ pub fn agent() -> Result<PathBuf> {
         env: vec!["PATH=/usr/local/bin".into()],
         ..Config::default()
     };
-    let tags = vec![AGENT.into(), format!("mesh-agent:{}", env!("CARGO_PKG_VERSION"))];
-    let archive = target().join("mesh-agent.tar");
-    Image::save(&[Image { tags, config, layer: &layer }], &archive)?;
-    Ok(archive)
+    Image::save(&[Image { tags, config, layer: &layer }], archive)
 }

@@ -4,6 +4,7 @@ mod agent;
 mod archive;
 mod nginx;
 mod redis;
+mod revision;
 mod workload;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use self::{
     archive::{Config, Healthcheck, Image, Layer},
     nginx::nginx,
     redis::redis,
+    revision::Revision,
     workload::workload,
 };
 use crate::{

@@ -21,6 +21,7 @@ use mesh_tests::{
     interrupt,
     lab::{Lab, Node},
     service::{Service, Spec},
+    terminal::Progress,
     wait,
 };
 use serde_json::{Value, json};
@@ -35,16 +36,17 @@ pub(super) fn run(lab: &Lab, repetitions: usize) -> Result<()> {
     let spec = Spec::workload(NAME).replicas(TASKS as usize).publish(&format!("{PORT}:8080"));
     let service = spec.option("--restart-delay=300ms").create(lab)?;
     let watch = Watch::begin(lab)?;
-    watch.all_show(Some(TASKS)).context("the mesh does not serve; deploy it with `lab up --mesh`")?;
+    watch.all_show(Some(TASKS)).context("the mesh does not serve")?;
     let mut measured = Measured::default();
+    let mut progress = Progress::new();
     for number in 1..=repetitions {
-        eprint!("\r{number} of {repetitions}  ");
+        progress.show(&format!("{number} of {repetitions}"));
         ensure!(!interrupt::happened(), "interrupted");
         a_death(lab, &service, &watch, number, &mut measured)?;
         a_start(lab, &service, &watch, &mut measured)?;
         a_label(lab, &service, &watch, &mut measured)?;
     }
-    eprintln!();
+    drop(progress);
     measured.show();
     measured.save(repetitions)
 }

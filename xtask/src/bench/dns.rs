@@ -34,8 +34,7 @@ pub(super) fn run(lab: &Lab, seconds: u64) -> Result<()> {
     let measure = |server: &str| load(&place, server, &queries, seconds);
 
     let mut results = BTreeMap::new();
-    answered_with(&place, |ttl| ttl < 600)
-        .context("the mesh does not answer; deploy it with `lab up --mesh`")?;
+    answered_with(&place, |ttl| ttl < 600).context("the mesh does not answer")?;
     let agent = mesh::agent_container(node)?;
     results.insert("mesh", measure("127.0.0.11")?);
     let address = bridge_address(node)?;

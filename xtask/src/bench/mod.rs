@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: how fast it is: against what it replaces, on the lab that is up; packet by packet; in a large Swarm;
-//! and against Docker's own mesh, in a virtual machine.
+//! `cargo xtask bench`: how fast it is: against what it replaces, on a lab; packet by packet; in a large Swarm; and against
+//! Docker's own mesh, in a virtual machine.
 
 mod convergence;
 mod dns;
@@ -7,6 +7,7 @@ mod lab;
 mod machine;
 mod median;
 mod packet;
+mod place;
 mod plot;
 mod results;
 mod scale;
@@ -16,8 +17,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use mesh_tests::lab::{Lab, Lock};
 
+use self::place::on_lab;
 use crate::setup::{self, Set};
 
 #[derive(clap::Args)]
@@ -84,13 +85,10 @@ enum Command {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Convergence { repetitions, quick } => {
-            on_lab(|lab| convergence::run(lab, if *quick { 10 } else { *repetitions }))
+            on_lab(1, |lab| convergence::run(lab, if *quick { 10 } else { *repetitions }))
         }
-        Command::Dns { seconds, quick } => on_lab(|lab| dns::run(lab, if *quick { 2 } else { *seconds })),
-        Command::Lab { quick } => {
-            setup::ensure(&[Set::Build])?;
-            on_lab(|lab| lab::run(lab, *quick))
-        }
+        Command::Dns { seconds, quick } => on_lab(1, |lab| dns::run(lab, if *quick { 2 } else { *seconds })),
+        Command::Lab { quick } => on_lab(2, |lab| lab::run(lab, *quick)),
         Command::Packet { quick, filter } => {
             setup::ensure(&[Set::Build, Set::Lab])?;
             packet::run(*quick, filter)
@@ -105,10 +103,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Command::VmGuest { shared, quick } => vm::guest(shared, *quick),
     }
-}
-
-fn on_lab(measure: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    setup::ensure(&[Set::Lab, Set::Bench])?;
-    let _lock = Lock::take()?;
-    measure(&Lab::open()?)
 }

@@ -83,6 +83,7 @@ const LAB: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
     ("unbound", "unbound"),
     ("openssl", "openssl"),
+    ("git", "git"),
 ];
 
 const BENCH: &[(&str, &str)] = &[

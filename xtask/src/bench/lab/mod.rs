@@ -16,6 +16,7 @@ use mesh_tests::{
     lab::{CLIENT, FAR_CLIENT, Lab, Node},
     mesh,
     service::{Service, Spec},
+    terminal::Progress,
     wait,
 };
 
@@ -57,7 +58,6 @@ const QUICK: Extent = Extent {
 };
 
 pub(super) fn run(lab: &Lab, quick: bool) -> Result<()> {
-    interrupt::catch();
     let objects = bpf::build()?;
     let (entry, homes) = lab.nodes.split_last().context("no nodes")?;
     let homes: Vec<&Node> = homes.iter().collect();
@@ -93,7 +93,6 @@ pub(super) fn run(lab: &Lab, quick: bool) -> Result<()> {
     stage.measure(Way::Tc)?;
     mesh::with_xdp(lab)?;
     stage.measure(Way::Xdp)?;
-    eprintln!("\r{:60}", "");
     stage.report.show();
     stage.report.save()
 }
@@ -150,11 +149,12 @@ impl Stage<'_> {
         for (who, target) in &ways {
             tasks_answer(target, client(*who), if *who == Way::Direct { 1 } else { self.tasks })?;
         }
+        let mut progress = Progress::new();
         for number in 1..=self.extent.repetitions {
             for connections in [Connections::New, Connections::Kept] {
                 for (who, target) in &ways {
                     let of = self.extent.repetitions;
-                    eprint!("\r{number} of {of}: requests, {:40}", who.label());
+                    progress.show(&format!("{number} of {of}: requests, {}", who.label()));
                     ensure!(!interrupt::happened(), "interrupted");
                     let load = load::run(target, client(*who), connections, self.extent.requests)?;
                     self.report.add_load(*who, connections, load);
@@ -169,8 +169,9 @@ impl Stage<'_> {
         let time = self.extent.packets;
         let end = if way == Way::Xdp { End::Xdp } else { End::Tc };
         let mut rounds = Vec::new();
+        let mut progress = Progress::new();
         for number in 0..=self.extent.rounds {
-            eprint!("\r{number} of {}: packets, {:40}", self.extent.rounds, way.label());
+            progress.show(&format!("{number} of {}: packets, {}", self.extent.rounds, way.label()));
             let round = Round {
                 sending: self.line.short(&self.mesh, time)?,
                 nftables: self.line.through(&self.nftables, End::Tc, time)?,
@@ -233,8 +234,7 @@ struct AsBefore<'a> {
 
 impl<'a> AsBefore<'a> {
     fn remember(lab: &'a Lab, entry: &'a Node) -> Result<Self> {
-        let status =
-            mesh::status(entry).context("the mesh does not answer; deploy it with `lab up --mesh`")?;
+        let status = mesh::status(entry)?;
         let rows = status["dataplane"]["attachments"].as_array().context("no attachments")?;
         let had_xdp = rows.iter().any(|row| row["hook"] == "xdp-native");
         let features = entry.network_command("ethtool").args(["-k", "eth0"]).quiet().read()?;

@@ -13,7 +13,7 @@ pub(super) use self::node::thread_time;
 
 use anyhow::{Result, ensure};
 use mesh_common::outcome::Outcome;
-use mesh_tests::interrupt;
+use mesh_tests::{interrupt, terminal::Progress};
 
 use self::{
     frames::{ACK, CLIENT_PORT, PORT_ELSEWHERE, PORT_HERE, PORT_OF_NOBODY, SYN, SYN_ACK},
@@ -61,13 +61,14 @@ pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
     cases.retain(|case| case.label().contains(filter));
     ensure!(!cases.is_empty(), "no case is called like that");
     let mut report = Report::new(machine, runs, cases.iter().map(|case| (case.label(), case.goal)).collect());
+    let mut progress = Progress::new();
     for number in 0..=repetitions {
         let lookup = measure_lookup(&mut node, runs)?;
         if number > 0 {
             report.add_lookup(lookup);
         }
         for (place, case) in cases.iter().enumerate() {
-            eprint!("\r{number} of {repetitions}: {:40}", case.label());
+            progress.show(&format!("{number} of {repetitions}: {}", case.label()));
             ensure!(!interrupt::happened(), "interrupted");
             let sample = measure(&mut node, case, runs)?;
             // The first time fills caches and tables.
@@ -76,7 +77,7 @@ pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
             }
         }
     }
-    eprintln!("\r{:60}", "");
+    drop(progress);
     report.show();
     report.save()
 }

@@ -65,7 +65,7 @@ impl Machine {
         let cmd = cmd.args(["--user", "root"]).arg(format!("--rwdir={}", shared.display()));
         let cmd = cmd.arg(format!("--qemu-opts={DEVICES}")).args(["--append", KERNEL]);
         let cmd = cmd.args(["--exec", &line]);
-        eprintln!("\x1b[2m$ {}\x1b[0m", cmd.line());
+        cmd.announce();
         let mut process = cmd.into_inner();
         // A group of its own, which can be ended as a whole; Ctrl-C reaches it through `end`.
         process.process_group(0).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
