@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::args::{HttpPlace, RunArguments, Switch};
 use crate::core::{Core, Inputs, Outputs};
+use crate::dataplane::agent_sockets::AgentSockets;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flows::{Collection, Flows};
 use crate::dataplane::heartbeat::Heartbeat;
@@ -20,11 +21,12 @@ use crate::dataplane::pins::Pins;
 use crate::dns::resolver::{Resolver, ResolverSettings};
 use crate::health::Vitals;
 use crate::node::{self, namespaces};
+use crate::reach::{self, Findings};
 use crate::single::Single;
 use crate::status::collect::{Collector, Published};
 use crate::swarm::snapshot::LocalView;
 use crate::swarm::source::{self, SourceHandles};
-use crate::{dns, reach, status};
+use crate::{dns, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -74,7 +76,9 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });
 
     let (pulses_sender, pulses) = watch::channel(Arc::default());
-    tokio::spawn(reach::watch(wanted, pulses_sender));
+    let (heard_sender, heard) = watch::channel(Arc::default());
+    let findings = Findings { pulses: pulses_sender, heard: heard_sender };
+    tokio::spawn(reach::watch(wanted, findings, Arc::new(AgentSockets::open(&pins)?)));
 
     let resolver = Resolver::new(ResolverSettings::default(), names, Some(core.answers()));
     let (inside_sender, inside) = watch::channel(Arc::default());
@@ -107,7 +111,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE.max(began.elapsed() * 20)).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, pulses, inside, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, heard, inside, inquiries }).await
 }
 
 /// Keeps flows that are over from piling up.

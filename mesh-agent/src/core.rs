@@ -12,7 +12,7 @@ use mesh_common::settings::FRAME_TAKERS;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::args::{RunArguments, Switch};
 use crate::cgroup;
@@ -20,7 +20,7 @@ use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
-use crate::dataplane::migration::Migration;
+use crate::dataplane::migration::{self, Migration};
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::dataplane::xdp::XdpMode;
@@ -33,7 +33,7 @@ use crate::health::{self, Vitals};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::{self, Sandboxes};
 use crate::node::{self, Interface, NodeView, Told};
-use crate::reach::{self, Pulses, Wanted, Way};
+use crate::reach::{self, Heard, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
 use crate::status::collect::{Inquiry, Published};
@@ -58,6 +58,7 @@ pub struct Inputs {
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     pub namespaces: watch::Receiver<Arc<Namespaces>>,
     pub pulses: watch::Receiver<Arc<Pulses>>,
+    pub heard: watch::Receiver<Arc<Heard>>,
     pub inside: watch::Receiver<inside::Open>,
     pub inquiries: mpsc::Receiver<Inquiry>,
 }
@@ -110,6 +111,9 @@ pub struct Core {
     drain_over: Option<Instant>,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
+    pins: Pins,
+    /// Whether the programs know that they are alone.
+    has_all_hooks: bool,
 }
 
 impl Core {
@@ -144,6 +148,8 @@ impl Core {
             drains: Drains::default(),
             drain_over: None,
             warnings: Vec::new(),
+            pins: pins.clone(),
+            has_all_hooks: false,
         })
     }
 
@@ -177,6 +183,7 @@ impl Core {
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
                 changed = inputs.inside.changed() => changed.context("the resolver ended")?,
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
+                changed = inputs.heard.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
                 () = until(self.drain_over), if self.drain_over.is_some() => {}
                 () = until(self.migrated), if self.migrated.is_some() => {
@@ -242,7 +249,8 @@ impl Core {
             let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
                 self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &wanted);
-            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, askers.cookies);
+            let heard = inputs.heard.borrow().clone();
+            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, &heard, askers.cookies);
             failed |= !askers.complete;
             let rest = self.reconciler.begin(&desired, &facts);
             self.ask_for_signs_of_life(address, &desired);
@@ -255,6 +263,9 @@ impl Core {
             if !failed && self.migration.is_some() && self.migrated.is_none() {
                 self.migrated = Some(Instant::now() + MIGRATION_TURN);
                 self.migration_ends = Some(Instant::now() + SETTLED_AT_LAST);
+            }
+            if !failed {
+                self.claim_hooks();
             }
             let (snapshot, local) = (snapshot.clone(), local.clone());
             self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
@@ -290,6 +301,18 @@ impl Core {
         } else {
             self.migrated = None;
             self.migration.take().into_iter().for_each(Migration::finish);
+            self.claim_hooks();
+        }
+    }
+
+    /// Once programs of this version are on all hooks, they may stop what none of them has sent.
+    fn claim_hooks(&mut self) {
+        if self.has_all_hooks || self.migration.is_some() {
+            return;
+        }
+        match migration::claim_hooks(&self.pins) {
+            Ok(()) => self.has_all_hooks = true,
+            Err(error) => debug!("{error:#}"),
         }
     }
 
