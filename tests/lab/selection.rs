@@ -27,7 +27,7 @@ const CARRYING: &[&str] = &[
     "names are answered by Docker within a second after the agent stopped",
     "a port published at run time is served, and left alone when it is taken back",
     "a service without tasks refuses at once and serves again when it has some",
-    "an update of nginx, one task at a time, stopped first, fails no request",
+    "an update of nginx, two tasks at a time, started first, fails no request",
     "a task that is killed takes with it what it was answering, and nothing else",
     "agents that are killed in turn interrupt no connection and no request",
     "draining a node and taking it back fails no request",
