@@ -9,6 +9,7 @@ mod contract;
 mod conversations;
 mod egress;
 mod egress_refusals;
+mod firewall;
 mod flows;
 mod fragments;
 mod icmp;
