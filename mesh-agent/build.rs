@@ -46,7 +46,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The workspace's: one dataplane serves all profiles and targets of the agent.
+/// The workspace's: one dataplane serves all profiles and targets of the agent. cargo marks it, and the folder of a target
+/// that was named to it as well.
 fn target_directory(out: &Path) -> &Path {
-    out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).unwrap_or(out)
+    let named = env::var_os("TARGET");
+    let is_workspaces =
+        |folder: &&Path| folder.join("CACHEDIR.TAG").is_file() && folder.file_name() != named.as_deref();
+    out.ancestors().find(is_workspaces).unwrap_or(out)
 }

@@ -1,6 +1,6 @@
 //! The wiring: every task and channel between the parts is made here and nowhere else.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,18 +11,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 
-use crate::args::{Metrics, RunArguments, Switch};
+use crate::args::{HttpPlace, RunArguments, Switch};
 use crate::core::{Core, Inputs, Outputs};
+use crate::dataplane::agent_sockets::AgentSockets;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flows::{Collection, Flows};
 use crate::dataplane::heartbeat::Heartbeat;
 use crate::dataplane::pins::Pins;
 use crate::dns::resolver::{Resolver, ResolverSettings};
+use crate::health::Vitals;
 use crate::node::{self, namespaces};
+use crate::reach::{self, Findings};
 use crate::single::Single;
 use crate::status::collect::{Collector, Published};
+use crate::swarm::snapshot::LocalView;
 use crate::swarm::source::{self, SourceHandles};
-use crate::{dns, reach, status};
+use crate::{dns, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -54,11 +58,13 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let (names_sender, names) = watch::channel(Arc::default());
     let (resolver_sender, resolver_address) = watch::channel(None);
     let (wanted_sender, wanted) = watch::channel(None);
+    let (vitals_sender, vitals) = watch::channel(Vitals::default());
     let outputs = Outputs {
         published: Arc::default(),
         names: names_sender,
         resolver: resolver_sender,
         wanted: wanted_sender,
+        vitals: vitals_sender,
     };
     let mut core = Core::start(&arguments, &pins, outputs.clone())?;
 
@@ -70,7 +76,9 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });
 
     let (pulses_sender, pulses) = watch::channel(Arc::default());
-    tokio::spawn(reach::watch(wanted, pulses_sender));
+    let (heard_sender, heard) = watch::channel(Arc::default());
+    let findings = Findings { pulses: pulses_sender, heard: heard_sender };
+    tokio::spawn(reach::watch(wanted, findings, Arc::new(AgentSockets::open(&pins)?)));
 
     let resolver = Resolver::new(ResolverSettings::default(), names, Some(core.answers()));
     let (inside_sender, inside) = watch::channel(Arc::default());
@@ -92,11 +100,9 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     tokio::spawn(collect_flows(Flows::open(&pins)?, outputs.published.clone(), collection_sender));
     let collector =
         Collector::new(counters, outputs.published, board, resolver, arguments.flows, ask, collection);
-    let collector = Arc::new(collector);
+    let collector = Arc::new(collector.with_vitals(vitals));
     tokio::spawn(show_status(arguments.socket.clone(), collector.clone()));
-    if let Metrics::At(address) = arguments.metrics {
-        tokio::spawn(status::metrics::serve(address, collector.clone()));
-    }
+    tokio::spawn(serve_http(arguments.http(), local.clone(), collector.clone()));
     tokio::spawn(async move {
         loop {
             let began = Instant::now();
@@ -105,19 +111,20 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE.max(began.elapsed() * 20)).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, pulses, inside, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, heard, inside, inquiries }).await
 }
 
 /// Keeps flows that are over from piling up.
 async fn collect_flows(
     mut flows: Flows,
-    published: Arc<Mutex<Published>>,
+    published: Arc<Mutex<Arc<Published>>>,
     collection: watch::Sender<Collection>,
 ) {
     let mut turns = interval(COLLECTION);
     loop {
         turns.tick().await;
-        let limits = published.lock().unwrap_or_else(PoisonError::into_inner).idle_limits();
+        let known = published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let limits = known.idle_limits();
         // The tables may be long, and each of their entries is a system call.
         let turn = tokio::task::spawn_blocking(move || {
             let found = flows.collect(status::collect::monotonic_nanoseconds(), &limits);
@@ -163,6 +170,38 @@ async fn show_life(resolver: Arc<Resolver>, mut heartbeat: Heartbeat) {
         if turns && let Err(error) = heartbeat.beat(status::collect::monotonic_nanoseconds()) {
             warn!("the hooks cannot be told that the resolver lives, so names are left to Docker: {error:#}");
             sleep(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+/// Serves metrics at the node's address in the Swarm, wherever that is, or at another that was named.
+async fn serve_http(
+    place: HttpPlace,
+    mut local: watch::Receiver<Option<Arc<LocalView>>>,
+    collector: Arc<Collector>,
+) {
+    let (sender, address) = watch::channel(None);
+    tokio::spawn(status::http::serve(address, collector));
+    loop {
+        let here = match place {
+            HttpPlace::Off => return,
+            HttpPlace::At(address) => Some(address),
+            HttpPlace::Swarm { port } => {
+                let local = local.borrow_and_update();
+                let address = local.as_ref().and_then(|local| local.node.address);
+                address.map(|address| SocketAddr::from((address, port)))
+            }
+        };
+        sender.send_if_modified(|known| {
+            // A node that leaves its Swarm for a moment has its address still.
+            let differs = here.is_some() && *known != here;
+            if differs {
+                *known = here;
+            }
+            differs
+        });
+        if local.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -33,6 +33,9 @@ pub enum Command {
     Status(StatusArguments),
     /// Compare the Swarm, the kernel's tables and the names; print differences and fail if there are any
     Check(CheckArguments),
+    /// Say in a sentence how the agent on this node is; fail if programs or tables are not in place, or if it has done nothing
+    /// for 30 s
+    Health(HealthArguments),
     /// Check whether this node can run the mesh, and say what to do where it cannot
     Preflight(RunArguments),
     /// Remove every program, link and map of the mesh from this node and give it back to Docker
@@ -116,9 +119,13 @@ pub struct RunArguments {
     /// UDP and TCP port of the resolver, on docker_gwbridge's address
     #[arg(long, env = "MESH_DNS_PORT", default_value_t = 4796, value_parser = clap::value_parser!(u16).range(1..))]
     pub dns_port: u16,
-    /// Where counters for Prometheus are served, at `/metrics`; `off` serves none
-    #[arg(long, env = "MESH_METRICS", default_value = "0.0.0.0:4797", value_parser = metrics, value_name = "ADDRESS:PORT|off")]
-    pub metrics: Metrics,
+    /// Where `/metrics` for Prometheus and `/healthz` are served: `swarm:PORT` is at this node's own address in the Swarm; `off`
+    /// serves none. Whoever reaches it may read it
+    #[arg(long, env = "MESH_HTTP", default_value = "swarm:4797", value_parser = http_place, value_name = "swarm:PORT|ADDRESS:PORT|off")]
+    http: HttpPlace,
+    /// The older name of `--http`, which counts where that has its default
+    #[arg(long, env = "MESH_METRICS", value_parser = http_place, hide = true)]
+    metrics: Option<HttpPlace>,
     /// How many established TCP connections the tables remember; of half-open ones and of UDP half as many each, before
     /// the oldest make room
     #[arg(long, env = "MESH_FLOWS", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
@@ -132,12 +139,18 @@ pub struct RunArguments {
     pub resync: Duration,
 }
 
-/// Where counters are served.
+/// Where HTTP is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metrics {
+pub enum HttpPlace {
+    /// At this node's address in the Swarm.
+    Swarm {
+        port: u16,
+    },
     At(SocketAddr),
     Off,
 }
+
+const DEFAULT_HTTP: HttpPlace = HttpPlace::Swarm { port: 4797 };
 
 /// A part of the mesh that can be left to Docker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -185,6 +198,13 @@ pub struct CheckArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+pub struct HealthArguments {
+    /// Where the agent listens
+    #[arg(long, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct UninstallArguments {
     /// Docker's folder of run-time state, with the network namespaces in it
     #[arg(long, env = "MESH_DOCKER_RUN", default_value = "/var/run/docker", value_name = "PATH")]
@@ -202,6 +222,10 @@ impl RunArguments {
         let named: Vec<String> =
             self.uplink.iter().filter(|name| *name != "auto" && !name.is_empty()).cloned().collect();
         if named.is_empty() { Uplinks::Auto } else { Uplinks::Named(named) }
+    }
+
+    pub fn http(&self) -> HttpPlace {
+        self.metrics.filter(|_| self.http == DEFAULT_HTTP).unwrap_or(self.http)
     }
 
     pub fn sizes(&self) -> Sizes {
@@ -222,11 +246,14 @@ impl RunArguments {
     }
 }
 
-fn metrics(text: &str) -> Result<Metrics, String> {
-    match text {
-        "off" => Ok(Metrics::Off),
-        _ => text.parse().map(Metrics::At).map_err(|_| "expected ADDRESS:PORT, or `off`".into()),
-    }
+fn http_place(text: &str) -> Result<HttpPlace, String> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    let place = match text.strip_prefix("swarm:") {
+        _ if text == "off" => Some(HttpPlace::Off),
+        Some(text) => port(text).map(|port| HttpPlace::Swarm { port }),
+        None => text.parse().ok().map(HttpPlace::At),
+    };
+    place.ok_or_else(|| "expected swarm:PORT, ADDRESS:PORT, or `off`".into())
 }
 
 fn source(text: &str) -> Result<Source, String> {
@@ -280,6 +307,7 @@ mod tests {
             Command::Run(arguments) => arguments,
             other @ (Command::Status(_)
             | Command::Check(_)
+            | Command::Health(_)
             | Command::Preflight(_)
             | Command::Uninstall(_)) => {
                 panic!("{other:?}")
@@ -318,6 +346,10 @@ mod tests {
     fn values_are_understood() {
         assert_eq!(run(&["--tunnel-vni", "0xff"]).tunnel_vni, 255);
         assert_eq!(run(&["--tunnel-vni", "42"]).tunnel_vni, 42);
+        assert_eq!(run(&[]).http(), HttpPlace::Swarm { port: 4797 });
+        assert_eq!(run(&["--metrics", "off"]).http(), HttpPlace::Off);
+        let both = run(&["--metrics", "off", "--http", "[::]:80"]).http();
+        assert_eq!(both, HttpPlace::At("[::]:80".parse().unwrap()));
         assert_eq!(run(&["--resync", "500ms"]).resync, Duration::from_millis(500));
         assert_eq!(run(&["--source", "file:/etc/mesh.yaml"]).source, Source::File("/etc/mesh.yaml".into()));
     }
@@ -334,6 +366,7 @@ mod tests {
             &["run", "--flows", "1"],
             &["run", "--backends", "1"],
             &["run", "--metrics", "here"],
+            &["run", "--http", "swarm:0"],
             &["run", "--log-level", "mesh=loudly"],
             &["status", "everything"],
             &[],

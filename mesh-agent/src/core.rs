@@ -12,14 +12,15 @@ use mesh_common::settings::FRAME_TAKERS;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::args::{RunArguments, Switch};
 use crate::cgroup;
+use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
-use crate::dataplane::migration::Migration;
+use crate::dataplane::migration::{self, Migration};
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
 use crate::dataplane::xdp::XdpMode;
@@ -28,10 +29,11 @@ use crate::desired::names::{Names, Sandbox, Seat};
 use crate::desired::{self, Desired, Follower, Surroundings};
 use crate::dns::check::{self, Question};
 use crate::dns::inside;
+use crate::health::{self, Vitals};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::{self, Sandboxes};
 use crate::node::{self, Interface, NodeView, Told};
-use crate::reach::{self, Pulses, Wanted, Way};
+use crate::reach::{self, Heard, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
 use crate::status::collect::{Inquiry, Published};
@@ -56,6 +58,7 @@ pub struct Inputs {
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     pub namespaces: watch::Receiver<Arc<Namespaces>>,
     pub pulses: watch::Receiver<Arc<Pulses>>,
+    pub heard: watch::Receiver<Arc<Heard>>,
     pub inside: watch::Receiver<inside::Open>,
     pub inquiries: mpsc::Receiver<Inquiry>,
 }
@@ -63,13 +66,15 @@ pub struct Inputs {
 /// What others read of the core's work.
 #[derive(Clone)]
 pub struct Outputs {
-    pub published: Arc<Mutex<Published>>,
+    pub published: Arc<Mutex<Arc<Published>>>,
     /// What containers here may ask for.
     pub names: watch::Sender<Arc<Names>>,
     /// Where the resolver is to listen; `None` while there is no bridge.
     pub resolver: watch::Sender<Option<SocketAddrV4>>,
     /// Which nodes are to be asked for signs of life.
     pub wanted: watch::Sender<Option<Wanted>>,
+    /// How this loop is.
+    pub vitals: watch::Sender<Vitals>,
 }
 
 /// What the tables were last made from.
@@ -106,6 +111,9 @@ pub struct Core {
     drain_over: Option<Instant>,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
+    pins: Pins,
+    /// Whether the programs know that they are alone.
+    has_all_hooks: bool,
 }
 
 impl Core {
@@ -140,6 +148,8 @@ impl Core {
             drains: Drains::default(),
             drain_over: None,
             warnings: Vec::new(),
+            pins: pins.clone(),
+            has_all_hooks: false,
         })
     }
 
@@ -155,9 +165,12 @@ impl Core {
         let mut full_round = interval(FULL_ROUND);
         full_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         full_round.reset();
+        let mut pulse = interval(health::PULSE);
         let mut failed = self.round(&inputs).await;
         loop {
+            self.outputs.vitals.send_modify(|vitals| vitals.turned(Instant::now()));
             tokio::select! {
+                _ = pulse.tick() => continue,
                 Some(inquiry) = inputs.inquiries.recv() => {
                     self.answer(inquiry);
                     continue;
@@ -170,6 +183,7 @@ impl Core {
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
                 changed = inputs.inside.changed() => changed.context("the resolver ended")?,
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
+                changed = inputs.heard.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
                 () = until(self.drain_over), if self.drain_over.is_some() => {}
                 () = until(self.migrated), if self.migrated.is_some() => {
@@ -235,7 +249,8 @@ impl Core {
             let wanted = answered(&names, &inputs.inside.borrow());
             let askers =
                 self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &wanted);
-            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, askers.cookies);
+            let heard = inputs.heard.borrow().clone();
+            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, &heard, askers.cookies);
             failed |= !askers.complete;
             let rest = self.reconciler.begin(&desired, &facts);
             self.ask_for_signs_of_life(address, &desired);
@@ -249,14 +264,31 @@ impl Core {
                 self.migrated = Some(Instant::now() + MIGRATION_TURN);
                 self.migration_ends = Some(Instant::now() + SETTLED_AT_LAST);
             }
+            if !failed {
+                self.claim_hooks();
+            }
             let (snapshot, local) = (snapshot.clone(), local.clone());
             self.last = Some(Last { snapshot, local, desired: desired.clone(), facts });
         } else {
             warnings.push("Docker does not say which address this node has in the Swarm".into());
         }
         self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
+        let made = self.came_to(&uplinks, &errors);
+        self.outputs.vitals.send_modify(|vitals| vitals.made(made, now));
         self.tell(warnings);
         failed
+    }
+
+    /// What a round came to, with what could not be attached.
+    fn came_to(&self, uplinks: &[Interface], errors: &[DataplaneError]) -> health::Round {
+        let attached = self.attachments.interfaces();
+        let is_nowhere = !uplinks.iter().any(|uplink| attached.contains_key(&uplink.index));
+        health::Round {
+            nowhere: errors.first().filter(|_| is_nowhere).map(|error| format!("{error:#}")),
+            is_complete: self.last.is_some(),
+            unwritten: self.reconciler.problems().node.clone(),
+            is_removed: self.attachments.is_removed(),
+        }
     }
 
     /// Follows the flows that come in while programs are replaced, until they surely are.
@@ -269,6 +301,18 @@ impl Core {
         } else {
             self.migrated = None;
             self.migration.take().into_iter().for_each(Migration::finish);
+            self.claim_hooks();
+        }
+    }
+
+    /// Once programs of this version are on all hooks, they may stop what none of them has sent.
+    fn claim_hooks(&mut self) {
+        if self.has_all_hooks || self.migration.is_some() {
+            return;
+        }
+        match migration::claim_hooks(&self.pins) {
+            Ok(()) => self.has_all_hooks = true,
+            Err(error) => debug!("{error:#}"),
         }
     }
 
@@ -405,7 +449,7 @@ impl Core {
             warnings,
         );
         published.pulses = pulses.clone();
-        *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+        *self.outputs.published.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
     }
 
     /// Each warning once, when it begins.

@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
         Command::Run(arguments) => agent::run(arguments).await,
         Command::Status(arguments) => status::client::run(&arguments).await,
         Command::Check(arguments) => status::client::check(&arguments.socket).await,
+        Command::Health(arguments) => status::client::health(&arguments.socket).await,
         Command::Preflight(arguments) => preflight::run(&arguments).await,
         Command::Uninstall(arguments) => {
             dataplane::remove::run(&arguments.bpffs, &arguments.docker_run).await

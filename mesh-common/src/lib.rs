@@ -25,9 +25,11 @@
 //! | `TRANSLATIONS` | LRU hash | [`reply::TranslationKey`] → task-side source port | kernel (home node) | kernel | oldest goes |
 //! | `ROUTES` | per-CPU array | place of an address ([`route::place`]) → [`route::RememberedRoute`] | kernel | kernel | another goes |
 //! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
-//! | `PEERS` | hash | node [`net::Address`] → 1 | agent | tunnel | agent reports it |
+//! | `PEERS` | hash | node [`net::Address`] → by which uplink it sends ([`peer`]) | agent | tunnel | agent reports it |
+//! | `UPLINKS` | hash | interface index → 1 | agent | tunnel | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
 //! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |
+//! | `AGENT_SOCKETS` | hash | cookie of a socket that may send to other nodes' tunnels → 1 | agent | sockets, tunnel | agent reports it |
 //! | `VIPS` | hash | [`overlay::VipKey`] → [`frontend::Frontend`] | agent | overlay | agent reports it |
 //! | `VIP_FLOWS` | hash | [`overlay::VipFlowKey`] → [`flow::Flow`], established TCP | kernel (caller's node); agent removes | kernel, agent | flow stays in `VIP_OPENING`; counted |
 //! | `VIP_OPENING` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Opening`], other TCP | kernel (caller's node) | kernel, agent | oldest goes |
@@ -38,7 +40,7 @@
 //! | `ANSWERS` | LRU hash | [`answer::QuestionKey`] → [`answer::Answer`] | agent | bridge | oldest goes |
 //! | `ANSWERS_VERSION` | array of 1 | → which of `ANSWERS` count ([`answer::Answer::version`]) | agent | bridge | – |
 //! | `ANSWERED` | per-CPU array | [`answer::Answer::counter`] → how often such an answer was given | kernel | agent | – |
-//! | `TAKING_OVER` | array of 1 | → whether the programs of the agent before come after these, and know flows that these do not | agent | request, overlay | – |
+//! | `TAKING_OVER` | array of 1 | → which programs there are beside these ([`maps::taking_over`]) | agent | request, overlay, tunnel | – |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
 #![no_std]
 
@@ -55,6 +57,7 @@ pub mod maps;
 pub mod net;
 pub mod outcome;
 pub mod overlay;
+pub mod peer;
 #[cfg(feature = "agent")]
 mod pod;
 pub mod reply;

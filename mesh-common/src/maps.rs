@@ -32,6 +32,10 @@ pub const ROUTE_BITS: u32 = 10;
 pub const ROUTES: u32 = 1 << ROUTE_BITS;
 /// Nodes of the Swarm.
 pub const PEERS: u32 = 4_096;
+/// Interfaces that clients and other nodes reach this node by.
+pub const UPLINKS: u32 = 1_024;
+/// Sockets of the agent that ask other nodes' dataplanes.
+pub const AGENT_SOCKETS: u32 = 2 * PEERS;
 /// Published ports of tasks on this node.
 pub const TASKS: u32 = 16_384;
 /// Virtual addresses of services on the networks that this node is on.
@@ -53,7 +57,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 38] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -76,8 +80,10 @@ pub const NAMES: [&str; 36] = [
     "FRAGMENTS",
     "ROUTES",
     "PEERS",
+    "UPLINKS",
     "TASKS",
     "SOCKETS",
+    "AGENT_SOCKETS",
     "VIPS",
     "VIP_FLOWS",
     "VIP_OPENING",
@@ -91,6 +97,17 @@ pub const NAMES: [&str; 36] = [
     "TAKING_OVER",
     "OUTCOMES",
 ];
+
+/// Values of `TAKING_OVER`. An agent of any version writes one of the first two before it exchanges a program.
+pub mod taking_over {
+    /// Nobody comes after these programs who knows more flows. There may be programs of other versions on other hooks.
+    pub const NOBODY: u32 = 0;
+    /// The programs of the agent before come after these on the same hooks, and know flows that these do not.
+    pub const PREDECESSORS: u32 = 1;
+    /// All hooks of this node have these programs, or later ones: what they would have marked
+    /// ([`MARK`](crate::tunnel::MARK)) and is not marked is not theirs.
+    pub const ALL_HOOKS: u32 = 2;
+}
 
 /// Maps that `--flows` sizes; see [`flow_capacity`].
 pub const SIZED_BY_FLOWS: [&str; 10] = [

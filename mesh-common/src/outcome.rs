@@ -134,6 +134,14 @@ outcomes! {
     RefusalSwallowed = 44, "refusal_swallowed";
     /// A container's question about a name, answered with what the agent has answered to it before.
     NameAnswered = 45, "name_answered";
+    /// Dropped: for the tunnel's port, but sent neither by these programs nor by an agent.
+    ForgedTunnel = 46, "forged_tunnel";
+    /// Dropped: a tunnel packet of another node that came in by an uplink that does not lead to it.
+    WrongUplink = 47, "wrong_uplink";
+    /// Dropped: an answer out of the tunnel for a flow that another task has, or another node's.
+    WrongSender = 48, "wrong_sender";
+    /// Dropped: an answer out of the tunnel for a flow that nobody knows, and that goes to no client of a published port.
+    UnknownAnswer = 49, "unknown_answer";
 }
 
 impl Outcome {
@@ -159,6 +167,10 @@ impl Outcome {
                 | Self::TooBigDropped
                 | Self::RefusedFragment
                 | Self::RefusalSwallowed
+                | Self::ForgedTunnel
+                | Self::WrongUplink
+                | Self::WrongSender
+                | Self::UnknownAnswer
         )
     }
 }

@@ -10,8 +10,15 @@ use crate::net::{Address, Mac, Port, ethertype, protocol};
 pub const OVERHEAD: usize = 50;
 /// The least that a probe carries behind the tunnel's headers, in place of an inner IP packet: a number to know it by.
 pub const PROBE_PAYLOAD: usize = 8;
+/// The most that it carries there. Agents send less; more would only serve somebody who wants nodes to send for him.
+pub const MOST_PROBE_PAYLOAD: usize = 64;
+/// Where in it, behind the number, stands what the agent that has sent it knows: a byte of bits of [`known`], and one of zeroes.
+pub const PROBE_KNOWN: usize = PROBE_PAYLOAD;
 /// First word of a VXLAN header: the VNI is valid.
 pub const VXLAN_FLAG_VNI: u8 = 0x08;
+/// The mark of packets that the programs of TC have put into the tunnel, on their way out of this node. Between network
+/// namespaces the kernel takes marks off, and nothing that netfilter marks has passed it.
+pub const MARK: u32 = 0x6d65_8000;
 /// TTL of the outer header.
 pub const OUTER_TTL: u8 = 64;
 
@@ -28,8 +35,16 @@ pub struct TunnelAddress {
 pub mod flags {
     /// An answer on its way to the entry node.
     pub const REPLY: u16 = 1;
-    /// A question whether this node's dataplane is there; it is sent back as it came.
+    /// A question whether this node's dataplane is there.
     pub const PROBE: u16 = 2;
+    /// The answer, if whoever asks knows this flag; others get their question back as it came. Never answered.
+    pub const PROBE_ANSWER: u16 = 4;
+}
+
+/// What the agent that has sent a probe knows. Agents from before this byte say nothing: it is 0.
+pub mod known {
+    /// [`flags::PROBE_ANSWER`](super::flags::PROBE_ANSWER).
+    pub const PROBE_ANSWER: u8 = 1;
 }
 
 impl TunnelAddress {

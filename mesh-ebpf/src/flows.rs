@@ -9,7 +9,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use mesh_common::backend::{Backend, flags};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
-use mesh_common::maps;
+use mesh_common::maps::{self, taking_over};
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
@@ -38,7 +38,7 @@ static SCRATCH: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(maps::FRAGMENTS, 0);
 
-/// Not 0 while the programs of the agent before come after these on the same hooks, and know flows that these do not.
+/// One of [`taking_over`].
 #[map]
 static TAKING_OVER: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -144,7 +144,13 @@ pub(crate) fn now() -> u64 {
 /// Whether a flow that the tables do not have is better left to the programs that come after these.
 #[inline(always)]
 pub(crate) fn are_taken_over() -> bool {
-    TAKING_OVER.get(0).is_some_and(|taking_over| *taking_over != 0)
+    TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::PREDECESSORS)
+}
+
+/// Whether all hooks of this node have these programs.
+#[inline(always)]
+pub(crate) fn are_on_all_hooks() -> bool {
+    TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::ALL_HOOKS)
 }
 
 /// The flow as the tables have it.

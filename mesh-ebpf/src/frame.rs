@@ -65,11 +65,11 @@ impl<'a> Frame<'a> {
         self.direction == Direction::Egress
     }
 
-    /// Whether the packet has come in by an interface, rather than from a socket here.
+    /// The interface that the packet has come in by; 0 if it is from a socket here.
     #[inline(always)]
-    pub(crate) fn was_received(&self) -> bool {
+    pub(crate) fn origin(&self) -> u32 {
         // SAFETY: the context is valid for the whole program.
-        unsafe { (*self.skb()).ingress_ifindex != 0 }
+        unsafe { (*self.skb()).ingress_ifindex }
     }
 
     /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.

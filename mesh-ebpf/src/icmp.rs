@@ -193,29 +193,34 @@ fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     Ok((Outcome::ErrorToClient, way).into())
 }
 
-/// At the entry node: an error out of the tunnel, from the side of the task with this name and port. [`Outcome::NotOurs`] if it
-/// goes on to the client.
+/// At the entry node: an error out of the tunnel, from the side of a task. [`Outcome::NotOurs`] if it goes on to the client, which
+/// is so for one about a flow of that task only.
 #[inline(never)]
-pub(crate) fn refused_elsewhere(
-    frame: &Frame,
-    packet: &Packet,
-    identity: Address,
-    port: Port,
-) -> PackedVerdict {
-    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::NotOurs.into() };
-    if !quoted.is_refused {
-        return Outcome::NotOurs.into();
-    }
+pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
     let ends = quoted.ends;
+    if packet.source != ends.destination || packet.destination != ends.source {
+        return Outcome::UnknownAnswer.into();
+    }
     let flow = FlowKey {
         client: ends.source,
         frontend: ends.destination,
         client_port: ends.source_port,
         frontend_port: ends.destination_port,
-        protocol: protocol::TCP,
+        protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
-    refused(frame, &flow, quoted.sequence, identity, port)
+    let known = flows::recall::<Published>(&flow);
+    match known.and_then(|known| crate::tunnel::is_from_backend(known.flow(), arrival)) {
+        Some(true) => {}
+        Some(false) => return Outcome::WrongSender.into(),
+        None if flows::are_taken_over() => return Outcome::NotOurs.into(),
+        None => return Outcome::UnknownAnswer.into(),
+    }
+    if !quoted.is_refused {
+        return Outcome::NotOurs.into();
+    }
+    refused(frame, &flow, quoted.sequence, arrival.address.identity, arrival.address.port)
 }
 
 /// At an entry node that is the home node too: an error from a task. [`Outcome::NotOurs`] if it goes on to the client.

@@ -6,7 +6,7 @@
 //! | hook | where | steps |
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
-//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`] |
+//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`]; nobody else's tunnel packets: [`guard`] |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
@@ -25,6 +25,7 @@ mod delivery;
 mod flows;
 mod frame;
 mod frontends;
+mod guard;
 mod icmp;
 mod node;
 mod overlay;
@@ -58,7 +59,7 @@ use mesh_common::tunnel::flags::REPLY;
 
 use crate::frame::{Direction, Frame};
 use crate::packet::Packet;
-use crate::verdict::{PackedVerdict, Verdict, Way};
+use crate::verdict::{PackedVerdict, Way};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -68,8 +69,8 @@ pub(crate) fn uplink_in(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
     let frame = Frame::new(&context, Direction::Egress);
-    if frame.was_received() {
-        // Most of it has just been sent on by `uplink_in` or `bridge_in`.
+    // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
+    if guard::is_ours(&frame) || frame.origin() != 0 && !guard::may_stop(&frame) {
         return act(Outcome::NotOurs, Way::None);
     }
     on_uplink(&frame, on_uplink_out)
@@ -146,13 +147,12 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
         // SAFETY: it has been written.
         Ok(()) => unsafe { arrival.assume_init_ref() },
-        Err(Outcome::Probed) => return Verdict::from((Outcome::Probed, frame.back())).into(),
+        Err(Outcome::Probed) => return tunnel::answer_probe(frame, packet, settings),
         Err(outcome) => return outcome.into(),
     };
     if arrival.address.flags & REPLY != 0 {
         if packet.protocol == protocol::ICMP {
-            let address = arrival.address;
-            let verdict = icmp::refused_elsewhere(frame, packet, address.identity, address.port);
+            let verdict = icmp::from_home(frame, packet, arrival);
             if verdict.outcome() != Outcome::NotOurs {
                 return verdict;
             }
@@ -168,7 +168,11 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 #[inline(always)]
 fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
-    if !frontends::is_published(packet.protocol, packet.destination_port)
+    if tunnel::is_tunnelled(packet, settings) && guard::stops_leaving(frame, packet, settings) {
+        return Outcome::ForgedTunnel.into();
+    }
+    if frame.origin() != 0
+        || !frontends::is_published(packet.protocol, packet.destination_port)
         || tunnel::is_tunnelled(packet, settings)
     {
         return Outcome::NotOurs.into();
@@ -188,6 +192,9 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
             return verdict;
         }
         return icmp::from_task(frame, packet, settings);
+    }
+    if guard::stops_container(frame, packet, settings) {
+        return Outcome::ForgedTunnel.into();
     }
     if answers::is_question(packet, settings) {
         return answers::answer(frame, packet);
@@ -299,6 +306,10 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::TooBigDropped
         | Outcome::RefusedFragment
         | Outcome::RefusalSwallowed
+        | Outcome::ForgedTunnel
+        | Outcome::WrongUplink
+        | Outcome::WrongSender
+        | Outcome::UnknownAnswer
         // Of flows or sockets, not of packets.
         | Outcome::FlowUnprotected
         | Outcome::SocketToTask

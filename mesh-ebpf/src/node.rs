@@ -1,4 +1,4 @@
-//! Maps `SETTINGS`, `LOCAL_ADDRESSES` and `PEERS`: this node and the others.
+//! Maps `SETTINGS`, `LOCAL_ADDRESSES`, `UPLINKS` and `PEERS`: this node and the others.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -16,6 +16,9 @@ static LOCAL_ADDRESSES: HashMap<Address, u32> =
 
 #[map]
 static PEERS: HashMap<Address, u32> = HashMap::with_max_entries(maps::PEERS, BPF_F_NO_PREALLOC);
+
+#[map]
+static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(maps::UPLINKS, BPF_F_NO_PREALLOC);
 
 #[inline(always)]
 pub(crate) fn settings() -> Option<&'static Settings> {
@@ -35,8 +38,15 @@ pub(crate) fn takes_frames(interface: u32) -> bool {
     settings().is_some_and(|settings| settings.frame_takers.contains(&interface))
 }
 
-/// Whether `address` is a node of this Swarm.
+/// Whether clients and other nodes are reached by an interface.
 #[inline(always)]
-pub(crate) fn is_peer(address: Address) -> bool {
-    PEERS.get_ptr(address).is_some()
+pub(crate) fn is_uplink(interface: u32) -> bool {
+    UPLINKS.get_ptr(interface).is_some()
+}
+
+/// By which uplink `address` sends ([`mesh_common::peer`]), if it is another node of this Swarm.
+#[inline(always)]
+pub(crate) fn peer(address: Address) -> Option<u32> {
+    // SAFETY: the value is copied at once, and the agent writes it whole.
+    unsafe { PEERS.get(address) }.copied()
 }

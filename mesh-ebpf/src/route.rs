@@ -92,6 +92,12 @@ impl Route {
         if route.is_open(frame) { Ok(route) } else { Err(Outcome::NotOurs) }
     }
 
+    /// The interface that it goes out of.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        self.interface
+    }
+
     /// Whether the hook can send a packet that way with the hardware addresses that are known.
     #[inline(always)]
     fn is_open(&self, frame: &Frame) -> bool {

@@ -21,7 +21,7 @@ use crate::flows::{Known, Published};
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::verdict::{PackedVerdict, Step};
-use crate::{counters, flows, frontends, node, request, selection};
+use crate::{counters, flows, frontends, guard, node, request, selection};
 
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
@@ -30,6 +30,8 @@ static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries
 pub(crate) const ALLOW: i32 = 1;
 /// The call fails with the error that was set.
 const REFUSE: i32 = 0;
+/// The call fails: it is not permitted (EPERM), which is the error if none was set.
+const STOP: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 /// `::ffff:0:0/96`, its third word (RFC 4291 §2.5.5.2).
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
@@ -60,14 +62,14 @@ enum Family {
 #[inline(always)]
 pub(crate) fn connect(context: &SockAddrContext, ipv6: bool) -> i32 {
     let Some(call) = Call::read(context, ipv6) else { return ALLOW };
-    call.redirect(false)
+    if call.is_forged() { STOP } else { call.redirect(false) }
 }
 
 /// `sendto` and the like on a socket that is not connected: every datagram is a call of its own.
 #[inline(always)]
 pub(crate) fn send(context: &SockAddrContext) -> i32 {
     let Some(call) = Call::read(context, false) else { return ALLOW };
-    call.redirect(true)
+    if call.is_forged() { STOP } else { call.redirect(true) }
 }
 
 /// `recvfrom` and `getpeername`: the caller sees the address it dialled.
@@ -128,6 +130,16 @@ impl Call {
                 family,
             })
         }
+    }
+
+    /// Whether it is for another node's tunnel, and not the agent's.
+    #[inline(always)]
+    fn is_forged(&self) -> bool {
+        let is_forged = guard::stops_call(self.protocol, self.address, self.port, self.cookie);
+        if is_forged {
+            counters::count(Outcome::ForgedTunnel);
+        }
+        is_forged
     }
 
     /// Gives the call a backend, if it is for a frontend of this node.

@@ -1,16 +1,19 @@
 //! The tunnel between an entry node and a home node: putting packets in, and taking them out.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, size_of};
 
 use mesh_common::backend::{Backend, TaskKey};
-use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, ethertype, protocol};
+use mesh_common::flow::Flow;
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, UDP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
+use mesh_common::peer;
 use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
-use mesh_common::tunnel::flags::{PROBE, REPLY};
+use mesh_common::tunnel::flags::{PROBE, PROBE_ANSWER, REPLY};
 use mesh_common::tunnel::{
-    OVERHEAD, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader, VXLAN_FLAG_VNI,
+    MARK, MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields,
+    TunnelHeader, VXLAN_FLAG_VNI, known,
 };
 
 use crate::delivery::{self, Target};
@@ -60,6 +63,7 @@ pub(crate) fn send(
         return Ok(route.take(frame));
     }
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
+    frame.set_mark(MARK);
     // What a task answers is routed from the bridge, by whichever of its ports it was heard.
     let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
     Ok(route::follow(frame, packet, incoming, [settings.node, node], uplink))
@@ -80,6 +84,31 @@ pub(crate) fn is_tunnelled(packet: &Packet, settings: &Settings) -> bool {
         && packet.destination_port == settings.tunnel_port
         && packet.fragment == Fragment::Whole
         && packet.transport == NETWORK + IPV4_HEADER
+}
+
+/// Where the flags stand, counted from the Ethernet header.
+const FLAGS: usize = NETWORK + OVERHEAD - 4;
+
+/// The flags of a packet of the tunnel; none if it is too short for any.
+#[inline(always)]
+pub(crate) fn flags(frame: &Frame) -> u16 {
+    frame.read(FLAGS).map_or(0, u16::from_be)
+}
+
+/// Whether a packet for the tunnel's port is of the tunnel's network.
+#[inline(always)]
+pub(crate) fn names_network(frame: &Frame, settings: &Settings) -> bool {
+    const VXLAN: usize = NETWORK + IPV4_HEADER + UDP_HEADER;
+
+    frame.make_linear((VXLAN + size_of::<[[u8; 4]; 2]>()) as u32);
+    frame.read::<[[u8; 4]; 2]>(VXLAN).is_some_and(|[flags, vni]| is_network(flags, vni, settings))
+}
+
+#[inline(always)]
+fn is_network(vxlan_flags: [u8; 4], vni: [u8; 4], settings: &Settings) -> bool {
+    let [vni @ .., _] = vni;
+    vxlan_flags[0] & VXLAN_FLAG_VNI != 0
+        && vni == [(settings.vni >> 16) as u8, (settings.vni >> 8) as u8, settings.vni as u8]
 }
 
 /// UDP, VXLAN and inner Ethernet headers. All fields in network byte order.
@@ -103,7 +132,7 @@ pub(crate) struct Arrival {
 }
 
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
-/// what it was addressed to; it is written if this succeeds. A probe is turned around instead, and ends as [`Outcome::Probed`].
+/// what it was addressed to; it is written if this succeeds. A probe stays as it is: that is [`Outcome::Probed`].
 #[inline(always)]
 pub(crate) fn open(
     frame: &Frame,
@@ -142,7 +171,7 @@ fn open_here(
 
 #[inline(always)]
 fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<Arrival, Outcome> {
-    if !node::is_local(packet.destination) {
+    if packet.destination != settings.node {
         return Err(Outcome::NotOurs);
     }
     if usize::from(packet.length) < OVERHEAD + PROBE_PAYLOAD {
@@ -150,21 +179,19 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     }
     frame.make_linear((ETHERNET_HEADER + OVERHEAD + IPV4_HEADER) as u32);
     let tail: OuterTail = frame.read(NETWORK + IPV4_HEADER).ok_or(Outcome::Malformed)?;
-    let [vni @ .., _] = tail.vni;
-    if tail.vxlan_flags[0] & VXLAN_FLAG_VNI == 0
-        || vni != [(settings.vni >> 16) as u8, (settings.vni >> 8) as u8, settings.vni as u8]
-        || tail.ethertype != ethertype::IPV4.to_be()
-    {
+    if !is_network(tail.vxlan_flags, tail.vni, settings) || tail.ethertype != ethertype::IPV4.to_be() {
         return Err(Outcome::NotOurs);
     }
     let address = TunnelAddress::from_macs(tail.destination, tail.source).ok_or(Outcome::NotOurs)?;
     let sender = packet.source;
-    if !node::is_peer(sender) {
-        return Err(Outcome::UnknownPeer);
+    let uplink = node::peer(sender).ok_or(Outcome::UnknownPeer)?;
+    if !peer::may_come_by(uplink, frame.interface()) {
+        // To a driver below a bond, the uplink is another interface.
+        return Err(if frame::IS_XDP { Outcome::NotOurs } else { Outcome::WrongUplink });
     }
-    if address.flags & PROBE != 0 {
-        rewrite::udp::turn(frame, packet)?;
-        return Err(Outcome::Probed);
+    if address.flags & (PROBE | PROBE_ANSWER) != 0 {
+        let is_agents = is_agents_probe(packet, settings, address.flags);
+        return Err(if is_agents { Outcome::Probed } else { Outcome::ForgedTunnel });
     }
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
         return Err(Outcome::Malformed);
@@ -177,6 +204,57 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     }
     flows::remember_fragment(packet);
     Ok(Arrival { address, sender })
+}
+
+/// Whether an agent may have sent a probe. What none asks is not answered: an answer, which would be asked and answered for ever
+/// where it came to a tunnel's port, and anything long.
+#[inline(always)]
+fn is_agents_probe(packet: &Packet, settings: &Settings, flags: u16) -> bool {
+    flags & PROBE_ANSWER == 0
+        && packet.source_port != settings.tunnel_port
+        && usize::from(packet.length) <= OVERHEAD + MOST_PROBE_PAYLOAD
+}
+
+/// Turns a probe, which [`open`] has found to be one, into its answer. It goes the way of all that goes through the tunnel to the
+/// node that asks: so that node knows by which uplink this one's packets come in.
+#[inline(always)]
+pub(crate) fn answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+    // As `Packet::read`.
+    if frame::IS_XDP {
+        try_answer_probe(frame, packet, settings).into()
+    } else {
+        answer_probe_apart(frame, packet, settings)
+    }
+}
+
+#[inline(never)]
+fn answer_probe_apart(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+    try_answer_probe(frame, packet, settings).into()
+}
+
+#[inline(always)]
+fn try_answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+    let (this, other, uplink) = (settings.node, packet.source, frame.interface());
+    if frame::IS_XDP {
+        let route = Route::to_node(frame, packet, this, other, uplink)?;
+        into_answer(frame, packet)?;
+        return Ok((Outcome::Probed, route.take(frame)).into());
+    }
+    into_answer(frame, packet)?;
+    Ok((Outcome::Probed, route::follow(frame, packet, uplink, [this, other], uplink)).into())
+}
+
+#[inline(always)]
+fn into_answer(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+    const KNOWN: usize = OVERHEAD + PROBE_KNOWN;
+
+    if usize::from(packet.length) >= KNOWN + size_of::<u16>() {
+        let [bits, _]: [u8; 2] = frame.read(NETWORK + KNOWN).ok_or(Outcome::Malformed)?;
+        if bits & known::PROBE_ANSWER != 0 {
+            rewrite::udp::set_word(frame, packet, FLAGS, flags(frame).to_be(), PROBE_ANSWER.to_be())?;
+        }
+    }
+    rewrite::udp::turn(frame, packet)
 }
 
 /// At the home node: a client's packet for a task here.
@@ -229,25 +307,37 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
 
 #[inline(always)]
 fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
-    let address = &arrival.address;
     if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
         // If it is a refusal, it becomes a SYN that has to come in again.
         return Err(Outcome::NotOurs);
     }
-    if packet.protocol != protocol::ICMP {
+    // What an error quotes has been looked at before.
+    let mut is_known = packet.protocol == protocol::ICMP;
+    if !is_known {
         let key = packet.flow_from_frontend();
-        match flows::recall::<Published>(&key) {
-            Some(Known::Established(flow) | Known::Other(flow)) => {
-                flows::note_task::<Published>(&key, flow, packet, packet.now);
+        if let Some(known) = flows::recall::<Published>(&key)
+            && let Some(speaks) = is_from_backend(known.flow(), arrival)
+        {
+            if !speaks {
+                return Err(Outcome::WrongSender);
             }
-            Some(Known::Opening(_)) => {
-                let verdict = flows::hear_opening(frame, packet, &key, address.identity, address.port);
-                if verdict.outcome() != Outcome::NotOurs {
-                    return Ok((verdict.outcome(), verdict.way()).into());
+            is_known = true;
+            match known {
+                Known::Established(flow) | Known::Other(flow) => {
+                    flows::note_task::<Published>(&key, flow, packet, packet.now);
+                }
+                Known::Opening(_) => {
+                    let address = &arrival.address;
+                    let verdict = flows::hear_opening(frame, packet, &key, address.identity, address.port);
+                    if verdict.outcome() != Outcome::NotOurs {
+                        return Ok((verdict.outcome(), verdict.way()).into());
+                    }
                 }
             }
-            None => {}
         }
+    }
+    if !is_known && !may_be_forgotten(packet) {
+        return Err(Outcome::UnknownAnswer);
     }
     if node::is_local(packet.destination) {
         return Ok(Outcome::RepliedToNode.into());
@@ -259,5 +349,30 @@ fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
         let incoming = frame.interface();
         Route::find(frame, packet, incoming, packet.source, packet.destination, incoming)
     };
+    // XDP sends by uplinks only, and leaves the rest to TC.
+    if !is_known && !frame::IS_XDP && !node::is_uplink(route.interface()) && !flows::are_taken_over() {
+        return Err(Outcome::UnknownAnswer);
+    }
     Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
+}
+
+/// Whether what came is from the task that a flow was given to. `None` if nobody knows any more which one that was.
+#[inline(always)]
+pub(crate) fn is_from_backend(flow: &Flow, arrival: &Arrival) -> Option<bool> {
+    let backend = frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)?;
+    let address = &arrival.address;
+    Some(
+        backend.node == arrival.sender
+            && backend.identity == address.identity
+            && backend.port == address.port,
+    )
+}
+
+/// Whether an answer in a flow that nobody knows may be one that was forgotten: one to a client of a published port, or one that
+/// the programs behind these know. Nothing unknown is for the node itself.
+#[inline(always)]
+fn may_be_forgotten(packet: &Packet) -> bool {
+    flows::are_taken_over()
+        || !node::is_local(packet.destination)
+            && frontends::find(packet.protocol, packet.source_port).is_some()
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     process::{Child, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     cmd::{Cmd, said},
+    deadline::finish,
     lab::{Lab, Node},
     paths::static_binary,
 };
@@ -56,6 +58,9 @@ impl At<'_> {
     }
 }
 
+/// How long a client may take whose end is waited for.
+const LIMIT: Duration = Duration::from_mins(5);
+
 /// A client under way.
 #[derive(Debug)]
 pub struct Running {
@@ -79,7 +84,7 @@ impl Running {
 
     /// Waits for its end and returns its report; implies [`Running::enough`].
     pub fn report<T: DeserializeOwned>(self) -> Result<T> {
-        let output = self.child.wait_with_output()?;
+        let output = finish(self.child, Some(LIMIT), &self.line)?;
         if !output.status.success() {
             bail!("`{}` ended with {}\n{}", self.line, output.status, said(&output));
         }

@@ -13,13 +13,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
+use crate::{deadline::finish, paths};
+
+/// How long a command may take whose output is waited for: far longer than any should.
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// A command that is printed before it runs and reported whole when it fails.
 #[derive(Debug)]
 pub struct Cmd {
     inner: Command,
     quiet: bool,
+    /// How long it may take where its output is waited for.
+    limit: Option<Duration>,
     /// What it says when it only has to be run again.
     again: Option<&'static str>,
     /// What to show in place of the program and the arguments given so far, and how many of these there were.
@@ -39,6 +44,8 @@ impl Cmd {
             key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")
         };
         let mut cargo = Self::new("cargo").args([subcommand, "--locked"]).dir(paths::root());
+        // What it runs may take any time.
+        cargo.limit = None;
         for (key, _) in env::vars_os().filter(|(key, _)| told(key)) {
             cargo.inner.env_remove(key);
         }
@@ -82,6 +89,13 @@ impl Cmd {
         self
     }
 
+    /// Kills it if it takes longer, in place of the two minutes that a command has whose output is waited for.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
     /// When it fails and says this, [`Cmd::read`] runs it again, for a while.
     #[must_use]
     pub fn again_when(mut self, said: &'static str) -> Self {
@@ -116,10 +130,9 @@ impl Cmd {
     pub fn read(mut self) -> Result<String> {
         self.announce();
         let line = self.line();
-        self.inner.stdin(Stdio::null());
         let mut tries_left = 20;
         loop {
-            let output = self.inner.output().with_context(|| format!("cannot run `{line}`"))?;
+            let output = self.finish(&line)?;
             if output.status.success() {
                 return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
             }
@@ -140,7 +153,7 @@ impl Cmd {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input.as_bytes()).with_context(|| format!("`{line}` does not read its input"))?;
         }
-        let output = child.wait_with_output()?;
+        let output = finish(child, self.limit, &line)?;
         if !output.status.success() {
             bail!("`{line}` ended with {}\n{}\nits input was:\n{input}", output.status, said(&output));
         }
@@ -151,7 +164,13 @@ impl Cmd {
     pub fn output(mut self) -> Result<Output> {
         self.announce();
         let line = self.line();
-        self.inner.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{line}`"))
+        self.finish(&line)
+    }
+
+    fn finish(&mut self, line: &str) -> Result<Output> {
+        let pipes = self.inner.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = pipes.spawn().with_context(|| format!("cannot run `{line}`"))?;
+        finish(child, self.limit, line)
     }
 
     /// Asks a yes-or-no question of a program; one that is missing says no.
@@ -208,7 +227,7 @@ impl Cmd {
 
 impl From<Command> for Cmd {
     fn from(inner: Command) -> Self {
-        Self { inner, quiet: false, again: None, shown: None }
+        Self { inner, quiet: false, limit: Some(LIMIT), again: None, shown: None }
     }
 }
 

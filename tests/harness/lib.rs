@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod client;
 pub mod cmd;
+mod deadline;
 pub mod deaths;
 pub mod dig;
 pub mod images;

@@ -1,7 +1,10 @@
 //! Waiting for something to become true, with a deadline and the last reason why it was not.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,9 +20,21 @@ pub fn be_patient(times: u32) {
     PATIENCE.store(times.max(1), Ordering::Relaxed);
 }
 
+/// How many times as long everything is waited for.
+pub(crate) fn patience() -> u32 {
+    PATIENCE.load(Ordering::Relaxed)
+}
+
 /// Whether this machine is slow.
 pub(crate) fn is_patient() -> bool {
-    PATIENCE.load(Ordering::Relaxed) > 1
+    patience() > 1
+}
+
+static IN_VAIN: OnceLock<fn(&str)> = OnceLock::new();
+
+/// From now on this is called with what was waited for whenever that has not come, before anybody is told. The first call counts.
+pub fn when_in_vain(act: fn(&str)) {
+    let _ = IN_VAIN.set(act);
 }
 
 /// Asks every `every` until the answer is `Ok`, and passes on the last error when `limit` is over.
@@ -30,12 +45,14 @@ pub fn until<T>(
     mut ask: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let begin = Instant::now();
-    let patience = PATIENCE.load(Ordering::Relaxed);
-    let (limit, every) = (limit * patience, every * patience);
+    let (limit, every) = (limit * patience(), every * patience());
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),
             Err(error) if begin.elapsed() >= limit => {
+                if let Some(act) = IN_VAIN.get() {
+                    act(&format!("{what}: {error:#}"));
+                }
                 return Err(error).with_context(|| format!("{what}: not within {limit:?}"));
             }
             Err(_) if interrupt::happened() => bail!("{what}: interrupted"),

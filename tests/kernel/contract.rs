@@ -55,6 +55,8 @@ fn the_maps_are_what_the_contract_says() {
         ("ROUTES", per_cpu_array::<RememberedRoute>(maps::ROUTES)),
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, u32>(maps::PEERS)),
+        ("UPLINKS", hash::<u32, u32>(maps::UPLINKS)),
+        ("AGENT_SOCKETS", hash::<u64, u32>(maps::AGENT_SOCKETS)),
         ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),
         ("SOCKETS", lru_hash::<SocketKey, SocketFlow>(maps::SOCKETS)),
         ("VIPS", hash::<VipKey, Frontend>(maps::VIPS)),

@@ -138,7 +138,7 @@ fn fragments_of_an_answer_go_through_the_tunnel_and_on_to_the_client() {
         home.bridge_in(fragment).enters_tunnel(Outcome::ReplyTunnelled, tunnel, &expected.ip());
     }
 
-    let mut entry = World::new();
+    let mut entry = World::serving(&[remote(5)]);
     entry.local_address(cast::STRANGER);
     let arrived = sent.with(|packet| packet.source = cast::STRANGER);
     for fragment in in_four(&arrived) {

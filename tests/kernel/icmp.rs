@@ -156,6 +156,7 @@ fn an_error_of_a_task_goes_through_the_tunnel_and_on_to_the_client() {
 
     let entry = World::serving(&[remote(5)]);
     for sent in requests(cast::NODE) {
+        let _ = entry.uplink_in(&sent).leaves(Outcome::Tunnelled);
         let error = from_task(icmp_error(3, 3, 0, sent.delivered(5).quote()));
         let inner = as_frontend(&error, cast::NODE, icmp_error(3, 3, 0, as_received(&sent).quote()));
         let run = entry.run(Hook::UplinkIn, &Tunnel::to_here(5).reply().around(&inner.ip()));

@@ -1,7 +1,8 @@
 //! Task → client: at the home node, and at the entry node when it is another one.
 
 use mesh_common::backend::{Backend, flags};
-use mesh_common::net::protocol;
+use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::state::{ADOPTED, ESTABLISHED, PROVEN, TASK_FINISHED};
 
@@ -218,7 +219,16 @@ fn an_answer_out_of_the_tunnel_to_a_neighbour_yet_to_be_found_is_sent_by_the_ker
 
 #[test]
 fn an_answer_out_of_the_tunnel_to_the_node_itself_is_passed_up() {
-    let world = World::serving(&[remote(7)]);
+    let mut world = World::serving(&[remote(7)]);
+    // As when a process has called a task of the other node.
+    for (table, protocol) in [("FLOWS", protocol::TCP), ("UDP_FLOWS", protocol::UDP)] {
+        let key = FlowKey {
+            client: Address::new(cast::NODE),
+            frontend: Address::new(cast::OTHER),
+            ..flow_key(protocol)
+        };
+        world.insert(table, key, Flow { backend: 1, generation: 1, ..Flow::default() });
+    }
     for payload in answers() {
         let inner = Packet::from_task(7, payload)
             .as_frontend(cast::OTHER, PUBLISHED)

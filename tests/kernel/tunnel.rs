@@ -357,7 +357,7 @@ fn a_client_port_that_a_translated_flow_took_is_translated_itself() {
 #[test]
 fn answers_follow_a_flow_to_another_entry_node() {
     let mut world = World::home_of(&[5]);
-    world.insert("PEERS", Address::new(cast::STRANGER), 1_u32);
+    world.peer(cast::STRANGER, 1);
     let packet = request(data(b"data"));
     let _ = arrive(&world, &packet);
     let moved = Tunnel { source: cast::STRANGER, ..Tunnel::to_here(5) };

@@ -1,7 +1,7 @@
 //! What XDP does itself, what it leaves to TC, and that what it leaves is as it came.
 
 use mesh_common::flow::{Flow, FlowKey, Opening};
-use mesh_common::net::protocol;
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
@@ -117,6 +117,9 @@ fn what_is_for_this_node_is_left_to_tc() {
         let request = packet.with(|packet| packet.destination = cast::OTHER);
         driver.run(&Tunnel::to_here(5).around(&request.ip())).is_left_to_tc();
     }
+    let backend = world.backends(&[remote(7)])[0];
+    let key = FlowKey { client: Address::new(cast::NODE), ..flow_key(protocol::TCP) };
+    world.insert("FLOWS", key, Flow { backend, generation: 1, ..Flow::default() });
     let to_process = answered(7, answer(ACK, b"answer")).with(|packet| packet.destination = cast::NODE);
     driver.run(&Tunnel::to_here(7).reply().around(&to_process.ip())).is_left_to_tc();
 }
@@ -279,7 +282,7 @@ fn what_only_looks_like_the_tunnel_is_left_to_tc() {
 fn a_probe_is_sent_back_as_it_came() {
     let mut world = World::new();
     let driver = Driver::of(&mut world);
-    for payload in [&[7_u8; 8][..], &[7; 9], &[7; 64]] {
+    for payload in [&[7_u8; 8][..], &[0; 9], &[0; 64]] {
         let question = Tunnel::to_here(0).probe(SOCKET).around(payload);
         let mut answer = question.clone();
         for (to, from, bytes) in [(0, 6, 6), (6, 0, 6), (26, 30, 4), (30, 26, 4), (34, 36, 2), (36, 34, 2)] {

@@ -44,8 +44,8 @@ fn datagrams(lab: &Lab) -> Result<()> {
 }
 
 fn datagrams_in_turn(lab: &Lab) -> Result<()> {
-    let _service = Spec::workload("turns").replicas(3).publish("8202:9000/udp").create(lab)?;
-    live(lab, "turns", 3)?;
+    let _service = Spec::workload("datagrams").replicas(3).publish("8202:9000/udp").create(lab)?;
+    live(lab, "datagrams", 3)?;
     for node in &lab.nodes {
         let target = target(node, 8202);
         let mut tasks = BTreeMap::<String, usize>::new();
@@ -67,9 +67,9 @@ fn one_port_through_two_nodes(lab: &Lab) -> Result<()> {
     live(lab, "twonodes", 1)?;
     let at = |index: usize| target(&lab.nodes[index], 8203);
     // Both through the tunnel; one through it and one not.
-    both_converse(&at(1), &at(2))?;
-    both_converse(&at(0), &at(1))?;
-    both_converse(&at(2), &at(0))
+    both_converse("32000", &at(1), &at(2))?;
+    both_converse("32000", &at(0), &at(1))?;
+    both_converse("32000", &at(2), &at(0))
 }
 
 fn one_port_to_two_ports(lab: &Lab) -> Result<()> {
@@ -78,16 +78,17 @@ fn one_port_to_two_ports(lab: &Lab) -> Result<()> {
     let _service = spec.option(&only_on(&lab.nodes[0])).create(lab)?;
     live(lab, "twoports", 1)?;
     for node in &lab.nodes {
-        both_converse(&target(node, 8204), &target(node, 8205))?;
+        both_converse("32001", &target(node, 8204), &target(node, 8205))?;
     }
     Ok(())
 }
 
 /// Two TCP conversations at the same time from the same address and port, then two of datagrams.
-fn both_converse(one: &str, other: &str) -> Result<()> {
-    const SOURCE: &[&str] = &["--source-address", CLIENT, "--source-port", "32000", "--interval", "50"];
+fn both_converse(source_port: &str, one: &str, other: &str) -> Result<()> {
+    let source = ["--source-address", CLIENT, "--source-port", source_port, "--interval", "50"];
     // The one begins before the other and ends before it, so that neither has the task to itself.
-    let tcp = |target, lines| At::Client.start(&[&["tcp", target, "--lines", lines], SOURCE].concat());
+    let tcp =
+        |target, lines| At::Client.start(&[&["tcp", target, "--lines", lines][..], &source[..]].concat());
     let (first, second) = (tcp(one, "20")?, tcp(other, "30")?);
     for (running, target, lines) in [(first, one, 20), (second, other, 30)] {
         let talk: Conversation = running.report()?;
@@ -96,7 +97,8 @@ fn both_converse(one: &str, other: &str) -> Result<()> {
         ensure!(identity.peer.starts_with(CLIENT), "the task saw {}", identity.peer);
     }
 
-    let udp = |target, count| At::Client.start(&[&["udp", target, "--count", count], SOURCE].concat());
+    let udp =
+        |target, count| At::Client.start(&[&["udp", target, "--count", count][..], &source[..]].concat());
     let (first, second) = (udp(one, "20")?, udp(other, "30")?);
     for (running, target) in [(first, one), (second, other)] {
         let report: Report = all_ok(running.report()?).with_context(|| format!("UDP with {target}"))?;

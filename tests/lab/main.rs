@@ -1,11 +1,12 @@
-//! Scenarios on a real Swarm with the mesh on it. One lab serves all; they run one after the other, and each leaves the
-//! lab as it found it. Arguments select scenarios by a part of their name; `--list` shows them; `--up` takes the lab that
-//! is up, with the mesh that is on it, and leaves it up.
+//! Scenarios on a real Swarm with the mesh on it. One lab serves all, and each leaves it as it found it; those that do not
+//! disturb each other run side by side (`selection.rs`). Arguments select scenarios by a part of their name; `--list` shows
+//! them; `--up` takes the lab that is up, with the mesh that is on it, and leaves it up.
 
 mod agent;
 mod balance;
 mod change;
 mod deaths;
+mod evidence;
 mod flood;
 mod flows;
 mod host;
@@ -15,6 +16,9 @@ mod names;
 mod nodes;
 mod peers;
 mod policies;
+mod runner;
+mod selection;
+mod stack_file;
 mod support;
 mod tunnel;
 mod uninstall;
@@ -24,16 +28,13 @@ mod upstreams;
 mod vip;
 mod xdp;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
+use clap::Parser;
 use mesh_tests::{
     interrupt,
-    lab::{Lab, Lock, Shape},
+    lab::{Docker, Lab, Lock, Shape},
     mesh,
 };
 
@@ -55,6 +56,7 @@ const SUITES: &[&[Scenario]] = &[
     updates::SCENARIOS,
     deaths::SCENARIOS,
     agent::SCENARIOS,
+    stack_file::SCENARIOS,
     nodes::SCENARIOS,
     xdp::SCENARIOS,
     flood::SCENARIOS,
@@ -63,21 +65,51 @@ const SUITES: &[&[Scenario]] = &[
     uninstall::SCENARIOS,
 ];
 
+/// Scenarios on a real Swarm with the mesh on it.
+#[derive(Parser)]
+struct Options {
+    /// Only scenarios whose name contains one of these
+    filters: Vec<String>,
+    /// Only those that are called exactly so
+    #[arg(long)]
+    exact: bool,
+    /// Only those that carry the rest
+    #[arg(long)]
+    carrying: bool,
+    /// Shows them and runs none
+    #[arg(long)]
+    list: bool,
+    /// Takes the lab that is up, with the mesh that is on it, and leaves it up
+    #[arg(long, conflicts_with = "docker")]
+    up: bool,
+    /// What Docker the nodes run
+    #[arg(long, value_enum, default_value_t)]
+    docker: Docker,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        let matches = |filter: &String| if self.exact { name == filter } else { name.contains(filter) };
+        let named = self.filters.is_empty() || self.filters.iter().any(matches);
+        named && (!self.carrying || selection::carries(name))
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let wanted =
-        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let options = Options::parse();
+    if let Err(error) = selection::check() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     let scenarios: Vec<&Scenario> =
-        SUITES.iter().copied().flatten().filter(|(name, _)| wanted(name)).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
+        SUITES.iter().copied().flatten().filter(|(name, _)| options.wants(name)).collect();
+    if options.list {
         for (name, _) in &scenarios {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
     }
-    let up = arguments.iter().any(|argument| argument == "--up");
-    match if up { run_on_what_is_up(&scenarios) } else { run_all(&scenarios) } {
+    match if options.up { run_on_what_is_up(&scenarios) } else { run_all(&scenarios, options.docker) } {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -91,11 +123,11 @@ fn main() -> ExitCode {
 }
 
 /// Returns how many failed.
-fn run_all(scenarios: &[&Scenario]) -> Result<usize> {
+fn run_all(scenarios: &[&Scenario], docker: Docker) -> Result<usize> {
     let images = mesh::build_all()?;
     let _lock = Lock::take()?;
     interrupt::catch();
-    let outcome = prepare(&images).map(|lab| run(scenarios, &lab));
+    let outcome = prepare(&images, docker).and_then(|lab| run(scenarios, &lab));
     let down = Lab::down();
     outcome.and_then(|failed| down.map(|()| failed))
 }
@@ -103,42 +135,27 @@ fn run_all(scenarios: &[&Scenario]) -> Result<usize> {
 fn run_on_what_is_up(scenarios: &[&Scenario]) -> Result<usize> {
     let _lock = Lock::take()?;
     interrupt::catch();
-    Ok(run(scenarios, &Lab::open()?))
+    run(scenarios, &Lab::open()?)
 }
 
-fn run(scenarios: &[&Scenario], lab: &Lab) -> usize {
+fn run(scenarios: &[&Scenario], lab: &Lab) -> Result<usize> {
+    let version = lab.docker_version()?;
+    println!("{} scenarios with Docker {version}", scenarios.len());
+    evidence::clear(lab.shape.docker)?;
+    evidence::keep();
     let begin = Instant::now();
-    let failed: Vec<&str> =
-        scenarios.iter().filter(|scenario| !holds(scenario, lab)).map(|(name, _)| *name).collect();
-    println!("\n{:.0} s in all", begin.elapsed().as_secs_f64());
-    for name in &failed {
-        println!("failed: {name}");
-    }
-    println!("{} passed, {} failed", scenarios.len() - failed.len(), failed.len());
-    failed.len()
+    let outcomes = runner::run(scenarios, lab);
+    let seconds = begin.elapsed().as_secs_f64();
+    runner::save(&outcomes, lab.shape.docker, &version, seconds)?;
+    println!("\n{seconds:.0} s in all");
+    runner::show(&outcomes);
+    Ok(outcomes.iter().filter(|outcome| outcome.error.is_some()).count())
 }
 
-fn prepare(images: &[std::path::PathBuf]) -> Result<Lab> {
-    let lab = Lab::fresh(Shape::default())?;
+fn prepare(images: &[PathBuf], docker: Docker) -> Result<Lab> {
+    let lab = Lab::fresh(Shape { docker, ..Shape::default() })?;
     mesh::load(&lab, images)?;
     uninstall::remember(&lab)?;
     mesh::deploy(&lab)?;
     Ok(lab)
-}
-
-fn holds((name, check): &Scenario, lab: &Lab) -> bool {
-    println!("----  {name}");
-    let begin = Instant::now();
-    let outcome = if interrupt::happened() {
-        Err(anyhow!("interrupted"))
-    } else {
-        // A panic is a failure like any other; the lab is repaired by the scenario's own guards.
-        catch_unwind(AssertUnwindSafe(|| check(lab))).unwrap_or_else(|_| Err(anyhow!("it panicked")))
-    };
-    let seconds = begin.elapsed().as_secs_f64();
-    match &outcome {
-        Ok(()) => println!("PASS  {name} ({seconds:.1} s)"),
-        Err(error) => println!("FAIL  {name} ({seconds:.1} s): {error:#}\n{}", mesh::evidence(lab)),
-    }
-    outcome.is_ok()
 }

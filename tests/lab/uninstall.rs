@@ -54,7 +54,7 @@ fn without_any_agent(lab: &Lab) -> Result<()> {
         get_at(At::Node(node), "127.0.0.1:8801", 10).with_context(|| format!("on {}", node.name))?;
     }
     let image = ["run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN"];
-    let pins = ["--volume=/sys/fs/bpf:/sys/fs/bpf", AGENT, "uninstall"];
+    let pins = ["--volume=/sys/fs/bpf:/bpf", "--env=MESH_BPFFS=/bpf", AGENT, "uninstall"];
     lab.on_every_node(|node| node.docker(image).args(pins).read())?;
     service.remove()?;
     let clean = no_trace(lab, &programs);

@@ -28,6 +28,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const REPLICAS: usize = 6;
 
 struct Case {
+    /// By which it is told from others that run at the same time.
+    number: u16,
     service: Spec,
     ports: Ports,
     /// Those inside the task, which its virtual address serves.
@@ -38,41 +40,55 @@ struct Case {
 }
 
 fn nginx_stopped_first(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, nginx("stop-first", 1))
+    update_and_roll_back(lab, nginx(0, "stop-first", 1))
 }
 
 fn nginx_started_first(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, nginx("start-first", 2))
+    update_and_roll_back(lab, nginx(1, "start-first", 2))
 }
 
 fn graceful_started_first(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, workload("graceful", 500, "start-first", 2))
+    update_and_roll_back(lab, workload(2, "graceful", 500, "start-first", 2))
 }
 
 fn refusing(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, workload("refuse", 500, "stop-first", 2))
+    update_and_roll_back(lab, workload(3, "refuse", 500, "stop-first", 2))
 }
 
 fn abrupt_stopped_first(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, workload("abrupt", 0, "stop-first", 2))
+    update_and_roll_back(lab, workload(4, "abrupt", 0, "stop-first", 2))
 }
 
 fn abrupt_started_first(lab: &Lab) -> Result<()> {
-    update_and_roll_back(lab, workload("abrupt", 0, "start-first", 1))
+    update_and_roll_back(lab, workload(5, "abrupt", 0, "start-first", 1))
 }
 
-fn nginx(order: &'static str, parallelism: usize) -> Case {
-    let ports = Ports { web: Some(8301), echo: None };
+fn nginx(number: u16, order: &'static str, parallelism: usize) -> Case {
+    let (name, port, _) = name_and_ports(number);
+    let ports = Ports { web: Some(port), echo: None };
     let inner = Ports { web: Some(80), echo: None };
-    let service = Spec::nginx("rolling").publish("8301:80");
-    Case { service, ports, inner, image: OTHER_NGINX, order, parallelism }
+    let service = Spec::nginx(&name).publish(&format!("{port}:80"));
+    Case { number, service, ports, inner, image: OTHER_NGINX, order, parallelism }
 }
 
-fn workload(stop: &str, delay: u32, order: &'static str, parallelism: usize) -> Case {
-    let service = Spec::workload("rolling").publish("8301:8080").publish("8302:9000");
+fn workload(number: u16, stop: &str, delay: u32, order: &'static str, parallelism: usize) -> Case {
+    let (name, web, echo) = name_and_ports(number);
+    let service = Spec::workload(&name).publish(&format!("{web}:8080")).publish(&format!("{echo}:9000"));
     let service = service.env(&format!("WORKLOAD_STOP={stop}")).env(&format!("WORKLOAD_STOP_DELAY={delay}"));
     let image = "mesh-lab/workload:v2";
-    Case { service, ports: Ports::new(8301, 8302), inner: Ports::new(8080, 9000), image, order, parallelism }
+    Case {
+        number,
+        service,
+        ports: Ports::new(web, echo),
+        inner: Ports::new(8080, 9000),
+        image,
+        order,
+        parallelism,
+    }
+}
+
+fn name_and_ports(number: u16) -> (String, u16, u16) {
+    (format!("rolling{number}"), 8361 + 2 * number, 8362 + 2 * number)
 }
 
 /// The same nginx under another name, so that the Swarm has something to update to.
@@ -80,8 +96,11 @@ const OTHER_NGINX: &str = "mesh-lab/nginx:next";
 
 fn update_and_roll_back(lab: &Lab, case: Case) -> Result<()> {
     lab.on_every_node(|node| node.docker(["tag", NGINX, OTHER_NGINX]).quiet().read())?;
-    let network = network(lab, "updates")?;
-    let callers = Spec::workload("caller").replicas(2).option(&network.option()).create(lab)?;
+    let network = network(lab, &format!("updates{}", case.number))?;
+    let callers = Spec::workload(&format!("caller{}", case.number))
+        .replicas(2)
+        .option(&network.option())
+        .create(lab)?;
     let service = ["update", "rollback"].iter().fold(case.service, |service, step| {
         service
             .option(&format!("--{step}-order={}", case.order))
@@ -89,7 +108,7 @@ fn update_and_roll_back(lab: &Lab, case: Case) -> Result<()> {
             .option(&format!("--{step}-monitor=500ms"))
     });
     let service = service.replicas(REPLICAS).option(&network.option()).create(lab)?;
-    live(lab, "rolling", REPLICAS)?;
+    live(lab, service.name(), REPLICAS)?;
 
     let vip = service.vip(&network.name)?;
     let mut pressure = Pressure::new();
@@ -101,10 +120,10 @@ fn update_and_roll_back(lab: &Lab, case: Case) -> Result<()> {
     let ended = service.watch_deaths()?;
     service.update(&["--image", case.image])?;
     service.wait_for_update("completed")?;
-    live(lab, "rolling", REPLICAS).context("after the update")?;
+    live(lab, service.name(), REPLICAS).context("after the update")?;
     service.rollback()?;
     service.wait_for_update("rollback_completed")?;
-    live(lab, "rolling", REPLICAS).context("after the rollback")?;
+    live(lab, service.name(), REPLICAS).context("after the rollback")?;
 
     let deaths = wait::for_up_to(PATIENCE, "all tasks have been replaced twice", || {
         let deaths = ended.seen();

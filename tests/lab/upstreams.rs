@@ -4,6 +4,7 @@
 use std::{
     fs,
     process::{Child, Stdio},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -31,8 +32,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("names are asked for one at a time", questions),
 ];
 
-/// A DNS server at the client: `www.example.` exists and nothing else, and it says so with a SOA.
-pub(crate) struct Upstream(Child);
+/// A DNS server at the client: `www.example.` exists and nothing else, and it says so with a SOA. There is one for all who
+/// have it at the same time.
+pub(crate) struct Upstream {
+    server: Option<Arc<Server>>,
+}
+
+/// An unbound; it ends with this value.
+struct Server(Child);
+
+/// The one of all [`Upstream`]s.
+static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
 /// What a server says, in unbound's words.
 const WWW_ONLY: &str = "local-zone: \".\" static\n local-data: \". 60 IN SOA ns. host. 1 2 3 4 60\"\n \
@@ -46,16 +56,23 @@ const SILENT: &str = "local-zone: \".\" always_deny\n";
 
 impl Upstream {
     pub(crate) fn start() -> Result<Self> {
-        let upstream = Self::spawn(CLIENT, WWW_ONLY)?;
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return Ok(Self { server: Some(server) });
+        }
+        let server = Arc::new(Server::spawn(CLIENT, WWW_ONLY)?);
         wait::for_up_to(Duration::from_secs(5), "a DNS server at the client", || {
             let server = format!("@{CLIENT}");
             let dig = Lab::client("dig").args([&server, "+short", "+tries=1", "+time=1", "www.example"]);
             ensure!(dig.quiet().read()? == "192.0.2.1", "another answer");
             Ok(())
         })?;
-        Ok(upstream)
+        *shared = Arc::downgrade(&server);
+        Ok(Self { server: Some(server) })
     }
+}
 
+impl Server {
     fn spawn(address: &str, manner: &str) -> Result<Self> {
         let file = paths::target().join(format!("upstream-{address}.conf"));
         fs::write(
@@ -73,6 +90,14 @@ impl Upstream {
 }
 
 impl Drop for Upstream {
+    fn drop(&mut self) {
+        // The last one's has given its port back before anybody starts another one.
+        let _shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        self.server.take();
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -94,7 +119,7 @@ fn failover(lab: &Lab) -> Result<()> {
     let mut servers = Vec::new();
     for (bad, manner, code) in BAD {
         address("add", bad)?;
-        servers.push(Upstream::spawn(bad, manner)?);
+        servers.push(Server::spawn(bad, manner)?);
         wait::for_up_to(Duration::from_secs(5), &format!("{bad} is as bad as it should be"), || {
             let dig = Lab::client("dig").args([&format!("@{bad}"), "+tries=1", "+time=1", "www.example"]);
             let said = String::from_utf8_lossy(&dig.quiet().output()?.stdout).into_owned();
@@ -129,10 +154,10 @@ fn internal(lab: &Lab) -> Result<()> {
     let outer = Network::create(lab, "outer-net", &[])?;
     let join = format!("--network=name={},alias=within", inner.name);
     let dns = format!("--dns={CLIENT}");
-    let only_inner = Spec::workload("inner").replicas(2).option(&join).option(&dns).create(lab)?;
+    let only_inner = Spec::workload("insider").replicas(2).option(&join).option(&dns).create(lab)?;
     let both = Spec::workload("edge").option(&inner.option()).option(&outer.option()).option(&dns);
     let both = both.create(lab)?;
-    let address = vip(lab, "inner", &inner.name)?;
+    let address = vip(lab, "insider", &inner.name)?;
     // It has no way to its node: the agent answers inside of it.
     for place in Inside::tasks(lab, &only_inner)? {
         for transport in [&[][..], &["+tcp"]] {

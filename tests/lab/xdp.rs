@@ -1,8 +1,8 @@
 //! Published ports with XDP before TC: all that holds with TC alone, and ways from one uplink to another one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_tests::{
     client::{At, Report},
     lab::{Lab, SECOND_ADDRESS, SECOND_CLIENT},
@@ -12,7 +12,7 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario, balance, change, deaths, flows,
+    Scenario, balance, change, deaths, flows, runner,
     support::{Undo, live, only_on},
     tunnel, untouched,
 };
@@ -38,11 +38,13 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
         let _ = mesh::without_xdp(lab);
     });
     mesh::with_xdp(lab)?;
-    for (name, check) in AGAIN.iter().copied().flatten() {
-        let begin = Instant::now();
-        check(lab).with_context(|| format!("with XDP: {name}"))?;
-        println!("      {:5.1} s  {name}", begin.elapsed().as_secs_f64());
-    }
+    let again: Vec<&Scenario> = AGAIN.iter().copied().flatten().collect();
+    let outcomes = runner::run(&again, lab);
+    let failed: Vec<String> = outcomes
+        .into_iter()
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.name, outcome.error?)))
+        .collect();
+    ensure!(failed.is_empty(), "with XDP, {} of {}: {}", failed.len(), again.len(), failed.join("\n"));
     for node in &lab.nodes {
         let sent = node.sent_by_xdp()?;
         println!("      {} has sent {sent} packets by XDP", node.name);

@@ -16,7 +16,7 @@ use mesh_tests::{
     wait,
 };
 
-use crate::setup::{self, Set};
+use crate::setup::{self, Set, docker};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,8 +47,9 @@ fn show(once: bool) -> Result<()> {
 
     let begin = Instant::now();
     title("A three-node Swarm on this machine");
-    let lab = Lab::fresh(Shape::default())?;
-    println!("{} nodes are up after {:.1} s", lab.nodes.len(), begin.elapsed().as_secs_f64());
+    let lab = Lab::fresh(Shape { docker: docker::newest(), ..Shape::default() })?;
+    let (nodes, version) = (lab.nodes.len(), lab.docker_version()?);
+    println!("{nodes} nodes with Docker {version} are up after {:.1} s", begin.elapsed().as_secs_f64());
 
     title("The mesh, deployed as a global service");
     mesh::load(&lab, &images)?;

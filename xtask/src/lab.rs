@@ -6,11 +6,11 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use mesh_tests::{
     cmd::Cmd,
-    lab::{FABRIC, Lab, Lock, Shape},
+    lab::{Docker, FABRIC, Lab, Lock, Shape},
     mesh,
 };
 
-use crate::setup::{self, Set};
+use crate::setup::{self, Set, docker};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +26,9 @@ enum Command {
         nodes: usize,
         #[arg(long, default_value_t = 1)]
         managers: usize,
+        /// The nodes' Docker; the newest that can be had when none is named
+        #[arg(long, value_enum)]
+        docker: Option<Docker>,
         /// Builds the agent and deploys it on the lab
         #[arg(long)]
         mesh: bool,
@@ -55,7 +58,10 @@ enum Command {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Up { nodes, managers, mesh, xdp } => up(Shape { nodes, managers }, mesh, xdp),
+        Command::Up { nodes, managers, docker, mesh, xdp } => {
+            setup::ensure(if mesh { &[Set::Lab, Set::Build] } else { &[Set::Lab] })?;
+            up(Shape { nodes, managers, docker: docker::chosen(docker)? }, mesh, xdp)
+        }
         Command::Load => {
             setup::ensure(&[Set::Lab, Set::Build])?;
             mesh::load(&Lab::open()?, &mesh::build_workloads()?)
@@ -71,12 +77,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 fn up(shape: Shape, with_mesh: bool, with_xdp: bool) -> Result<()> {
-    setup::ensure(if with_mesh { &[Set::Lab, Set::Build] } else { &[Set::Lab] })?;
     let _lock = Lock::take()?;
     let images = if with_mesh { mesh::build_all()? } else { Vec::new() };
     let begin = Instant::now();
     let lab = Lab::up(shape)?;
-    println!("{} nodes, up in {:.1} s", lab.nodes.len(), begin.elapsed().as_secs_f64());
+    let (nodes, version) = (lab.nodes.len(), lab.docker_version()?);
+    println!("{nodes} nodes with Docker {version}, up in {:.1} s", begin.elapsed().as_secs_f64());
     if with_mesh {
         mesh::load(&lab, &images)?;
         mesh::deploy(&lab)?;
@@ -110,6 +116,7 @@ fn status() -> Result<()> {
     if !lab.is_whole() {
         bail!("the lab is broken: `cargo xtask lab up` makes a new one");
     }
+    println!("Docker {}", lab.docker_version()?);
     lab.docker(["service", "ls"]).quiet().run()
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod ci;
 mod demo;
+mod fresh;
 mod image;
 mod lab;
 mod lint;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Args),
     /// The agent's image: target/mesh-agent.tar, for `docker load`
     Image,
+    /// The README's commands in a bare Debian with nothing but Rust: what a newcomer meets
+    Fresh(fresh::Args),
     /// Formatting, lints for host and BPF, docs, dependencies
     Lint,
     /// `lint` and `test`: everything that must hold before a change is taken
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Image => image::run(),
+        Command::Fresh(args) => fresh::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Setup(args) => setup::run(&args),

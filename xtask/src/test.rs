@@ -4,10 +4,10 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use mesh_tests::{cmd::Cmd, paths};
+use mesh_tests::{cmd::Cmd, lab::Docker, paths};
 use serde_json::{Value, json};
 
-use crate::setup::{self, Set};
+use crate::setup::{self, Set, docker};
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
@@ -16,6 +16,12 @@ pub(crate) struct Args {
     part: Option<Part>,
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// The Docker of the lab's nodes; the newest that can be had when none is named
+    #[arg(long, value_enum)]
+    docker: Option<Docker>,
+    /// Only the scenarios of the lab that carry the rest
+    #[arg(long)]
+    carrying: bool,
     /// Further arguments for what runs the tests, like `--exact` or `--list`
     #[arg(last = true)]
     further: Vec<String>,
@@ -32,8 +38,6 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Unit, Self::Kernel, Self::Lab];
-
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
@@ -62,19 +66,65 @@ impl Part {
     }
 }
 
+/// A part, and on which Docker.
+struct Job {
+    part: Part,
+    docker: Option<Docker>,
+    carrying: bool,
+}
+
+impl Job {
+    const ALL: [Self; 5] = [
+        Self::of(Part::Unit),
+        Self::of(Part::Kernel),
+        Self::of(Part::Lab),
+        Self::carrying(Docker::V26_1),
+        Self::carrying(Docker::V20_10),
+    ];
+
+    const fn of(part: Part) -> Self {
+        Self { part, docker: None, carrying: false }
+    }
+
+    const fn carrying(docker: Docker) -> Self {
+        Self { part: Part::Lab, docker: Some(docker), carrying: true }
+    }
+
+    fn name(&self) -> String {
+        let docker = self.docker.map(|docker| format!(" on Docker {docker}"));
+        self.part.name().to_owned() + &docker.unwrap_or_default()
+    }
+
+    /// What tells the lab which scenarios to run, and on what.
+    fn options(&self, further: &[String]) -> Result<Vec<&'static str>> {
+        let mut options: Vec<&str> = self.carrying.then_some("--carrying").into_iter().collect();
+        // A lab that is up has its Docker already.
+        if self.part == Part::Lab && !further.iter().any(|word| word == "--up" || word == "--list") {
+            options.extend(["--docker", docker::chosen(self.docker)?.name()]);
+        }
+        Ok(options)
+    }
+}
+
 /// How long malformed queries are thrown at the resolver.
 const FUZZ_SECONDS: &str = "60";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let parts = args.part.as_ref().map_or(&Part::ALL[..], std::slice::from_ref);
+    if args.part != Some(Part::Lab) && (args.docker.is_some() || args.carrying) {
+        bail!("--docker and --carrying are for `test lab`");
+    }
+    let jobs = match args.part {
+        None => Vec::from(Job::ALL),
+        Some(part) => vec![Job { part, docker: args.docker, carrying: args.carrying }],
+    };
     let (mut failed, mut times) = (Vec::new(), Vec::new());
-    for part in parts {
+    for job in &jobs {
         let begin = Instant::now();
-        let result = one(*part, args);
+        let result = one(job, args);
         let seconds = begin.elapsed().as_secs();
-        times.push(json!({ "part": part.name(), "seconds": seconds, "passed": result.is_ok() }));
+        times.push(json!({ "part": job.name(), "seconds": seconds, "passed": result.is_ok() }));
         if let Err(error) = result {
-            failed.push(format!("{}: {error:#}", part.name()));
+            failed.push(format!("{}: {error:#}", job.name()));
         }
     }
     save(&times)?;
@@ -82,15 +132,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{:>6} s  {}", time["seconds"], time["part"].as_str().unwrap_or_default());
     }
     if !failed.is_empty() {
-        bail!("{} of {} parts failed:\n  {}", failed.len(), parts.len(), failed.join("\n  "));
+        bail!("{} of {} parts failed:\n  {}", failed.len(), jobs.len(), failed.join("\n  "));
     }
     Ok(())
 }
 
-fn one(part: Part, args: &Args) -> Result<()> {
-    setup::ensure(part.needs())?;
-    let words: Vec<&String> = args.filter.iter().chain(&args.further).collect();
-    let test = part.command();
+fn one(job: &Job, args: &Args) -> Result<()> {
+    setup::ensure(job.part.needs())?;
+    let options = job.options(&args.further)?;
+    let words = options.into_iter().chain(args.filter.iter().chain(&args.further).map(String::as_str));
+    let words: Vec<&str> = words.collect();
+    let test = job.part.command();
     if words.is_empty() { test.run() } else { test.arg("--").args(words).run() }
 }
 

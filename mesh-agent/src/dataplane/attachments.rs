@@ -66,6 +66,11 @@ impl Attachments {
         &self.interfaces
     }
 
+    /// Whether `mesh-agent uninstall` has been here.
+    pub fn is_removed(&self) -> bool {
+        !self.pins.links().is_dir()
+    }
+
     /// Gives every uplink and the bridge with its `ports` their programs, and takes them off interfaces that are neither any
     /// more. Errors are collected: what can be attached is.
     pub fn sync(
@@ -79,8 +84,8 @@ impl Attachments {
             .map(|uplink| (uplink.index, (uplink, UPLINK)))
             .chain(bridge.into_iter().chain(ports).map(|bridge| (bridge.index, (bridge, BRIDGE))))
             .collect();
-        if !self.pins.links().is_dir() {
-            // `mesh-agent uninstall` has been here: nothing is put back before the next start.
+        if self.is_removed() {
+            // Nothing is put back before the next start.
             return Vec::new();
         }
         let is_port = |index: &u32| ports.iter().any(|port| port.index == *index);

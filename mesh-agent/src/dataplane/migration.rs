@@ -10,16 +10,16 @@
 //! replaced in place, flows are copied right before and right after.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use mesh_common::maps::{self, Sizes};
+use mesh_common::maps::{self, Sizes, taking_over};
 use tracing::{info, warn};
 
-use super::DataplaneError;
 use super::object::OBJECT;
 use super::pins::{self, Pins};
 use super::raw_map::{RawMap, Shape, is_array};
+use super::{DataplaneError, failed};
 
 /// Tables that have a successor.
 #[derive(Debug)]
@@ -136,8 +136,8 @@ impl Migration {
 
     /// Whether there are programs behind ours that know more flows.
     fn tell_programs(&self, are_there: bool) {
-        let opened = RawMap::open(&self.pins.map(TAKING_OVER));
-        if let Err(error) = opened.and_then(|map| map.set_number(0, u32::from(are_there))) {
+        let programs = if are_there { taking_over::PREDECESSORS } else { taking_over::NOBODY };
+        if let Err(error) = write_taking_over(&self.pins, programs) {
             warn!(table = TAKING_OVER, "cannot be written: {error}");
         }
     }
@@ -157,13 +157,22 @@ fn is_of_flows(name: &str) -> bool {
     maps::SIZED_BY_FLOWS.contains(&name)
 }
 
-/// Whether new programs leave to old ones what they do not know. Old and new ones have a map of their own.
+/// Which programs there are beside those that read it ([`taking_over`]). Old and new ones have a map of their own.
 const TAKING_OVER: &str = "TAKING_OVER";
+
+/// Once this version's programs are on all hooks, and nobody comes after them.
+pub fn claim_hooks(pins: &Pins) -> Result<(), DataplaneError> {
+    write_taking_over(pins, taking_over::ALL_HOOKS).map_err(failed("change", TAKING_OVER))
+}
+
+fn write_taking_over(pins: &Pins, programs: u32) -> io::Result<()> {
+    RawMap::open(&pins.map(TAKING_OVER)).and_then(|map| map.set_number(0, programs))
+}
 
 /// The programs that are attached shall have nobody behind them, and stay while others come before them.
 fn part_from_predecessors(pins: &Pins) -> Result<(), DataplaneError> {
-    if let Ok(map) = RawMap::open(&pins.map(TAKING_OVER))
-        && let Err(error) = map.set_number(0, 0)
+    if pins.map(TAKING_OVER).exists()
+        && let Err(error) = write_taking_over(pins, taking_over::NOBODY)
     {
         warn!(table = TAKING_OVER, "cannot be written: {error}");
     }

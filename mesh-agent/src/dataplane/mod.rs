@@ -7,11 +7,13 @@
 //! core      ─► Migration        ─► tables of another size or version, taken over with their entries
 //! status    ─► Counters         ─► reads the pinned maps
 //! agent     ─► Flows            ─► removes flows that are over, counts the others
+//! reach     ─► AgentSockets     ─► whose probes the programs let pass
 //! dns       ─► Answers          ─► what was answered about names, for the kernel to answer again
 //! ```
 //!
 //! What is pinned stays when the agent goes: programs, maps and flows serve on, and the next agent takes them over.
 
+pub mod agent_sockets;
 pub mod answers;
 pub mod attachments;
 pub mod batch;

@@ -115,6 +115,8 @@ impl Labels {
                 "mesh.idle-timeout" => {
                     duration(value, SHORTEST_IDLE).map(|limit| parsed.idle_timeout = Some(limit))
                 }
+                // The agents' own service has it.
+                "mesh.agent" => set(&mut false, value, &[("true", true), ("false", false)]),
                 name if name.starts_with("mesh.dns.") => NameLabels::default().set(name, value),
                 _ => Err(UNKNOWN.to_owned()),
             };
@@ -264,8 +266,12 @@ mod tests {
 
     #[test]
     fn known_labels_are_taken_and_others_are_not_ours() {
-        let (labels, warnings) =
-            parse(&[("mesh.return", "direct"), ("mesh.enable", "false"), ("traefik.enable", "x")]);
+        let (labels, warnings) = parse(&[
+            ("mesh.return", "direct"),
+            ("mesh.enable", "false"),
+            ("mesh.agent", "true"),
+            ("traefik.enable", "x"),
+        ]);
         assert_eq!(labels, Labels { enable: false, return_by: Return::Direct, ..Labels::default() });
         assert_eq!(warnings, Vec::<String>::new());
     }

@@ -9,7 +9,9 @@ use mesh_common::net::{Address, Port};
 use mesh_common::settings::{FRAME_TAKERS, Settings};
 use mesh_common::tunnel::OVERHEAD;
 
+use super::arrivals::arrivals;
 use super::{Interface, NodeView};
+use crate::reach::Heard;
 use crate::reconcile::plan::NodeFacts;
 
 /// Interfaces over which clients and other nodes reach this node.
@@ -89,6 +91,7 @@ pub fn facts(
     bridge: Option<&Interface>,
     told: Told,
     peers: &BTreeSet<Ipv4Addr>,
+    heard: &Heard,
     askers: BTreeMap<u64, u32>,
 ) -> NodeFacts {
     let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
@@ -112,10 +115,13 @@ pub fn facts(
         let uplink = of_address(source_towards(*peer)?)?;
         Some((Address::from(*peer), uplink.index))
     });
+    let towards = towards.collect();
     NodeFacts {
         settings,
         addresses: addresses.flat_map(|interface| &interface.addresses).copied().map(Address::from).collect(),
-        uplinks: towards.collect::<BTreeMap<_, _>>(),
+        uplinks: uplinks.iter().map(|uplink| uplink.index).collect(),
+        arrivals: arrivals(uplinks, told.address, &towards, heard),
+        towards,
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
     }
@@ -232,11 +238,12 @@ mod tests {
             resolver_port: Some(4796),
             frame_takers: [2, 0, 0],
         };
-        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), BTreeMap::new());
+        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));
+        assert_eq!(facts.uplinks, BTreeSet::from([2, 7]));
         assert_eq!((facts.settings.inner_mtu, facts.settings.bridge, facts.default_uplink), (1450, 3, 2));
     }
 }

@@ -1,5 +1,6 @@
 //! This node's interfaces and addresses, followed through rtnetlink.
 
+mod arrivals;
 mod facts;
 mod frames;
 pub mod namespaces;
@@ -37,6 +38,8 @@ pub struct Interface {
     pub is_ethernet: bool,
     pub is_loopback: bool,
     pub addresses: Vec<Ipv4Addr>,
+    /// The same, each with the length of its network's prefix.
+    pub networks: Vec<(Ipv4Addr, u8)>,
     /// What software it is made of, as in `ip link add type`; none if it is hardware.
     pub kind: Option<String>,
     /// Index of the bridge that it is a port of.
@@ -67,11 +70,13 @@ pub async fn read(handle: &Handle) -> Result<NodeView> {
         for attribute in &message.attributes {
             if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
                 interface.addresses.push(*address);
+                interface.networks.push((*address, message.header.prefix_len));
             }
         }
     }
     for interface in interfaces.values_mut() {
         interface.addresses.sort();
+        interface.networks.sort();
     }
     Ok(NodeView { interfaces })
 }

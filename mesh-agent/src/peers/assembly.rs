@@ -77,7 +77,7 @@ mod tests {
     use crate::peers::tests::snapshots::numbered;
 
     fn update(sequence: u64, full: bool, old: &Snapshot, new: &Snapshot) -> Update {
-        let Changes { upserts, removes } = between(old, new);
+        let Changes { upserts, removes, .. } = between(old, new);
         Update { sequence, full, upserts, removes, complete: true }
     }
 

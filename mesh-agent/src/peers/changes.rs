@@ -13,7 +13,12 @@ use crate::swarm::snapshot::Snapshot;
 pub(super) struct Changes {
     pub(super) upserts: Vec<Object>,
     pub(super) removes: Vec<ObjectRef>,
+    /// What is too large to be told, in words. It counts as removed.
+    pub(super) refused: Vec<String>,
 }
+
+/// No service, task or node is a tenth as large. One object must not keep all others from arriving.
+const OBJECT_BYTES: usize = 1024 * 1024;
 
 pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Changes {
     let mut changes = Changes::default();
@@ -63,17 +68,27 @@ impl Changes {
     ) {
         for Difference { key: id, after, .. } in new.differences(old) {
             match after {
-                Some(value) => self.upserts.push(object(kind, id, value)),
+                Some(value) => match object(kind, id, value) {
+                    Ok(object) => self.upserts.push(object),
+                    Err(refused) => {
+                        self.refused.push(refused);
+                        self.removes.push(ObjectRef { kind: kind.into(), id: id.clone() });
+                    }
+                },
                 None => self.removes.push(ObjectRef { kind: kind.into(), id: id.clone() }),
             }
         }
     }
 }
 
-pub(super) fn object<T: Serialize>(kind: Kind, id: &str, value: &T) -> Object {
+/// Refuses what is too large, in words.
+pub(super) fn object<T: Serialize>(kind: Kind, id: &str, value: &T) -> Result<Object, String> {
     // Plain data with string keys: it always has a form in JSON.
     let json = serde_json::to_vec(value).unwrap_or_default();
-    Object { kind: kind.into(), id: id.to_owned(), json: Bytes::from(json) }
+    if json.len() + id.len() > OBJECT_BYTES {
+        return Err(format!("{kind:?} {id} has {} bytes: other nodes are not told of it", json.len()));
+    }
+    Ok(Object { kind: kind.into(), id: id.to_owned(), json: Bytes::from(json) })
 }
 
 fn upsert<T: DeserializeOwned>(objects: &mut SharedMap<String, T>, object: &Object) -> Result<(), String> {
@@ -117,6 +132,31 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_is_too_large_is_left_out_and_named_and_holds_up_no_other() {
+        let service = |label: usize| crate::swarm::snapshot::Service {
+            labels: [("x".to_owned(), "y".repeat(label))].into(),
+            ..Default::default()
+        };
+        let with = |label| {
+            let mut snapshot = Snapshot::default();
+            snapshot.services.insert("large".into(), service(label));
+            snapshot.services.insert("other".into(), service(label.min(2)));
+            snapshot
+        };
+        let (small, large) = (with(1), with(OBJECT_BYTES));
+        let changes = between(&small, &large);
+        assert_eq!(changes.refused.len(), 1);
+        assert!(changes.refused[0].starts_with("Service large has 10"), "{:?}", changes.refused);
+        let mut told = small.clone();
+        apply(changes, &mut told);
+        assert_eq!(told.services.keys().collect::<Vec<_>>(), ["other"], "no outdated one passes for it");
+        let mut told = large.clone();
+        told.services.remove("large");
+        apply(between(&large, &small), &mut told);
+        assert_eq!(told, small);
+    }
+
+    #[test]
     fn an_object_that_is_not_understood_is_left_out_and_named() {
         let mut snapshot = Snapshot::default();
         snapshot.tasks.insert("t".into(), crate::swarm::snapshot::Task::default());
@@ -126,7 +166,7 @@ mod tests {
             json: Bytes::from_static(b"{\"state\":\"odd\"}"),
         };
         let newer = Object { kind: 77, id: "x".into(), json: Bytes::from_static(b"{}") };
-        let complaints = apply(Changes { upserts: vec![bad, newer], removes: vec![] }, &mut snapshot);
+        let complaints = apply(Changes { upserts: vec![bad, newer], ..Changes::default() }, &mut snapshot);
         assert_eq!(
             snapshot,
             Snapshot::default(),

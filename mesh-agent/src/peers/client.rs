@@ -47,6 +47,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Windows that let a large snapshot flow without waiting for the other end.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
+/// Managers' agents keep far below that; one of another version may not.
+const UPDATE_BYTES: usize = 64 * 1024 * 1024;
+
 #[derive(Debug, Error)]
 pub(super) enum ClientError {
     #[error(transparent)]
@@ -190,7 +193,7 @@ pub(super) async fn grpc_over(
     let broken =
         |error: tonic::transport::Error| ClientError::Broken { manager, reason: tls::in_words(&error) };
     let channel = channel_over(stream).await.map_err(broken)?;
-    let mut client = tonic::client::Grpc::new(channel);
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(UPDATE_BYTES);
     client.ready().await.map_err(broken)?;
     Ok(client)
 }

@@ -2,16 +2,19 @@
 //! manager's side, which keeps what each node has told. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::shared_map::SharedMap;
-use crate::swarm::snapshot::{AttachedContainers, Condition, ContainerNames, LocalView, Snapshot};
+use crate::shared_map::{Difference, SharedMap};
+use crate::swarm::snapshot::{
+    AttachedContainers, Condition, ContainerNames, LocalView, Node, Snapshot, Task,
+};
 
 /// What one node tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) ended: BTreeSet<String>,
     pub(super) draining: BTreeSet<String>,
-    pub(super) attached: AttachedContainers,
+    pub(super) attached: Arc<AttachedContainers>,
 }
 
 /// On every node: turns the containers that it sees into what the managers should be told.
@@ -39,7 +42,7 @@ impl Observer {
         Told {
             ended: self.ended.clone(),
             draining: draining.map(|container| container.task_id.clone()).collect(),
-            attached: snapshot.map(|snapshot| attached(local, snapshot)).unwrap_or_default(),
+            attached: Arc::new(snapshot.map(|snapshot| attached(local, snapshot)).unwrap_or_default()),
         }
     }
 }
@@ -59,9 +62,40 @@ fn attached(local: &LocalView, snapshot: &Snapshot) -> AttachedContainers {
     names.collect()
 }
 
-/// On managers: what each node has told, by node id.
+/// Of how many containers a node is believed, and how much. Docker has no such limits, and no names longer than what can be
+/// asked for (RFC 1035) are of use.
+const CONTAINERS: usize = 1024;
+const ALIASES: usize = 16;
+const NAME_BYTES: usize = 253;
+
+/// What a node may tell of its containers.
+pub(super) fn within_bounds(containers: AttachedContainers) -> AttachedContainers {
+    let fits = |name: &String| name.len() <= NAME_BYTES;
+    let mut kept = containers;
+    kept.retain(|id, _| fits(id));
+    if let Some(first_of_rest) = kept.keys().nth(CONTAINERS).cloned() {
+        kept.split_off(&first_of_rest);
+    }
+    for names in kept.values_mut() {
+        for name in [&mut names.name, &mut names.hostname] {
+            if !fits(name) {
+                name.clear();
+            }
+        }
+        let mut left = ALIASES;
+        names.aliases.retain(|network, aliases| {
+            aliases.retain(fits);
+            aliases.truncate(left);
+            left -= aliases.len();
+            fits(network) && !aliases.is_empty()
+        });
+    }
+    kept
+}
+
+/// On managers: what each node has told, by node id. Copies share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct AllTold(BTreeMap<String, Told>);
+pub(super) struct AllTold(SharedMap<String, Told>);
 
 impl AllTold {
     /// Whether that is news.
@@ -73,13 +107,36 @@ impl AllTold {
         true
     }
 
-    /// A node that has not been heard for a while: what is final stays, and so do names, which last as long as the Swarm
+    /// A node that has not been heard for a moment: what is final stays, and so do names, which last as long as the Swarm
     /// has the containers. The rest may have changed.
     pub(super) fn fell_silent(&mut self, node_id: &str) -> bool {
-        let Some(told) = self.0.get_mut(node_id) else { return false };
-        let is_news = !told.draining.is_empty();
-        told.draining.clear();
-        is_news
+        if self.0.get(node_id).is_none_or(|told| told.draining.is_empty()) {
+            return false;
+        }
+        if let Some(told) = self.0.get_mut(node_id) {
+            told.draining.clear();
+        }
+        true
+    }
+
+    /// A node that has not been heard for long, and may never be again.
+    pub(super) fn is_lost(&mut self, node_id: &str) -> bool {
+        if self.0.get(node_id).is_none_or(|told| told.attached.is_empty()) {
+            return false;
+        }
+        if let Some(told) = self.0.get_mut(node_id) {
+            told.attached = Arc::default();
+        }
+        true
+    }
+
+    /// Forgets nodes that are not in the Swarm any more. Whether there were any.
+    pub(super) fn keep(&mut self, nodes: &SharedMap<String, Node>) -> bool {
+        let gone: Vec<String> = self.0.keys().filter(|id| !nodes.contains_key(*id)).cloned().collect();
+        for id in &gone {
+            self.0.remove(id);
+        }
+        !gone.is_empty()
     }
 
     /// What a node has told of a task.
@@ -106,18 +163,87 @@ impl AllTold {
         conditions
     }
 
-    /// What the nodes of the Swarm have told of containers, by node id.
-    pub(super) fn attached(&self, snapshot: &Snapshot) -> SharedMap<String, AttachedContainers> {
-        let nodes = self.0.iter();
-        let nodes = nodes.filter(|(id, told)| !told.attached.is_empty() && snapshot.nodes.contains_key(*id));
-        nodes.map(|(id, told)| (id.clone(), told.attached.clone())).collect()
+    /// What the nodes of the Swarm have told of containers, by node id. A node is believed about those that the Swarm has as
+    /// attached there, and no others.
+    pub(super) fn attached(
+        &self,
+        snapshot: &Snapshot,
+        by_hand: &ByHand,
+    ) -> SharedMap<String, AttachedContainers> {
+        let mut attached = SharedMap::new();
+        for (id, told) in &self.0 {
+            if told.attached.is_empty() || !snapshot.nodes.contains_key(id) {
+                continue;
+            }
+            let is_there = |container: &String| by_hand.has(id, container);
+            if told.attached.keys().all(is_there) {
+                attached.insert_shared(id.clone(), told.attached.clone());
+                continue;
+            }
+            let believed: AttachedContainers = told
+                .attached
+                .iter()
+                .filter(|(container, _)| is_there(container))
+                .map(|(container, names)| (container.clone(), names.clone()))
+                .collect();
+            if !believed.is_empty() {
+                attached.insert(id.clone(), believed);
+            }
+        }
+        attached
     }
+}
+
+/// The containers that were attached to networks by hand, as the Swarm has them: by node and container, how many of its
+/// networks the container is on.
+#[derive(Debug, Default)]
+pub(super) struct ByHand {
+    tasks: SharedMap<String, Task>,
+    places: BTreeMap<String, BTreeMap<String, usize>>,
+}
+
+impl ByHand {
+    pub(super) fn follow(&mut self, tasks: &SharedMap<String, Task>) {
+        let before = std::mem::replace(&mut self.tasks, tasks.clone());
+        for Difference { before, after, .. } in tasks.differences(&before) {
+            if let Some((node, container)) = before.and_then(place) {
+                self.remove(node, container);
+            }
+            if let Some((node, container)) = after.and_then(place) {
+                let containers = self.places.entry(node.to_owned()).or_default();
+                *containers.entry(container.to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    fn has(&self, node: &str, container: &str) -> bool {
+        self.places.get(node).is_some_and(|containers| containers.contains_key(container))
+    }
+
+    fn remove(&mut self, node: &str, container: &str) {
+        let Some(containers) = self.places.get_mut(node) else { return };
+        if let Some(count) = containers.get_mut(container) {
+            *count -= 1;
+            if *count == 0 {
+                containers.remove(container);
+            }
+        }
+        if containers.is_empty() {
+            self.places.remove(node);
+        }
+    }
+}
+
+/// Where a task without a service runs: it is a container that somebody attached to a network.
+fn place(task: &Task) -> Option<(&str, &str)> {
+    let container = task.container_id.as_deref()?;
+    task.service_id.is_empty().then_some((task.node_id.as_str(), container))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::snapshot::{ContainerDetails, LocalContainer, Network, Node, Task};
+    use crate::swarm::snapshot::{ContainerDetails, LocalContainer, Network};
 
     fn local(tasks: &[(&str, bool)]) -> LocalView {
         let containers = tasks.iter().map(|(task, draining)| {
@@ -180,7 +306,7 @@ mod tests {
             Told {
                 ended: ids(&["t1"]),
                 draining: ids(&["t2"]),
-                attached: AttachedContainers::from([("c1".into(), ContainerNames::default())]),
+                attached: Arc::new([("c1".into(), ContainerNames::default())].into()),
             },
         );
         assert!(all.fell_silent("n1"));
@@ -216,16 +342,95 @@ mod tests {
             aliases: [("net1".into(), vec!["db".into()])].into(),
         };
         let told = observer.look(&local, Some(&swarm));
-        assert_eq!(told.attached, [("c1".into(), names)].into());
-
-        let mut all = AllTold::default();
-        all.set("n1", told.clone());
-        all.set("removed", told.clone());
-        assert_eq!(all.attached(&swarm), [("n1".into(), told.attached.clone())].into());
-        all.fell_silent("n1");
-        assert_eq!(all.attached(&swarm), [("n1".into(), told.attached)].into(), "they go with the container");
+        assert_eq!(*told.attached, [("c1".into(), names)].into());
         local.containers.remove("c1");
-        all.set("n1", observer.look(&local, Some(&swarm)));
-        assert!(all.attached(&swarm).is_empty());
+        assert!(observer.look(&local, Some(&swarm)).attached.is_empty());
+    }
+
+    fn by_hand(node: &str, container: &str) -> Task {
+        Task { node_id: node.into(), container_id: Some(container.into()), ..Task::default() }
+    }
+
+    fn names(containers: &[&str]) -> AttachedContainers {
+        let named =
+            |id: &&str| ((*id).to_owned(), ContainerNames { name: (*id).into(), ..Default::default() });
+        containers.iter().map(named).collect()
+    }
+
+    fn told_of(containers: &[&str]) -> Told {
+        Told { attached: Arc::new(names(containers)), ..Told::default() }
+    }
+
+    #[test]
+    fn a_node_is_believed_about_the_containers_that_the_swarm_has_there() {
+        let mut swarm = swarm(&[("t1", "n1")]);
+        // On two networks, of which it leaves one.
+        for (id, task) in [("a", by_hand("n1", "c1")), ("b", by_hand("n1", "c1")), ("c", by_hand("n2", "c2"))]
+        {
+            swarm.tasks.insert(id.into(), task);
+        }
+        swarm.tasks.get_mut("t1").unwrap().service_id = "web".into();
+        swarm.tasks.get_mut("t1").unwrap().container_id = Some("t1".into());
+        let mut known = ByHand::default();
+        known.follow(&swarm.tasks);
+        let mut all = AllTold::default();
+        all.set("n1", told_of(&["c1"]));
+        assert_eq!(all.attached(&swarm, &known), [("n1".into(), names(&["c1"]))].into());
+        all.set("n1", told_of(&["c1", "c2", "t1", "unheard-of"]));
+        all.set("n2", told_of(&["c1"]));
+        all.set("removed", told_of(&["c1"]));
+        assert_eq!(all.attached(&swarm, &known), [("n1".into(), names(&["c1"]))].into());
+
+        swarm.tasks.remove("a");
+        known.follow(&swarm.tasks);
+        assert_eq!(all.attached(&swarm, &known).len(), 1);
+        swarm.tasks.remove("b");
+        known.follow(&swarm.tasks);
+        assert!(all.attached(&swarm, &known).is_empty(), "they go with the container");
+    }
+
+    #[test]
+    fn names_outlive_a_moments_silence_and_neither_a_long_one_nor_the_node() {
+        let mut all = AllTold::default();
+        let told = Told { draining: ids(&["t1"]), ended: ids(&["t2"]), ..told_of(&["c1"]) };
+        all.set("n1", told.clone());
+        all.set("n2", told.clone());
+        assert!(all.fell_silent("n1") && !all.fell_silent("n1"));
+        assert_eq!(all.0.get("n1"), Some(&Told { draining: ids(&[]), ..told.clone() }));
+        assert!(all.is_lost("n1") && !all.is_lost("n1"));
+        assert_eq!(all.0.get("n1"), Some(&Told { ended: ids(&["t2"]), ..Told::default() }));
+        let nodes: SharedMap<String, Node> = [("n1".to_owned(), Node::default())].into();
+        assert!(all.keep(&nodes) && !all.keep(&nodes));
+        assert_eq!(all.0.keys().collect::<Vec<_>>(), ["n1"]);
+    }
+
+    #[test]
+    fn a_node_may_tell_of_so_many_containers_and_no_more() {
+        let long = "x".repeat(NAME_BYTES + 1);
+        let aliases = |count| vec!["alias".to_owned(); count];
+        let named = ContainerNames {
+            name: long.clone(),
+            hostname: "y".repeat(NAME_BYTES),
+            aliases: [
+                ("net1".into(), [vec![long.clone()], aliases(10)].concat()),
+                ("net2".into(), aliases(10)),
+                ("net3".into(), aliases(1)),
+                (long.clone(), aliases(1)),
+            ]
+            .into(),
+        };
+        let mut many: AttachedContainers =
+            (0..3 * CONTAINERS).map(|number| (format!("{number:05}"), named.clone())).collect();
+        many.insert(long, ContainerNames::default());
+        let kept = within_bounds(many);
+        assert_eq!(kept.len(), CONTAINERS);
+        let expected = ContainerNames {
+            name: String::new(),
+            hostname: "y".repeat(NAME_BYTES),
+            aliases: [("net1".into(), aliases(10)), ("net2".into(), aliases(6))].into(),
+        };
+        assert!(kept.values().all(|names| *names == expected), "{:?}", kept.values().next());
+        let few = names(&["c1", "c2"]);
+        assert_eq!(within_bounds(few.clone()), few);
     }
 }

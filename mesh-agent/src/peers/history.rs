@@ -78,12 +78,15 @@ pub(super) enum Lacking {
 }
 
 impl Lacking {
-    /// Some of the updates that are left, in order; none if there are none.
-    pub(super) fn next_updates(&mut self) -> VecDeque<Update> {
+    /// Some of the updates that are left, in order; none if there are none. Adds to `refused` what is left out of them, in
+    /// words.
+    pub(super) fn next_updates(&mut self, refused: &mut Vec<String>) -> VecDeque<Update> {
         match self {
-            Self::Everything(transfer) => transfer.next_update().into_iter().collect(),
+            Self::Everything(transfer) => transfer.next_update(refused).into_iter().collect(),
             Self::Changes(changes) => {
-                changes.pop_front().map(|(sequence, changes)| parts(sequence, &changes)).unwrap_or_default()
+                let Some((sequence, changes)) = changes.pop_front() else { return VecDeque::new() };
+                refused.extend(changes.refused.iter().cloned());
+                parts(sequence, &changes)
             }
         }
     }
@@ -105,14 +108,14 @@ impl Transfer {
         Self { sequence, snapshot, kind: Kind::Network, after: None, is_done: false }
     }
 
-    fn next_update(&mut self) -> Option<Update> {
+    fn next_update(&mut self, refused: &mut Vec<String>) -> Option<Update> {
         if self.is_done {
             return None;
         }
         let mut upserts = Vec::new();
         let mut bytes = 0;
         while bytes < PART_BYTES {
-            let Some(object) = self.next_object() else {
+            let Some(object) = self.next_object(refused) else {
                 self.is_done = true;
                 break;
             };
@@ -128,7 +131,7 @@ impl Transfer {
         })
     }
 
-    fn next_object(&mut self) -> Option<Object> {
+    fn next_object(&mut self, refused: &mut Vec<String>) -> Option<Object> {
         loop {
             let after = self.after.as_deref();
             let (object, next_kind) = match self.kind {
@@ -142,12 +145,16 @@ impl Transfer {
                 Kind::Attached => (following(Kind::Attached, &self.snapshot.attached, after), Kind::Unknown),
                 Kind::Unknown => return None,
             };
-            if let Some(object) = object {
-                self.after = Some(object.id.clone());
-                return Some(object);
+            let Some((id, object)) = object else {
+                self.kind = next_kind;
+                self.after = None;
+                continue;
+            };
+            self.after = Some(id);
+            match object {
+                Ok(object) => return Some(object),
+                Err(why) => refused.push(why),
             }
-            self.kind = next_kind;
-            self.after = None;
         }
     }
 }
@@ -156,9 +163,9 @@ fn following<T: Serialize>(
     kind: Kind,
     objects: &SharedMap<String, T>,
     after: Option<&str>,
-) -> Option<Object> {
+) -> Option<(String, Result<Object, String>)> {
     let (id, value) = objects.first_after(after)?;
-    Some(object(kind, id, value))
+    Some((id.clone(), object(kind, id, value)))
 }
 
 /// One change as one message or, if it is large, several.
@@ -200,11 +207,12 @@ mod tests {
     use super::*;
     use crate::peers::assembly::Assembly;
     use crate::peers::tests::snapshots::{numbered, with_many_tasks};
+    use crate::swarm::snapshot::Service;
 
     fn all_updates(mut lacking: Lacking) -> Vec<Update> {
         let mut updates = Vec::new();
         loop {
-            let next = lacking.next_updates();
+            let next = lacking.next_updates(&mut Vec::new());
             if next.is_empty() {
                 return updates;
             }
@@ -245,6 +253,20 @@ mod tests {
         assert!(matches!(history.since(Some(first)), Lacking::Everything(_)));
         assert!(matches!(history.since(Some(history.sequence() - 64)), Lacking::Changes(_)));
         assert!(matches!(history.since(Some(history.sequence() + 1)), Lacking::Everything(_)));
+    }
+
+    #[test]
+    fn a_snapshot_with_an_object_that_is_too_large_arrives_without_it() {
+        let mut snapshot = Arc::unwrap_or_clone(numbered(1));
+        let large = Service { name: "x".repeat(2 << 20), ..Service::default() };
+        snapshot.services.insert("a-large-one".into(), large);
+        let history = History::default().advanced(Arc::new(snapshot));
+        let mut refused = Vec::new();
+        let Lacking::Everything(mut transfer) = history.since(None) else { panic!("it is the first") };
+        let updates: Vec<_> = std::iter::from_fn(|| transfer.next_update(&mut refused)).collect();
+        assert_eq!(received(updates, &mut Assembly::default()), numbered(1));
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].starts_with("Service a-large-one has 2097"), "{refused:?}");
     }
 
     #[test]

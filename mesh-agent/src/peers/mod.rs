@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Both ends prove themselves with the certificate that Docker gave their node: the server must be a manager of this
-//! cluster, the client any node of it. `changes`, `history`, `assembly`, `conditions` and `remains` are pure; `server`,
+//! cluster, the client any node of it. `changes`, `history`, `assembly`, `conditions`, `pace` and `remains` are pure; `server`,
 //! `client` and `reporter` do the I/O.
 
 mod assembly;
@@ -19,6 +19,7 @@ pub mod client;
 mod conditions;
 mod history;
 mod messages;
+mod pace;
 mod refusals;
 mod remains;
 pub mod reporter;

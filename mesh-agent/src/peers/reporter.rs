@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use hyper::body::Bytes;
 use hyper::http::uri::PathAndQuery;
+use prost::Message;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
@@ -19,10 +21,11 @@ use super::certificates::Certificates;
 use super::client::{self, ClientError, candidates};
 use super::conditions::{Observer, Told};
 use super::messages::{Conditions, REPORT, ReportEnd};
+use super::reports::REPORT_BYTES;
 use super::server::HEARTBEAT;
 use super::tls::Witness;
 use crate::swarm::backoff::Backoff;
-use crate::swarm::snapshot::{LocalView, Snapshot};
+use crate::swarm::snapshot::{AttachedContainers, LocalView, Snapshot};
 
 /// What the reports are made from, and whom they go to.
 #[derive(Debug)]
@@ -144,13 +147,61 @@ fn reports(node_id: String, told: watch::Receiver<Told>) -> impl Stream<Item = C
             }
         }
         let now = told.borrow_and_update().clone();
-        let report = Conditions {
-            node_id: node_id.clone(),
-            ended: now.ended.into_iter().collect(),
-            draining: now.draining.into_iter().collect(),
-            // Plain data with string keys: it always has a form in JSON.
-            attached: serde_json::to_vec(&now.attached).unwrap_or_default().into(),
-        };
-        Some((report, (told, node_id, false)))
+        Some((report(node_id.clone(), &now), (told, node_id, false)))
     })
+}
+
+/// A report that managers take, however much there is to tell: names are left out before the rest.
+fn report(node_id: String, told: &Told) -> Conditions {
+    let ids = |tasks: &BTreeSet<String>| tasks.iter().cloned().collect();
+    let mut report = Conditions {
+        node_id,
+        ended: ids(&told.ended),
+        draining: ids(&told.draining),
+        attached: Bytes::new(),
+    };
+    let room = (REPORT_BYTES - FRAMING).saturating_sub(report.encoded_len());
+    let mut fitting = AttachedContainers::new();
+    let mut bytes = 0;
+    for (id, names) in &*told.attached {
+        // Plain data with string keys: it always has a form in JSON.
+        bytes += id.len() + serde_json::to_vec(names).map_or(0, |json| json.len()) + FRAMING;
+        if bytes > room {
+            let left_out = told.attached.len() - fitting.len();
+            debug!(left_out, "more containers than can be told of: others know these by their ids only");
+            break;
+        }
+        fitting.insert(id.clone(), names.clone());
+    }
+    report.attached = serde_json::to_vec(&fitting).unwrap_or_default().into();
+    report
+}
+
+/// What a field or an entry takes besides its own bytes, at most.
+const FRAMING: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::snapshot::ContainerNames;
+
+    #[test]
+    fn a_report_is_never_longer_than_managers_take() {
+        let named = |number: usize| {
+            let names = ContainerNames { name: "x".repeat(60), ..ContainerNames::default() };
+            (format!("{number:064}"), names)
+        };
+        let few: AttachedContainers = (0..100).map(named).collect();
+        let many: AttachedContainers = (0..5000).map(named).collect();
+        let ended: BTreeSet<String> = (0..1000).map(|number| format!("{number:025}")).collect();
+        for (attached, is_whole) in [(few, true), (many, false)] {
+            let told = Told { ended: ended.clone(), attached: Arc::new(attached), ..Told::default() };
+            let report = report("n1".into(), &told);
+            assert!(report.encoded_len() <= REPORT_BYTES, "{}", report.encoded_len());
+            assert_eq!(report.ended.len(), 1000);
+            let sent: AttachedContainers = serde_json::from_slice(&report.attached).unwrap();
+            assert_eq!(sent == *told.attached, is_whole);
+            assert!(sent.len() >= 100 && sent.iter().all(|(id, names)| told.attached.get(id) == Some(names)));
+        }
+    }
 }

@@ -2,31 +2,54 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::OptionFuture;
 use futures::{Stream, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 use tracing::{debug, info};
 
 use super::client::SILENCE;
-use super::conditions::{AllTold, Told};
+use super::conditions::{AllTold, ByHand, Told, within_bounds};
 use super::messages::{Conditions, ReportEnd};
+use super::pace::Pace;
 use super::remains::Remains;
 use crate::swarm::snapshot::{AttachedContainers, Snapshot};
 
 /// How long after its last report a node is still believed about what may change: an agent that is restarted comes back
 /// in the meantime.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long it is believed about the names of its containers.
+const LOST: Duration = Duration::from_mins(10);
+
+/// A report that is longer is refused: this is more than a node with thousands of tasks tells.
+pub(super) const REPORT_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     told: watch::Sender<AllTold>,
-    /// By node id, the number of its latest report: an earlier connection may be found dead after a new one has begun.
-    latest: Mutex<BTreeMap<String, u64>>,
+    /// By node id.
+    reporters: Mutex<BTreeMap<String, Reporting>>,
+}
+
+/// How a node reports.
+#[derive(Debug, Default)]
+struct Reporting {
+    /// The number of its latest stream: an earlier one may be found dead after a new one has begun.
+    latest: u64,
+    pace: Pace,
+}
+
+/// What became of a report.
+enum Heard {
+    Taken,
+    /// It comes too soon after others.
+    NotBefore(Instant),
+    /// The node reports by another stream now.
+    Superseded,
 }
 
 impl Reports {
@@ -34,7 +57,7 @@ impl Reports {
         self.told.subscribe()
     }
 
-    /// Believes a node for as long as its stream lasts, and a little longer.
+    /// Believes a node for as long as its stream lasts, and a little longer. Of what it tells too often, the latest counts.
     pub(super) async fn receive(
         self: Arc<Self>,
         node_id: &str,
@@ -42,50 +65,104 @@ impl Reports {
     ) -> Result<ReportEnd, Status> {
         debug!(node_id, "a node reports");
         let mine = self.begin(node_id);
+        let mut waiting: Option<(Conditions, Instant)> = None;
         let end = loop {
-            match timeout(SILENCE, reports.next()).await {
-                Ok(Some(Ok(report))) if report.node_id != node_id => {
-                    break Err(Status::permission_denied(format!(
-                        "node {node_id:?} cannot speak for node {:?}",
-                        report.node_id
-                    )));
+            let due = waiting.as_ref().map(|(_, due)| *due);
+            tokio::select! {
+                report = timeout(SILENCE, reports.next()) => match report {
+                    Ok(Some(Ok(report))) if report.node_id != node_id => {
+                        break Err(Status::permission_denied(format!(
+                            "node {node_id:?} cannot speak for node {:?}",
+                            report.node_id
+                        )));
+                    }
+                    Ok(Some(Ok(report))) => waiting = Some((report, Instant::now())),
+                    Ok(Some(Err(status))) => break Err(status),
+                    Ok(None) => break Ok(ReportEnd {}),
+                    Err(_) => break Err(Status::deadline_exceeded("no report for too long")),
+                },
+                Some(()) = OptionFuture::from(due.map(sleep_until)) => {}
+            }
+            if let Some((report, _)) = waiting.take() {
+                match self.heard(node_id, mine, &report) {
+                    Heard::Taken => {}
+                    Heard::NotBefore(due) => waiting = Some((report, due)),
+                    Heard::Superseded => {
+                        break Err(Status::aborted("this node reports by another stream now"));
+                    }
                 }
-                Ok(Some(Ok(report))) => self.heard(node_id, report),
-                Ok(Some(Err(status))) => break Err(status),
-                Ok(None) => break Ok(ReportEnd {}),
-                Err(_) => break Err(Status::deadline_exceeded("no report for too long")),
             }
         };
-        let node_id = node_id.to_owned();
-        tokio::spawn(async move {
-            sleep(LINGER).await;
-            self.forget(&node_id, mine);
-        });
+        tokio::spawn(self.follow_up(node_id.to_owned(), mine, waiting));
         end
     }
 
     fn begin(&self, node_id: &str) -> u64 {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = latest.entry(node_id.to_owned()).or_default();
-        *number += 1;
-        *number
+        let mut reporters = self.reporters();
+        let reporting = reporters.entry(node_id.to_owned()).or_default();
+        reporting.latest += 1;
+        reporting.latest
     }
 
-    fn heard(&self, node_id: &str, report: Conditions) {
-        let told = Told {
-            ended: report.ended.into_iter().collect(),
-            draining: report.draining.into_iter().collect(),
-            attached: attached(node_id, &report.attached),
+    /// What is not taken is not looked at either.
+    fn heard(&self, node_id: &str, number: u64, report: &Conditions) -> Heard {
+        let mut reporters = self.reporters();
+        let Some(reporting) = reporters.get_mut(node_id).filter(|known| known.latest == number) else {
+            return Heard::Superseded;
         };
+        if let Err(due) = reporting.pace.take(Instant::now()) {
+            return Heard::NotBefore(due);
+        }
+        let told = told(node_id, report);
         self.told.send_if_modified(|all| all.set(node_id, told));
+        Heard::Taken
     }
 
-    fn forget(&self, node_id: &str, number: u64) {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if latest.get(node_id) == Some(&number) && self.told.send_if_modified(|all| all.fell_silent(node_id))
-        {
+    /// After a stream's end: takes what still waits, and in time forgets what may not be true any more.
+    async fn follow_up(
+        self: Arc<Self>,
+        node_id: String,
+        mine: u64,
+        mut waiting: Option<(Conditions, Instant)>,
+    ) {
+        let end = Instant::now();
+        while let Some((report, due)) = waiting.take() {
+            sleep_until(due).await;
+            if let Heard::NotBefore(due) = self.heard(&node_id, mine, &report) {
+                waiting = Some((report, due));
+            }
+        }
+        sleep_until(end + LINGER).await;
+        let fell_silent = self.if_latest(&node_id, mine, |all| all.fell_silent(&node_id));
+        if fell_silent {
             info!(node_id, "a node's agent reports no more: only the Swarm tells of its tasks now");
         }
+        sleep_until(end + LOST).await;
+        self.if_latest(&node_id, mine, |all| all.is_lost(&node_id));
+    }
+
+    /// Changes what a node has told unless it reports by another stream; whether that was news.
+    fn if_latest(&self, node_id: &str, number: u64, change: impl FnOnce(&mut AllTold) -> bool) -> bool {
+        let reporters = self.reporters();
+        let is_latest = reporters.get(node_id).is_some_and(|reporting| reporting.latest == number);
+        is_latest && self.told.send_if_modified(change)
+    }
+
+    /// Forgets nodes that have left the Swarm.
+    fn keep(&self, swarm: &Snapshot) {
+        self.told.send_if_modified(|all| all.keep(&swarm.nodes));
+    }
+
+    fn reporters(&self) -> MutexGuard<'_, BTreeMap<String, Reporting>> {
+        self.reporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn told(node_id: &str, report: &Conditions) -> Told {
+    Told {
+        ended: report.ended.iter().cloned().collect(),
+        draining: report.draining.iter().cloned().collect(),
+        attached: Arc::new(within_bounds(attached(node_id, &report.attached))),
     }
 }
 
@@ -102,16 +179,19 @@ fn attached(node_id: &str, json: &[u8]) -> AttachedContainers {
 
 /// Publishes the Swarm as Docker has it together with what the nodes have told.
 pub(super) async fn add(
-    mut told: watch::Receiver<AllTold>,
+    reports: Arc<Reports>,
     mut swarm: watch::Receiver<Option<Arc<Snapshot>>>,
     publish: &watch::Sender<Option<Arc<Snapshot>>>,
 ) -> Infallible {
-    let mut remains = Remains::default();
+    let mut told = reports.subscribe();
+    let (mut remains, mut by_hand) = (Remains::default(), ByHand::default());
     loop {
         let conditions = told.borrow_and_update().clone();
         if let Some(snapshot) = swarm.borrow_and_update().clone() {
+            reports.keep(&snapshot);
             remains.follow(&snapshot, &conditions, Instant::now());
-            let whole = with(snapshot, &conditions, &remains);
+            by_hand.follow(&snapshot.tasks);
+            let whole = with(snapshot, &conditions, &remains, &by_hand);
             publish.send_if_modified(|current| {
                 let is_news = current.as_ref() != Some(&whole);
                 *current = Some(whole);
@@ -130,14 +210,14 @@ pub(super) async fn add(
     }
 }
 
-fn with(mut snapshot: Arc<Snapshot>, told: &AllTold, remains: &Remains) -> Arc<Snapshot> {
+fn with(mut snapshot: Arc<Snapshot>, told: &AllTold, remains: &Remains, by_hand: &ByHand) -> Arc<Snapshot> {
     if !remains.is_empty() {
         let tasks = &mut Arc::make_mut(&mut snapshot).tasks;
         for (id, task) in remains.tasks() {
             tasks.insert_shared(id.clone(), task.clone());
         }
     }
-    let (conditions, attached) = (told.conditions(&snapshot), told.attached(&snapshot));
+    let (conditions, attached) = (told.conditions(&snapshot), told.attached(&snapshot, by_hand));
     if snapshot.conditions != conditions || snapshot.attached != attached {
         let snapshot = Arc::make_mut(&mut snapshot);
         snapshot.conditions = conditions;

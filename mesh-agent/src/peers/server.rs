@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic_prost::ProstCodec;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::certificates::{Certificates, CertificatesError, Subject};
 use super::history::{History, Lacking};
@@ -45,10 +45,15 @@ pub async fn serve(
 ) -> Infallible {
     let (history_sender, history) = watch::channel(Arc::new(History::default()));
     let reports = Arc::new(Reports::default());
-    let told = reports.subscribe();
-    let server = Arc::new(Server { certificates, history, reports, board, refusals: Mutex::default() });
+    let server = Arc::new(Server {
+        certificates,
+        history,
+        reports: reports.clone(),
+        board,
+        refusals: Mutex::default(),
+    });
     tokio::select! {
-        never = reports::add(told, swarm, publish) => never,
+        never = reports::add(reports, swarm, publish) => never,
         never = keep_history(publish.subscribe(), history_sender) => never,
         never = server.listen(address) => never,
     }
@@ -62,6 +67,9 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request names a node and a version.
+const REQUEST_BYTES: usize = 4 * 1024;
 
 /// Callers that do not get through their handshakes must not use up the node's memory.
 const CONNECTIONS_AT_MOST: usize = 10_000;
@@ -196,7 +204,8 @@ impl Server {
             async move { reports.receive(&node_id, request.into_inner()).await.map(tonic::Response::new) }
         });
         let codec = ProstCodec::<ReportEnd, Conditions>::default();
-        tonic::server::Grpc::new(codec).client_streaming(receive, request).await
+        let mut server = tonic::server::Grpc::new(codec).max_decoding_message_size(reports::REPORT_BYTES);
+        server.client_streaming(receive, request).await
     }
 
     async fn subscription(
@@ -211,7 +220,8 @@ impl Server {
             async { subscription.map(tonic::Response::new) }
         });
         let codec = ProstCodec::<Update, SubscribeRequest>::default();
-        tonic::server::Grpc::new(codec).server_streaming(subscribe, request).await
+        let mut server = tonic::server::Grpc::new(codec).max_decoding_message_size(REQUEST_BYTES);
+        server.server_streaming(subscribe, request).await
     }
 
     fn refuse(&self, caller: IpAddr, reason: &str) {
@@ -271,7 +281,11 @@ impl Subscription {
             if let Some(update) = self.updates.pop_front() {
                 return Ok(update);
             }
-            self.updates = self.lacking.next_updates();
+            let mut refused = Vec::new();
+            self.updates = self.lacking.next_updates(&mut refused);
+            for what in refused {
+                warn!("{what}");
+            }
             if !self.updates.is_empty() {
                 continue;
             }

@@ -2,4 +2,5 @@
 
 pub(crate) mod authority;
 mod exchange;
+mod limits;
 pub(crate) mod snapshots;

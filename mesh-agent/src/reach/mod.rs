@@ -4,8 +4,12 @@
 
 mod probe;
 mod pulse;
+mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -28,14 +32,37 @@ pub struct Wanted {
 /// What is known of each node.
 pub type Pulses = BTreeMap<Ipv4Addr, Pulse>;
 
+/// By which interfaces each node has answered. Nobody who does not get the questions can answer them.
+pub type Heard = BTreeMap<Ipv4Addr, BTreeSet<u32>>;
+
+/// Lets sockets send to other nodes' tunnels, by their cookies: the programs stop everybody else.
+pub trait Allowlist: Debug + Send + Sync {
+    fn allow(&self, cookie: u64);
+    fn revoke(&self, cookie: u64);
+}
+
+/// The doors that probes pass.
+pub type SharedAllowlist = Arc<dyn Allowlist>;
+
+/// Where it is told what was found out.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    pub pulses: watch::Sender<Arc<Pulses>>,
+    pub heard: watch::Sender<Arc<Heard>>,
+}
+
 /// The nodes that get nothing new.
 pub fn reach(pulses: &Pulses) -> Reach {
     let with = |pulse| pulses.iter().filter(move |(_, known)| **known == pulse).map(|(node, _)| *node);
     Reach { silent: with(Pulse::Silent).collect(), without_mesh: with(Pulse::WithoutMesh).collect() }
 }
 
-/// Keeps `pulses` up to date until `wanted` ends.
-pub async fn watch(mut wanted: watch::Receiver<Option<Wanted>>, pulses: watch::Sender<Arc<Pulses>>) {
+/// Keeps what is found out up to date until `wanted` ends.
+pub async fn watch(
+    mut wanted: watch::Receiver<Option<Wanted>>,
+    findings: Findings,
+    allowlist: SharedAllowlist,
+) {
     let mut probes = Probes::default();
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -43,16 +70,21 @@ pub async fn watch(mut wanted: watch::Receiver<Option<Wanted>>, pulses: watch::S
         if probes.way != now.as_ref().map(|wanted| wanted.way) {
             probes = Probes { way: now.map(|wanted| wanted.way), ..Probes::default() };
         }
-        probes.keep(&nodes, &pulses);
-        pulses.send_if_modified(|known| {
-            let before = known.len();
-            Arc::make_mut(known).retain(|node, _| nodes.contains(node));
-            known.len() != before
-        });
+        probes.keep(&nodes, &findings, &allowlist);
+        forget_others(&findings.pulses, &nodes);
+        forget_others(&findings.heard, &nodes);
         if wanted.changed().await.is_err() {
             return;
         }
     }
+}
+
+fn forget_others<V: Clone>(known: &watch::Sender<Arc<BTreeMap<Ipv4Addr, V>>>, nodes: &BTreeSet<Ipv4Addr>) {
+    known.send_if_modified(|known| {
+        let before = known.len();
+        Arc::make_mut(known).retain(|node, _| nodes.contains(node));
+        known.len() != before
+    });
 }
 
 /// One task for each node.
@@ -64,7 +96,7 @@ struct Probes {
 }
 
 impl Probes {
-    fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>, pulses: &watch::Sender<Arc<Pulses>>) {
+    fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>, findings: &Findings, allowlist: &SharedAllowlist) {
         let Some(way) = self.way else { return };
         self.by_node.retain(|node, task| {
             let is_wanted = nodes.contains(node);
@@ -75,19 +107,21 @@ impl Probes {
         });
         for node in nodes.iter().copied() {
             let tasks = &mut self.tasks;
-            let pulses = pulses.clone();
-            self.by_node.entry(node).or_insert_with(|| tasks.spawn(feel(way, node, pulses)));
+            let (findings, allowlist) = (findings.clone(), allowlist.clone());
+            let probe = || probe::Probe::new(way, node, allowlist);
+            self.by_node.entry(node).or_insert_with(|| tasks.spawn(feel(probe(), node, findings)));
         }
         while self.tasks.try_join_next().is_some() {}
     }
 }
 
-async fn feel(way: Way, node: Ipv4Addr, pulses: watch::Sender<Arc<Pulses>>) {
+async fn feel(mut probe: probe::Probe, node: Ipv4Addr, findings: Findings) {
     let mut signs = pulse::Signs::default();
-    let mut probe = probe::Probe::new(way, node);
     loop {
+        let told = probe.ask().await;
+        findings.hear(node, told.interface);
         let before = signs.pulse();
-        let now = signs.after(probe.ask().await);
+        let now = signs.after(told.sign);
         if before == now {
             continue;
         }
@@ -101,8 +135,21 @@ async fn feel(way: Way, node: Ipv4Addr, pulses: watch::Sender<Arc<Pulses>>) {
             }
             Pulse::Unknown => {}
         }
-        pulses.send_modify(|known| {
+        findings.pulses.send_modify(|known| {
             Arc::make_mut(known).insert(node, now);
+        });
+    }
+}
+
+impl Findings {
+    fn hear(&self, node: Ipv4Addr, interface: Option<u32>) {
+        let Some(interface) = interface else { return };
+        self.heard.send_if_modified(|known| {
+            let is_new = !known.get(&node).is_some_and(|interfaces| interfaces.contains(&interface));
+            if is_new {
+                Arc::make_mut(known).entry(node).or_default().insert(interface);
+            }
+            is_new
         });
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_common::backend::{self, Backend as KernelBackend, state};
 use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey, policy};
 use mesh_common::net::{Address, Port, protocol};
+use mesh_common::peer;
 use mesh_common::settings::Settings;
 
 use super::allocation::{Allocation, BackendOwner, Exhausted};
@@ -17,8 +18,12 @@ use crate::desired::{Backend, Desired, Frontend, FrontendId, Home, Policy, State
 pub struct NodeFacts {
     pub settings: Settings,
     pub addresses: BTreeSet<Address>,
+    /// Interface indexes of all uplinks.
+    pub uplinks: BTreeSet<u32>,
     /// Interface index towards each peer; `default_uplink` for those that are not in it.
-    pub uplinks: BTreeMap<Address, u32>,
+    pub towards: BTreeMap<Address, u32>,
+    /// The only uplink that a peer's packets are taken by; every one for those that are not in it.
+    pub arrivals: BTreeMap<Address, u32>,
     pub default_uplink: u32,
     /// Where the resolver answers whom ([`mesh_common::asker`]), by the cookies of network namespaces.
     pub askers: BTreeMap<u64, u32>,
@@ -119,8 +124,14 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
     plan.after.extend(tables.addresses.difference(addresses).copied().map(Operation::DeleteAddress));
 
     let peers: BTreeSet<Address> = desired.peers.iter().copied().map(Address::from).collect();
-    plan.before.extend(peers.difference(&tables.peers).copied().map(Operation::AddPeer));
-    plan.after.extend(tables.peers.difference(&peers).copied().map(Operation::DeletePeer));
+    for peer in &peers {
+        let uplink = node.arrivals.get(peer).copied().unwrap_or(peer::ANY_UPLINK);
+        if tables.peers.get(peer) != Some(&uplink) {
+            plan.before.push(Operation::SetPeer(*peer, uplink));
+        }
+    }
+    let gone = tables.peers.keys().filter(|peer| !peers.contains(peer));
+    plan.after.extend(gone.copied().map(Operation::DeletePeer));
 
     for (cookie, place) in &node.askers {
         if tables.askers.get(cookie) != Some(place) {
@@ -137,6 +148,10 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
     }
     let gone = tables.tasks.keys().filter(|key| !desired.deliveries.contains_key(*key));
     plan.after.extend(gone.copied().map(Operation::DeleteTask));
+
+    let uplinks = &node.uplinks;
+    plan.before.extend(uplinks.difference(&tables.uplinks).copied().map(Operation::AddUplink));
+    plan.after.extend(tables.uplinks.difference(uplinks).copied().map(Operation::DeleteUplink));
 }
 
 /// Backends first, then the slots of the new set, then the frontend itself: one write that a packet sees or does not.
@@ -363,7 +378,7 @@ fn kernel_backend(backend: &Backend, node: &NodeFacts) -> KernelBackend {
         Home::Overlay(mac) => value.mac = mac,
         Home::There(address) => {
             value.node = address.into();
-            value.interface = node.uplinks.get(&value.node).copied().unwrap_or(node.default_uplink);
+            value.interface = node.towards.get(&value.node).copied().unwrap_or(node.default_uplink);
         }
     }
     value

@@ -35,7 +35,7 @@ pub type BackendIds = SharedMap<FrontendId, Vec<Option<(u32, u32)>>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Done {
     frontends: SharedMap<FrontendId, Frontend>,
-    uplinks: BTreeMap<Address, u32>,
+    towards: BTreeMap<Address, u32>,
     default_uplink: u32,
     tunnel_port: Port,
 }
@@ -44,7 +44,7 @@ impl Done {
     fn of(desired: &Desired, node: &NodeFacts) -> Self {
         Self {
             frontends: desired.frontends.clone(),
-            uplinks: node.uplinks.clone(),
+            towards: node.towards.clone(),
             default_uplink: node.default_uplink,
             tunnel_port: node.settings.tunnel_port,
         }

@@ -14,7 +14,10 @@ use crate::desired::FrontendId;
 pub struct Tables {
     pub settings: Option<Settings>,
     pub addresses: BTreeSet<Address>,
-    pub peers: BTreeSet<Address>,
+    /// By which uplink each of them sends ([`mesh_common::peer`]).
+    pub peers: BTreeMap<Address, u32>,
+    /// Interface indexes.
+    pub uplinks: BTreeSet<u32>,
     /// Words of `PORTS` that are not 0.
     pub ports: BTreeMap<u32, u64>,
     pub frontends: BTreeMap<FrontendId, Frontend>,
@@ -32,8 +35,10 @@ pub enum Operation {
     SetSettings(Settings),
     AddAddress(Address),
     DeleteAddress(Address),
-    AddPeer(Address),
+    SetPeer(Address, u32),
     DeletePeer(Address),
+    AddUplink(u32),
+    DeleteUplink(u32),
     SetPorts(u32, u64),
     SetFrontend(FrontendId, Frontend),
     DeleteFrontend(FrontendId),
@@ -59,11 +64,17 @@ impl Tables {
             Operation::DeleteAddress(address) => {
                 self.addresses.remove(&address);
             }
-            Operation::AddPeer(address) => {
-                self.peers.insert(address);
+            Operation::SetPeer(address, uplink) => {
+                self.peers.insert(address, uplink);
             }
             Operation::DeletePeer(address) => {
                 self.peers.remove(&address);
+            }
+            Operation::AddUplink(interface) => {
+                self.uplinks.insert(interface);
+            }
+            Operation::DeleteUplink(interface) => {
+                self.uplinks.remove(&interface);
             }
             Operation::SetPorts(word, 0) => {
                 self.ports.remove(&word);

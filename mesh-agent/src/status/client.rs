@@ -15,6 +15,7 @@ use super::report::Report;
 use super::server::{Answer, Request};
 use super::table;
 use crate::args::{Section, StatusArguments, StatusFormat};
+use crate::health::Health;
 
 #[derive(Debug, Error)]
 pub enum StatusError {
@@ -51,7 +52,9 @@ pub async fn fetch(socket: &Path) -> Result<Report, StatusError> {
     match request(socket, Request::Report).await? {
         Answer::Report(report) => Ok(*report),
         Answer::Error(message) => Err(StatusError::Refused { path, message }),
-        Answer::Differences(_) => Err(StatusError::Refused { path, message: "it sent no report".into() }),
+        Answer::Differences(_) | Answer::Health { .. } => {
+            Err(StatusError::Refused { path, message: "it sent no report".into() })
+        }
     }
 }
 
@@ -80,7 +83,32 @@ async fn fetch_differences(socket: &Path) -> Result<Vec<String>, StatusError> {
     match request(socket, Request::Check).await? {
         Answer::Differences(differences) => Ok(differences),
         Answer::Error(message) => Err(StatusError::Refused { path, message }),
-        Answer::Report(_) => Err(StatusError::Refused { path, message: "it sent a report".into() }),
+        Answer::Report(_) | Answer::Health { .. } => {
+            Err(StatusError::Refused { path, message: "it sent no differences".into() })
+        }
+    }
+}
+
+/// `mesh-agent health`: says how the agent is; fails if a restart could help, or if nobody answers.
+pub async fn health(socket: &Path) -> ExitCode {
+    let (sentence, code) = match fetch_health(socket).await {
+        Ok(Health { is_well: true, sentence }) => (sentence, ExitCode::SUCCESS),
+        Ok(Health { is_well: false, sentence }) => (sentence, ExitCode::FAILURE),
+        Err(error) => (error.to_string(), ExitCode::FAILURE),
+    };
+    // What Docker keeps of a health check is its output; the exit code is what counts.
+    let _ = writeln!(io::stdout(), "{sentence}");
+    code
+}
+
+async fn fetch_health(socket: &Path) -> Result<Health, StatusError> {
+    let path = socket.to_owned();
+    match request(socket, Request::Health).await? {
+        Answer::Health { is_well, sentence } => Ok(Health { is_well, sentence }),
+        Answer::Error(message) => Err(StatusError::Refused { path, message }),
+        Answer::Report(_) | Answer::Differences(_) => {
+            Err(StatusError::Refused { path, message: "it did not say how it is".into() })
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::dataplane::overlays::OverlayState;
 use crate::dataplane::xdp::XdpState;
 use crate::desired::{Backend, Desired, Frontend, FrontendId, State, backends};
 use crate::dns::resolver::Resolver;
+use crate::health::{self, Health, Vitals};
 use crate::reach::Pulses;
 use crate::reconcile::reconciler::{BackendIds, Problems, Reconciler};
 use crate::swarm::snapshot::{Availability, EndpointMode, LocalView, NodeState, Role, Snapshot};
@@ -101,12 +102,13 @@ pub type Inquiry = oneshot::Sender<Vec<String>>;
 pub struct Collector {
     inquiries: mpsc::Sender<Inquiry>,
     counters: Counters,
-    published: Arc<Mutex<Published>>,
+    published: Arc<Mutex<Arc<Published>>>,
     board: StatusBoard,
     resolver: Arc<Resolver>,
     flows_max: u32,
     collection: watch::Receiver<Collection>,
     rates: Mutex<Rates>,
+    vitals: watch::Receiver<Vitals>,
 }
 
 /// New flows per second, from two looks at the counters.
@@ -135,7 +137,7 @@ impl Rates {
 impl Collector {
     pub fn new(
         counters: Counters,
-        published: Arc<Mutex<Published>>,
+        published: Arc<Mutex<Arc<Published>>>,
         board: StatusBoard,
         resolver: Arc<Resolver>,
         flows_max: u32,
@@ -151,7 +153,14 @@ impl Collector {
             flows_max,
             collection,
             rates: Mutex::default(),
+            vitals: watch::channel(Vitals::default()).1,
         }
+    }
+
+    /// Tells how the core is that shows these.
+    #[must_use]
+    pub fn with_vitals(self, vitals: watch::Receiver<Vitals>) -> Self {
+        Self { vitals, ..self }
     }
 
     /// Takes the rates; to be called every few seconds.
@@ -258,8 +267,9 @@ impl Collector {
         rows
     }
 
-    fn published(&self) -> MutexGuard<'_, Published> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Without holding it: the core publishes in every round, and reading maps takes its time.
+    fn published(&self) -> Arc<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
@@ -268,6 +278,10 @@ impl Collector {
 }
 
 impl ReportSource for Collector {
+    fn health(&self) -> Health {
+        health::judge(&self.vitals.borrow(), &self.board.read(), Instant::now())
+    }
+
     fn report(&self) -> BoxFuture<'_, Report> {
         Box::pin(async { tokio::task::block_in_place(|| self.collect()) })
     }

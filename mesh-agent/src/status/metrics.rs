@@ -1,78 +1,12 @@
-//! Counters for Prometheus, at `/metrics`: made from the same report that `status` shows.
+//! Counters for Prometheus: made from the same report that `status` shows. Pure.
 
-use std::convert::Infallible;
 use std::fmt::{Display, Write};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use mesh_common::outcome::Outcome;
-use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
 
 use super::report::{BackendRow, BackendState, FlowTableRow, Report};
-use super::server::ReportSource;
 
-/// For one connection, whatever it asks.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Serves the metrics for as long as the process lives; an address that cannot be had is tried again.
-pub async fn serve(address: SocketAddr, source: Arc<dyn ReportSource>) -> Infallible {
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                warn!("metrics cannot be served at {address}: {error}; --metrics chooses another address");
-                sleep(Duration::from_secs(30)).await;
-            }
-        }
-    };
-    info!("metrics are served at http://{address}/metrics");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let source = source.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, source.as_ref()));
-                    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    if let Ok(Err(error)) = timeout(PATIENCE, connection).await {
-                        debug!("a request for metrics ended early: {error}");
-                    }
-                });
-            }
-            Err(error) => {
-                debug!("cannot accept a connection at {address}: {error}");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    source: &dyn ReportSource,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = if request.uri().path() == "/metrics" {
-        Response::new(Full::from(render(&source.report().await)))
-    } else {
-        let mut response = Response::new(Full::from("metrics are at /metrics\n"));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        response
-    };
-    let text = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
-    response.headers_mut().insert(CONTENT_TYPE, text);
-    Ok(response)
-}
-
-/// The report in Prometheus' text format. Pure.
+/// The report in Prometheus' text format.
 pub fn render(report: &Report) -> String {
     let mut page = Page::default();
     backends(&mut page, report);

@@ -1,11 +1,13 @@
 //! What operators see: one [`report::Report`], asked for over a Unix socket, shown as tables or JSON.
 //!
 //! ```text
-//!  agent core ─ ReportSource ─► server ═ Unix socket ═ client ─► table (pure) or JSON
+//!  agent core ─ ReportSource ─┬► server ═ Unix socket ═ client ─► table (pure) or JSON
+//!                             └► http ═ TCP ═ Prometheus: metrics (pure)
 //! ```
 
 pub mod client;
 pub mod collect;
+pub mod http;
 pub mod metrics;
 pub mod report;
 pub mod server;

@@ -17,9 +17,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::report::Report;
+use crate::health::Health;
 
 /// The agent's core, which knows everything that is in a report.
 pub trait ReportSource: Send + Sync {
+    fn health(&self) -> Health;
+
     fn report(&self) -> BoxFuture<'_, Report>;
 
     /// What the kernel's tables and the resolver's answers have that the Swarm has not, and the other way round.
@@ -31,6 +34,7 @@ pub trait ReportSource: Send + Sync {
 pub(super) enum Request {
     Report,
     Check,
+    Health,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +42,7 @@ pub(super) enum Request {
 pub(super) enum Answer {
     Report(Box<Report>),
     Differences(Vec<String>),
+    Health { is_well: bool, sentence: String },
     Error(String),
 }
 
@@ -108,6 +113,10 @@ async fn converse(mut stream: UnixStream, source: Arc<dyn ReportSource>) -> io::
     }
     let answer = match serde_json::from_str(&line) {
         Ok(Request::Report) => Answer::Report(Box::new(source.report().await)),
+        Ok(Request::Health) => {
+            let Health { is_well, sentence } = source.health();
+            Answer::Health { is_well, sentence }
+        }
         Ok(Request::Check) => Answer::Differences(source.differences().await),
         Err(error) => Answer::Error(format!("the request is not understood: {error}")),
     };

@@ -22,6 +22,7 @@ use super::report::{
 use super::server::{ReportSource, StatusServerError, serve};
 use crate::args::{Section, StatusArguments, StatusFormat};
 use crate::dns::report::DnsReport;
+use crate::health::Health;
 
 #[tokio::test]
 async fn a_check_fails_where_something_differs_and_where_nobody_answers() {
@@ -31,6 +32,17 @@ async fn a_check_fails_where_something_differs_and_where_nobody_answers() {
     assert_eq!(format!("{:?}", client::check(&path).await), failure);
     let daemon = start(&path).await;
     assert_eq!(format!("{:?}", client::check(&path).await), failure);
+    daemon.abort();
+}
+
+#[tokio::test]
+async fn health_fails_where_nobody_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let code = client::health(&path).await;
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+    let daemon = start(&path).await;
+    assert_eq!(format!("{:?}", client::health(&path).await), format!("{:?}", ExitCode::SUCCESS));
     daemon.abort();
 }
 
@@ -228,6 +240,10 @@ fn flow_table(name: &str, entries: u64) -> FlowTableRow {
 struct Example;
 
 impl ReportSource for Example {
+    fn health(&self) -> Health {
+        Health { is_well: true, sentence: "serving".into() }
+    }
+
     fn report(&self) -> BoxFuture<'_, Report> {
         async { example() }.boxed()
     }

@@ -5,6 +5,7 @@ use mesh_common::net::{IPV4_HEADER, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 
 use super::{swap_macs, write, write_ipv4};
+use crate::bytes::TransportChange;
 use crate::frame::Frame;
 use crate::packet::{NETWORK, Packet, UDP_LENGTH, ipv4};
 
@@ -14,6 +15,24 @@ pub(crate) fn turn(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
     swap_macs(frame)?;
     write(frame, NETWORK + ipv4::SOURCE, [packet.destination.wire(), packet.source.wire()])?;
     write(frame, packet.transport, [packet.destination_port.wire(), packet.source_port.wire()])
+}
+
+/// Changes a word of a UDP datagram, and its checksum if it has one.
+#[inline(always)]
+pub(crate) fn set_word(
+    frame: &Frame,
+    packet: &Packet,
+    offset: usize,
+    before: u16,
+    after: u16,
+) -> Result<(), Outcome> {
+    frame.update_transport(&TransportChange {
+        offset: packet.transport_checksum(),
+        pseudo_header: Sum::ZERO,
+        segment: Sum::ZERO.remove_word(before).add_word(after),
+        optional: true,
+    })?;
+    write(frame, offset, after)
 }
 
 /// Turns a datagram without IP options into the one that answers it: the first `kept` bytes of its payload stay, and

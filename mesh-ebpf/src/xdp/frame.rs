@@ -88,6 +88,11 @@ impl Frame {
         false
     }
 
+    /// There are no marks here, and nobody looks at what XDP sends.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "at TC it is a property of the frame")]
+    pub(crate) fn set_mark(&self, _mark: u32) {}
+
     /// The interface that the packet came in by.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {

@@ -65,12 +65,11 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
-use mesh_common::tunnel::OVERHEAD;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::Frame;
-use crate::packet::{NETWORK, Packet};
-use crate::verdict::{PackedVerdict, Verdict, Way};
+use crate::packet::Packet;
+use crate::verdict::{PackedVerdict, Way};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
@@ -108,22 +107,16 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     if !tunnel::is_tunnelled(packet, settings) {
         return request::handle(frame, packet, settings);
     }
-    if tunnel_flags(frame) & (REPLY | PROBE) == 0 {
+    if tunnel::flags(frame) & (REPLY | PROBE) == 0 {
         return Outcome::NotOurs.into();
     }
     let mut arrival = MaybeUninit::uninit();
     match tunnel::open(frame, packet, settings, &mut arrival) {
         // SAFETY: it has been written.
         Ok(()) => tunnel::answer(frame, packet, unsafe { arrival.assume_init_ref() }),
-        Err(Outcome::Probed) => Verdict::from((Outcome::Probed, frame.back())).into(),
+        Err(Outcome::Probed) => tunnel::answer_probe(frame, packet, settings),
         Err(outcome) => outcome.into(),
     }
-}
-
-/// The flags of a packet of the tunnel; none if it is too short for any.
-#[inline(always)]
-fn tunnel_flags(frame: &Frame) -> u16 {
-    frame.read(NETWORK + OVERHEAD - 4).map_or(0, u16::from_be)
 }
 
 /// The only place that turns an outcome into XDP's verdict.

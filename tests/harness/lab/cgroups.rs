@@ -46,6 +46,12 @@ pub(super) fn membership(node: &str) -> Result<Vec<PathBuf>> {
     Ok(hierarchies()?.into_iter().map(member).collect())
 }
 
+/// The processes of a node, by the host's count.
+pub(super) fn processes(node: &str) -> Result<BTreeSet<i32>> {
+    let roots = hierarchies()?.into_iter().map(|hierarchy| hierarchy.point.join(ROOT).join(node));
+    Ok(roots.flat_map(|root| members(&root)).collect())
+}
+
 /// Kills every process of the lab and removes its cgroups.
 pub(super) fn remove() -> Result<()> {
     let roots: Vec<PathBuf> = hierarchies()?.into_iter().map(|h| h.point.join(ROOT)).collect();

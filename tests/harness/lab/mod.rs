@@ -11,6 +11,7 @@
 //! are private and at their usual places, so one stack file fits all nodes. A Docker on the host is never spoken to.
 
 mod cgroups;
+mod docker;
 mod fabric;
 mod lock;
 mod node;
@@ -24,6 +25,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    docker::Docker,
     fabric::{CLIENT, FABRIC, FAR_CLIENT, SECOND_ADDRESS, SECOND_CLIENT},
     lock::Lock,
     node::Node,
@@ -42,12 +44,13 @@ const MADE_DOCKER_STATE: &str = "/run/mesh-lab/made-var-lib-docker";
 pub struct Shape {
     pub nodes: usize,
     pub managers: usize,
+    pub docker: Docker,
 }
 
 impl Default for Shape {
     /// One manager, so that the way of the workers is travelled too.
     fn default() -> Self {
-        Self { nodes: 3, managers: 1 }
+        Self { nodes: 3, managers: 1, docker: Docker::default() }
     }
 }
 
@@ -76,6 +79,7 @@ impl Lab {
             shape.nodes
         );
         node::check_machine()?;
+        shape.docker.is_there()?;
         Self::down()?;
         fs::create_dir_all(BASE).with_context(|| format!("cannot make {BASE}"))?;
         Self::prepare_mount_point()?;
@@ -147,6 +151,11 @@ impl Lab {
         self.manager().docker(args)
     }
 
+    /// The version that the first node's dockerd says it is.
+    pub fn docker_version(&self) -> Result<String> {
+        self.docker(["version", "--format", "{{.Server.Version}}"]).quiet().read()
+    }
+
     /// Has XDP do this with what arrives at the fabric's end of a machine's cable, which is called like the machine.
     pub fn far_end(machine: &str, program: FarEnd<'_>) -> Result<()> {
         fabric::far_end(machine, program)
@@ -166,7 +175,7 @@ impl Lab {
         fabric::create()?;
         let indices: Vec<usize> = (1..=shape.nodes).collect();
         let boot = |index: &usize| {
-            let node = Node::boot(*index, *index <= shape.managers)?;
+            let node = Node::boot(*index, *index <= shape.managers, shape.docker)?;
             node.wait_for_docker()?;
             Ok(node)
         };

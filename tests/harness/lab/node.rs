@@ -1,6 +1,7 @@
 //! One node of the lab: its namespaces, its dockerd, and running things in it.
 
 use std::{
+    cmp::Reverse,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{BASE, cgroups, fabric};
+use super::{BASE, Docker, cgroups, fabric};
 use crate::{cmd::Cmd, wait};
 
 const NODE_SCRIPT: &str = include_str!("node.sh");
@@ -25,13 +26,14 @@ pub struct Node {
     /// Its address on the fabric.
     pub address: String,
     pub manager: bool,
+    docker: Docker,
     /// Process 1 of the node, by the host's count.
     pid: i32,
 }
 
 impl Node {
     /// Makes the namespaces of node `index` and starts its dockerd, without waiting for that.
-    pub(super) fn boot(index: usize, manager: bool) -> Result<Self> {
+    pub(super) fn boot(index: usize, manager: bool, docker: Docker) -> Result<Self> {
         let name = format!("node{index}");
         cgroups::create(&name)?;
         let dir = Path::new(BASE).join(&name);
@@ -49,7 +51,7 @@ impl Node {
             },
         )?;
         fabric::connect(&name, index, pid)?;
-        let node = Self { name, address: fabric::address(index), manager, pid };
+        let node = Self { name, address: fabric::address(index), manager, docker, pid };
         node.start_docker()?;
         Ok(node)
     }
@@ -65,7 +67,7 @@ impl Node {
         const ENTER: &str =
             r#"while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@""#;
         let files = cgroups::membership(&self.name).unwrap_or_default();
-        Cmd::new("sh")
+        self.with_its_docker("sh")
             .args(["-c", ENTER, "sh"])
             .args(files)
             .args(["--", "nsenter", "--target", &self.pid.to_string()])
@@ -81,15 +83,24 @@ impl Node {
             .shown_as(format!("{}: {program}", self.name))
     }
 
-    /// The docker client of the host, speaking to this node's dockerd. What it changes in the Swarm it has read before, and
+    /// The docker client of this node's version, speaking to this node's dockerd. What it changes in the Swarm it has read before, and
     /// swarmkit refuses it when the Swarm itself was faster (`manager/state/store`, `ErrSequenceConflict`).
     pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        Cmd::new("docker")
+        self.with_its_docker("docker")
             .again_when("update out of sequence")
             .env_remove("DOCKER_CONTEXT")
             .env("DOCKER_HOST", format!("unix://{}", self.docker_socket().display()))
             .shown_as(format!("{}: docker", self.name))
             .args(args)
+    }
+
+    /// A program that finds this node's Docker first.
+    fn with_its_docker(&self, program: &str) -> Cmd {
+        let cmd = Cmd::new(program);
+        match self.docker.path() {
+            Some(path) => cmd.env("PATH", path),
+            None => cmd,
+        }
     }
 
     /// Starts dockerd; [`Node::wait_for_docker`] says when it answers.
@@ -193,6 +204,18 @@ impl Node {
         pids.into_iter().find(first_in).with_context(|| format!("no process of {container} on {}", self.name))
     }
 
+    /// The processes here whose command line begins with these words, by the host's count, the latest first.
+    pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
+        let begins = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut found = line.split(|byte| *byte == 0);
+            words.iter().all(|word| found.next().is_some_and(|found| found == word.as_bytes()))
+        };
+        let mut found: Vec<i32> = cgroups::processes(&self.name)?.into_iter().filter(begins).collect();
+        found.sort_by_key(|pid| Reverse(started(*pid)));
+        Ok(found)
+    }
+
     /// A file of the node, for the host.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
@@ -212,6 +235,14 @@ impl Node {
     fn dir(&self) -> PathBuf {
         Path::new(BASE).join(&self.name)
     }
+}
+
+/// When a process was started, in ticks since the machine was: field 22 of `/proc/PID/stat`, the 20th after its name, which may
+/// have spaces.
+fn started(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
 }
 
 /// nsenter stops when what it has started stops, and would not go on with it.

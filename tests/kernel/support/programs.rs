@@ -1,12 +1,15 @@
 //! Loaded programs, which go from test to test: the verifier takes two seconds for them, and most tests milliseconds.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 use std::thread;
 
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::tc::SchedClassifierLinkId;
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
+use mesh_agent::dataplane::object::program;
 use mesh_common::maps;
 
 use super::bpffs::BpfFs;
@@ -60,6 +63,20 @@ impl Programs {
         let program = classifier_mut(self, hook);
         let link = program.attach(interface, place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
         self.links.push((hook, link));
+    }
+
+    /// Attaches the programs for sockets for as long as the links live.
+    pub(crate) fn attach_to_cgroup(&mut self, cgroup: &File) -> Vec<CgroupSockAddrLink> {
+        let mut attach = |name: &str| {
+            let program = self.program_mut(name).expect("the object has it");
+            let program: &mut CgroupSockAddr = program.try_into().expect("it is for sockets");
+            if program.fd().is_err() {
+                program.load().expect("the verifier accepts it");
+            }
+            let id = program.attach(cgroup, CgroupAttachMode::Single).expect("it is a cgroup");
+            program.take_link(id).expect("it has just been attached")
+        };
+        program::CGROUP.into_iter().map(&mut attach).collect()
     }
 
     /// Loads the overlay programs once more, for the other network, as the agent does it: all tables are shared.

@@ -1,19 +1,20 @@
 //! A node with the real programs, and its tables as the agent would fill them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::thread;
 use std::time::Duration;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::{SchedClassifier, TcAttachType};
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::status::collect::monotonic_nanoseconds;
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey, state};
 use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
-use mesh_common::maps;
+use mesh_common::maps::{self, taking_over};
 use mesh_common::net::{Address, Mac, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
@@ -88,7 +89,8 @@ impl World {
             Self { ebpf, backends: 0, sets: 0, frontends: BTreeMap::new(), vips: BTreeMap::new(), namespace };
         world.settings(|_| {});
         world.insert("LOCAL_ADDRESSES", Address::new(cast::NODE), 1_u32);
-        world.insert("PEERS", Address::new(cast::OTHER), 1_u32);
+        world.peer(cast::OTHER, cast::UPLINK);
+        world.insert("UPLINKS", cast::UPLINK, 1_u32);
         world.publish(cast::TUNNEL_PORT, protocol::UDP, true);
         world
     }
@@ -157,7 +159,22 @@ impl World {
 
     /// Whether the programs have those of another agent behind them, which know more flows.
     pub(crate) fn taking_over(&mut self, taking_over: bool) {
-        self.set("TAKING_OVER", 0, u32::from(taking_over));
+        self.set("TAKING_OVER", 0, if taking_over { taking_over::PREDECESSORS } else { taking_over::NOBODY });
+    }
+
+    /// The programs are on all hooks of the node, and no others are.
+    pub(crate) fn claim_hooks(&mut self) {
+        self.set("TAKING_OVER", 0, taking_over::ALL_HOOKS);
+    }
+
+    /// There is another node, whose packets come in by this interface.
+    pub(crate) fn peer(&mut self, address: Ip, uplink: u32) {
+        self.insert("PEERS", Address::new(address), uplink);
+    }
+
+    /// The agent of this node has a socket with this cookie.
+    pub(crate) fn agent_socket(&mut self, cookie: u64) {
+        self.insert("AGENT_SOCKETS", cookie, 1_u32);
     }
 
     /// The agent's resolver gives a sign of life.
@@ -365,6 +382,11 @@ impl World {
 
     pub(crate) fn overlay_out(&self, packet: &Packet) -> Run {
         self.run(Hook::OverlayOut, &packet.bytes())
+    }
+
+    /// Puts the programs for sockets on a cgroup, for as long as what is returned lives.
+    pub(crate) fn attach_to_cgroup(&mut self, cgroup: &File) -> Vec<CgroupSockAddrLink> {
+        self.ebpf.attach_to_cgroup(cgroup)
     }
 
     pub(crate) fn program(&self, hook: Hook) -> &SchedClassifier {

@@ -50,8 +50,8 @@ enum Command {
     },
     /// Queries per second and latencies of the resolver, against Docker's, dnsmasq and unbound
     Dns {
-        /// Seconds for each server
-        #[arg(long, default_value_t = 5)]
+        /// Seconds for each server, at most 100
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
         seconds: u64,
         /// Two seconds for each server
         #[arg(long, conflicts_with = "seconds")]

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and prints each command that it runs. With nothing missing it only
 //! looks, so every other command begins with it.
 
+pub(crate) mod docker;
 mod toolchain;
 
 use std::{cell::Cell, path::PathBuf};
@@ -25,6 +26,8 @@ pub(crate) enum Set {
     Build,
     /// A Swarm on this machine and clients to try it with
     Lab,
+    /// Docker as other releases of Debian have it, for the lab
+    Dockers,
     /// Resolvers and rules to compare with, and what measures them
     Bench,
     /// A proxy to compare with
@@ -33,10 +36,12 @@ pub(crate) enum Set {
     Vm,
     /// Lints and checks of dependencies
     Lint,
+    /// A bare Debian in a folder
+    Fresh,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all = [Set::Build, Set::Lab, Set::Bench, Set::Proxy, Set::Vm, Set::Lint];
+    let all = [Set::Build, Set::Lab, Set::Dockers, Set::Bench, Set::Proxy, Set::Vm, Set::Lint, Set::Fresh];
     ensure(if args.sets.is_empty() { &all } else { &args.sets })?;
     println!("nothing is missing");
     Ok(())
@@ -49,10 +54,12 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
         match set {
             Set::Build => build(&apt)?,
             Set::Lab => apt.install(LAB)?,
+            Set::Dockers => docker::provide_all()?,
             Set::Bench => apt.install(BENCH)?,
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
             Set::Vm => virtual_machine(&apt)?,
             Set::Lint => lint()?,
+            Set::Fresh => apt.install(&[("mmdebstrap", "mmdebstrap"), ("git", "git")])?,
         }
     }
     Ok(())
@@ -127,7 +134,8 @@ fn lint() -> Result<()> {
     if cargo_deny().is_file() {
         return Ok(());
     }
-    toolchain::cargo_install("cargo-deny", CARGO_DENY).run()
+    // Optimised it would take minutes to build, and save seconds.
+    toolchain::cargo_install("cargo-deny", CARGO_DENY).arg("--debug").run()
 }
 
 /// Checks dependencies.

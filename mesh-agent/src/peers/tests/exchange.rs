@@ -16,12 +16,12 @@ use crate::peers::certificates::Certificates;
 use crate::peers::client::Client;
 use crate::peers::reporter::Reporter;
 use crate::peers::server;
-use crate::swarm::snapshot::{Condition, ContainerNames, LocalContainer, LocalView, Network, Snapshot};
+use crate::swarm::snapshot::{Condition, ContainerNames, LocalContainer, LocalView, Network, Snapshot, Task};
 use crate::swarm::status::StatusBoard;
 
 type Snapshots = watch::Sender<Option<Arc<Snapshot>>>;
 
-const ONE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(super) const ONE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 #[tokio::test]
@@ -185,6 +185,8 @@ async fn what_a_nodes_own_containers_are_called_reaches_every_other_node_until_t
     let manager = Manager::start(ONE, 0, cluster.issue(&Issue::manager("manager-1")));
     let mut swarm = Arc::unwrap_or_clone(numbered(1));
     swarm.networks.insert("net1".into(), Network::default());
+    let by_hand = Task { node_id: "worker-1".into(), container_id: Some("c1".into()), ..Task::default() };
+    swarm.tasks.insert("by-hand".into(), by_hand);
     let swarm = Arc::new(swarm);
     manager.publish(swarm.clone());
     let mut other = Worker::start(manager.port, &[ONE], cluster.issue(&Issue::manager("manager-2")));
@@ -231,18 +233,18 @@ impl Node {
     }
 }
 
-struct Manager {
-    port: u16,
+pub(super) struct Manager {
+    pub(super) port: u16,
     board: StatusBoard,
     snapshots: Snapshots,
-    published: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) published: watch::Receiver<Option<Arc<Snapshot>>>,
     server: JoinHandle<()>,
     _state: TempDir,
 }
 
 impl Manager {
     /// With port 0, at a free port.
-    fn start(address: Ipv4Addr, port: u16, state: TempDir) -> Self {
+    pub(super) fn start(address: Ipv4Addr, port: u16, state: TempDir) -> Self {
         let port = if port == 0 { free_port() } else { port };
         let (snapshots, receiver) = watch::channel(None);
         let board = StatusBoard::default();
@@ -256,7 +258,7 @@ impl Manager {
         Self { port, board, snapshots, published, server, _state: state }
     }
 
-    fn publish(&self, snapshot: Arc<Snapshot>) {
+    pub(super) fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshots.send_replace(Some(snapshot));
     }
 
@@ -265,14 +267,14 @@ impl Manager {
     }
 }
 
-struct Worker {
+pub(super) struct Worker {
     board: StatusBoard,
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     client: JoinHandle<()>,
 }
 
 impl Worker {
-    fn start(peer_port: u16, managers: &[Ipv4Addr], state: TempDir) -> Self {
+    pub(super) fn start(peer_port: u16, managers: &[Ipv4Addr], state: TempDir) -> Self {
         let board = StatusBoard::default();
         let (sender, snapshot) = watch::channel(None);
         let (_, managers) = watch::channel(managers.iter().copied().map(IpAddr::V4).collect());
@@ -291,7 +293,7 @@ impl Worker {
         Self { board, snapshot, client }
     }
 
-    async fn expect(&mut self, expected: &Arc<Snapshot>) {
+    pub(super) async fn expect(&mut self, expected: &Arc<Snapshot>) {
         let arrival = self.snapshot.wait_for(|snapshot| snapshot.as_ref() == Some(expected));
         let arrived = timeout(Duration::from_secs(10), arrival).await;
         assert!(matches!(arrived, Ok(Ok(_))), "not arrived; {:?}", self.board.read());

@@ -133,3 +133,25 @@ fn the_tunnels_port_passes_the_first_test() {
     let bit = PortBit::of(protocol::UDP, Port::new(4799));
     assert_eq!(step.ports, [Operation::SetPorts(bit.word, bit.mask)]);
 }
+
+#[test]
+fn a_peer_is_heard_by_one_uplink_once_that_is_known_and_by_all_before() {
+    let other = Ipv4Addr::new(10, 99, 0, 2);
+    let desired = Desired { peers: BTreeSet::from([other]), ..Desired::default() };
+    let (mut tables, mut allocation) = (Tables::default(), Allocation::new(4, 4));
+    let mut node = NodeFacts { uplinks: BTreeSet::from([2, 3]), ..node() };
+    let mut uplink_after = |node: &NodeFacts| {
+        let step = plan(&desired, node, &tables, &mut allocation, &Scope::Frontends(BTreeSet::new()));
+        carry_out(&step, &mut tables, &mut allocation);
+        assert_eq!(tables.uplinks, node.uplinks);
+        tables.peers.clone()
+    };
+    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), peer::ANY_UPLINK)]));
+    node.arrivals.insert(other.into(), 3);
+    node.uplinks.remove(&2);
+    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), 3)]));
+    node.arrivals.clear();
+    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), peer::ANY_UPLINK)]));
+    let step = plan(&Desired::default(), &node, &tables, &mut allocation, &Scope::Everything);
+    assert_eq!(step.after, [Operation::DeletePeer(other.into())]);
+}

@@ -1,0 +1,146 @@
+//! Runs scenarios, some of them side by side, and keeps what became of each.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow};
+use mesh_tests::{
+    interrupt,
+    lab::{Docker, Lab},
+    paths,
+};
+use serde_json::{Value, json};
+
+use crate::{Scenario, evidence, selection};
+
+/// How many of those that may have company run at a time.
+const SIDE_BY_SIDE: usize = 3;
+
+/// How many of the slowest are named at the end.
+const SLOWEST: usize = 10;
+
+/// What became of a scenario.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) name: &'static str,
+    pub(crate) seconds: f64,
+    pub(crate) error: Option<String>,
+}
+
+/// Runs all of them, first those that may have company, and returns what became of each. Each leaves the lab as it found it.
+pub(crate) fn run(scenarios: &[&Scenario], lab: &Lab) -> Vec<Outcome> {
+    let progress = Progress { all: scenarios.len(), begun: AtomicUsize::new(0) };
+    let (mut groups, mut alone) = (BTreeMap::<usize, Vec<&Scenario>>::new(), Vec::new());
+    for scenario in scenarios {
+        match selection::group(scenario.0) {
+            Some(group) => groups.entry(group).or_default().push(scenario),
+            None => alone.push(scenario),
+        }
+    }
+    let mut outcomes: Vec<Outcome> =
+        groups.into_values().flat_map(|group| side_by_side(&group, lab, &progress)).collect();
+    outcomes.extend(alone.into_iter().map(|scenario| one(scenario, lab, &progress)));
+    outcomes
+}
+
+fn side_by_side(scenarios: &[&Scenario], lab: &Lab, progress: &Progress) -> Vec<Outcome> {
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = one(scenario, lab, progress);
+            outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(work);
+        }
+    });
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn one((name, check): &Scenario, lab: &Lab, progress: &Progress) -> Outcome {
+    println!("----  {} {name}", progress.next());
+    evidence::of(name);
+    let begin = Instant::now();
+    let outcome = if interrupt::happened() {
+        Err(anyhow!("interrupted"))
+    } else {
+        // A panic is a failure like any other; the lab is repaired by the scenario's own guards.
+        catch_unwind(AssertUnwindSafe(|| check(lab))).unwrap_or_else(|_| Err(anyhow!("it panicked")))
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    let error = outcome.err().map(|error| format!("{error:#}"));
+    match &error {
+        None => println!("PASS  {name} ({seconds:.1} s)"),
+        Some(error) => {
+            let seen = evidence::look(lab);
+            if let Err(error) = evidence::save(&format!("{error}\n{seen}")) {
+                eprintln!("{error:#}");
+            }
+            let file = evidence::file(name);
+            println!("FAIL  {name} ({seconds:.1} s): {error}\n{seen}\nFAIL  {name}: see {}", file.display());
+        }
+    }
+    Outcome { name, seconds, error }
+}
+
+/// How far it is.
+struct Progress {
+    all: usize,
+    begun: AtomicUsize,
+}
+
+impl Progress {
+    fn next(&self) -> String {
+        format!("[{}/{}]", self.begun.fetch_add(1, Ordering::Relaxed) + 1, self.all)
+    }
+}
+
+/// Shows the slowest, those that failed, and how many did what.
+pub(crate) fn show(outcomes: &[Outcome]) {
+    let mut slowest: Vec<&Outcome> = outcomes.iter().collect();
+    slowest.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+    println!("\nthe slowest:");
+    for outcome in slowest.iter().take(SLOWEST) {
+        println!("{:>6.1} s  {}", outcome.seconds, outcome.name);
+    }
+    let failed = outcomes.iter().filter(|outcome| outcome.error.is_some());
+    for outcome in failed.clone() {
+        println!("failed: {}", outcome.name);
+    }
+    let failed = failed.count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+}
+
+/// Writes name, seconds and result of each to `target/tests/lab-<docker>.json`.
+pub(crate) fn save(outcomes: &[Outcome], docker: Docker, version: &str, seconds: f64) -> Result<()> {
+    let scenario = |outcome: &Outcome| {
+        json!({
+            "name": outcome.name,
+            "seconds": rounded(outcome.seconds),
+            "passed": outcome.error.is_none(),
+            "error": outcome.error,
+        })
+    };
+    let scenarios: Vec<Value> = outcomes.iter().map(scenario).collect();
+    let all = json!({ "docker": version, "seconds": rounded(seconds), "scenarios": scenarios });
+    let folder = paths::target().join("tests");
+    let file = folder.join(format!("lab-{docker}.json"));
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&file, format!("{all:#}\n")))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}

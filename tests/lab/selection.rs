@@ -1,0 +1,82 @@
+//! Which scenarios are run when not all are, and which of them side by side.
+
+use anyhow::{Result, ensure};
+
+use crate::{SUITES, Scenario, balance, flows, host, names, untouched, updates, upstreams, vip};
+
+/// Those that carry the rest, one for each thing that a Docker of another version might do otherwise: what it tells of
+/// services, tasks and networks, its bridges, namespaces and rules, and how tasks, nodes and daemons come and go.
+const CARRYING: &[&str] = &[
+    "every node answers on a published port and spreads evenly over five tasks",
+    "nginx logs the clients' own addresses, near and far",
+    "what goes to and from a task passes docker_gwbridge by",
+    "datagrams keep to their task, and the client's address and the dialled one are kept",
+    "a datagram for a port where the task does not listen is refused",
+    "a node's own processes reach published ports at localhost and at the node's address, in turn",
+    "a container's own localhost is its own",
+    "a port published with mode=host is left to its own node",
+    "a service with mesh.enable=false is left alone",
+    "datagrams of every size arrive, whole or in fragments",
+    "a two-tier stack finds its database by a short name, and Redis sees who calls",
+    "tasks reach a service at its virtual address on any port, in exact turns",
+    "a task reaches its own service, also as its only task",
+    "an internal network has virtual addresses too",
+    "an attachable container calls and is known by its names",
+    "names are answered as the golden table says",
+    "names of a container attached by hand are known on other nodes until it is gone",
+    "names are answered by Docker within a second after the agent stopped",
+    "a port published at run time is served, and left alone when it is taken back",
+    "a service without tasks refuses at once and serves again when it has some",
+    "an update of nginx, one task at a time, stopped first, fails no request",
+    "a task that is killed takes with it what it was answering, and nothing else",
+    "agents that are killed in turn interrupt no connection and no request",
+    "draining a node and taking it back fails no request",
+    "a node that leaves the Swarm and joins again costs no request",
+    "a worker follows another manager's agent when its own is gone",
+    "`mesh-agent uninstall` leaves no trace on any node",
+];
+
+/// Groups of scenarios that run side by side, one group after the other: they wait more than they work, on services, networks
+/// and ports of their own.
+const GROUPS: &[&[&[Scenario]]] = &[
+    &[
+        balance::SCENARIOS,
+        flows::SCENARIOS,
+        host::SCENARIOS,
+        untouched::SCENARIOS,
+        vip::SCENARIOS,
+        names::SCENARIOS,
+        upstreams::SCENARIOS,
+    ],
+    &[updates::SCENARIOS],
+];
+
+/// But not those that count what all do, or stop what all need.
+const ALONE: &[&str] = &[
+    "what goes to and from a task passes docker_gwbridge by",
+    "a node's own processes can move much data to tasks elsewhere",
+    "a port published with mode=host is left to its own node",
+    "a virtual address passes bulk data intact",
+    "names of forty tasks are cut short over UDP and complete over TCP",
+    "names that were asked for before are answered by the kernel until they change",
+    "names are answered by Docker within a second after the agent stopped",
+    "check finds an entry that somebody deleted",
+];
+
+pub(crate) fn carries(name: &str) -> bool {
+    CARRYING.contains(&name)
+}
+
+/// The group of a scenario that need not be alone, counted from 0.
+pub(crate) fn group(name: &str) -> Option<usize> {
+    let has = |group: &&[&[Scenario]]| group.iter().copied().flatten().any(|(other, _)| *other == name);
+    if ALONE.contains(&name) { None } else { GROUPS.iter().position(has) }
+}
+
+/// Every name here is a scenario's.
+pub(crate) fn check() -> Result<()> {
+    let known = |name: &str| SUITES.iter().copied().flatten().any(|(other, _)| *other == name);
+    let unknown: Vec<&&str> = CARRYING.iter().chain(ALONE).filter(|name| !known(name)).collect();
+    ensure!(unknown.is_empty(), "tests/lab/selection.rs names scenarios that do not exist: {unknown:?}");
+    Ok(())
+}
