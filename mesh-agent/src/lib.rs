@@ -17,6 +17,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod dns;
 pub mod firewall;
+pub mod handover;
 pub mod health;
 pub mod logging;
 pub mod netfilter;

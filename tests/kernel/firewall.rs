@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use mesh_agent::firewall::{Dump, Filter, Scene, filters};
 use mesh_common::net::protocol;
@@ -95,7 +96,7 @@ fn scene() -> Scene {
         bridge: "docker_gwbridge".into(),
         bridge_subnet: Some((address("172.19.0.0"), address("172.19.255.255"))),
         addresses: ["10.77.0.1", "172.17.0.1", "172.18.0.1", "172.19.0.1"].map(address).into(),
-        published: [(protocol::TCP, 8080), (protocol::UDP, 5353)].into(),
+        published: Arc::new([(protocol::TCP, 8080), (protocol::UDP, 5353)].into()),
     }
 }
 

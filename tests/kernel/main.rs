@@ -13,6 +13,7 @@ mod firewall;
 mod flows;
 mod fragments;
 mod guard;
+mod handover;
 mod icmp;
 mod malformed;
 mod migration;

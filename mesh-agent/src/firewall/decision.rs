@@ -4,6 +4,7 @@
 //! served before goes on serving. Only a port that is published later, and that a rule means by its number, stays Docker's.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 
@@ -44,7 +45,7 @@ pub struct Decision {
     mode: Mode,
     /// `None` until the rules were read for the first time.
     start: Option<Start>,
-    known: BTreeSet<PublishedPort>,
+    known: Arc<BTreeSet<PublishedPort>>,
     left: BTreeSet<PublishedPort>,
     /// Whether an agent has served published ports here, and its tables are still there.
     resumes: bool,
@@ -58,14 +59,14 @@ enum Start {
 
 impl Decision {
     pub fn new(mode: Mode, resumes: bool) -> Self {
-        Self { mode, start: None, known: BTreeSet::new(), left: BTreeSet::new(), resumes }
+        Self { mode, start: None, known: Arc::default(), left: BTreeSet::new(), resumes }
     }
 
     /// What stays Docker's, now that there are these rules, or it cannot be known which there are, and these ports are published.
     pub fn decide(
         &mut self,
         filters: Result<&[Filter], &str>,
-        published: &BTreeSet<PublishedPort>,
+        published: &Arc<BTreeSet<PublishedPort>>,
     ) -> Filtered {
         if self.mode == Mode::Bypass {
             return Filtered::None;
@@ -82,14 +83,16 @@ impl Decision {
         if self.start != Some(Start::Serves) {
             return Filtered::All;
         }
-        let filters = filters.unwrap_or_default();
-        for port in published.difference(&self.known) {
-            if filters.iter().any(|filter| !filter.is_general && filter.ports.contains(port)) {
-                self.left.insert(*port);
+        if !Arc::ptr_eq(published, &self.known) {
+            let filters = filters.unwrap_or_default();
+            for port in published.difference(&self.known) {
+                if filters.iter().any(|filter| !filter.is_general && filter.ports.contains(port)) {
+                    self.left.insert(*port);
+                }
             }
+            self.known.clone_from(published);
+            self.left.retain(|port| published.contains(port));
         }
-        self.known.clone_from(published);
-        self.left.retain(|port| published.contains(port));
         if self.left.is_empty() { Filtered::None } else { Filtered::These(self.left.clone()) }
     }
 
@@ -153,6 +156,10 @@ mod tests {
     const WEB: PublishedPort = (TCP, 80);
     const DATABASE: PublishedPort = (TCP, 5432);
 
+    fn ports(ports: &[PublishedPort]) -> Arc<BTreeSet<PublishedPort>> {
+        Arc::new(ports.iter().copied().collect())
+    }
+
     fn general() -> Filter {
         Filter { text: "ban".into(), is_general: true, ports: BTreeSet::new() }
     }
@@ -165,44 +172,44 @@ mod tests {
     fn rules_that_are_there_at_the_start_leave_all_ports_to_docker_for_good() {
         for filter in [general(), of(WEB)] {
             let mut decision = Decision::new(Mode::Respect, false);
-            assert_eq!(decision.decide(Ok(std::slice::from_ref(&filter)), &[WEB].into()), Filtered::All);
+            assert_eq!(decision.decide(Ok(std::slice::from_ref(&filter)), &ports(&[WEB])), Filtered::All);
             assert!(decision.warnings(Ok(&[filter]))[0].contains("stay Docker's"));
-            assert_eq!(decision.decide(Ok(&[]), &[WEB, DATABASE].into()), Filtered::All);
+            assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB, DATABASE])), Filtered::All);
         }
     }
 
     #[test]
     fn a_ban_that_comes_later_moves_no_node_and_is_said() {
         let mut decision = Decision::new(Mode::Respect, false);
-        assert_eq!(decision.decide(Ok(&[]), &[WEB].into()), Filtered::None);
-        assert_eq!(decision.decide(Ok(&[general(), of(WEB)]), &[WEB].into()), Filtered::None);
-        assert_eq!(decision.decide(Ok(&[general()]), &[WEB, DATABASE].into()), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB])), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[general(), of(WEB)]), &ports(&[WEB])), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[general()]), &ports(&[WEB, DATABASE])), Filtered::None);
         assert!(decision.warnings(Ok(&[general()]))[0].contains("serves published ports past it"));
     }
 
     #[test]
     fn a_port_that_is_published_later_and_meant_by_a_rule_stays_dockers_alone() {
         let mut decision = Decision::new(Mode::Respect, false);
-        decision.decide(Ok(&[]), &[WEB].into());
+        decision.decide(Ok(&[]), &ports(&[WEB]));
         let left = Filtered::These([DATABASE].into());
-        assert_eq!(decision.decide(Ok(&[of(DATABASE)]), &[WEB, DATABASE].into()), left);
+        assert_eq!(decision.decide(Ok(&[of(DATABASE)]), &ports(&[WEB, DATABASE])), left);
         assert!(decision.warnings(Ok(&[of(DATABASE)]))[0].contains("stay Docker's"));
-        assert_eq!(decision.decide(Ok(&[]), &[WEB, DATABASE].into()), left, "until a restart");
-        assert_eq!(decision.decide(Ok(&[]), &[WEB].into()), Filtered::None);
-        assert_eq!(decision.decide(Ok(&[]), &[WEB, DATABASE].into()), Filtered::None, "it is another one");
+        assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB, DATABASE])), left, "until a restart");
+        assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB])), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB, DATABASE])), Filtered::None, "it is another one");
     }
 
     #[test]
     fn who_has_served_goes_on_serving() {
         let mut decision = Decision::new(Mode::Respect, true);
-        assert_eq!(decision.decide(Ok(&[general(), of(WEB)]), &[WEB].into()), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[general(), of(WEB)]), &ports(&[WEB])), Filtered::None);
         assert_eq!(decision.warnings(Ok(&[general()])).len(), 1);
     }
 
     #[test]
     fn what_is_understood_is_said_once_and_is_no_warning() {
         let mut decision = Decision::new(Mode::Bypass, false);
-        assert_eq!(decision.decide(Ok(&[general()]), &[WEB].into()), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[general()]), &ports(&[WEB])), Filtered::None);
         assert!(decision.warnings(Ok(&[general()])).is_empty());
         assert!(decision.understood(&[general()]).is_some_and(|text| text.contains("`ban`")));
         assert_eq!(decision.understood(&[]), None);
@@ -211,10 +218,10 @@ mod tests {
     #[test]
     fn nothing_is_served_before_the_rules_could_be_read() {
         let mut decision = Decision::new(Mode::Respect, false);
-        assert_eq!(decision.decide(Err("no"), &[WEB].into()), Filtered::All);
+        assert_eq!(decision.decide(Err("no"), &ports(&[WEB])), Filtered::All);
         assert!(decision.warnings(Err("no"))[0].contains("until they can"));
-        assert_eq!(decision.decide(Ok(&[]), &[WEB].into()), Filtered::None);
-        assert_eq!(decision.decide(Err("no"), &[WEB].into()), Filtered::None);
-        assert_eq!(Decision::new(Mode::Respect, true).decide(Err("no"), &[WEB].into()), Filtered::None);
+        assert_eq!(decision.decide(Ok(&[]), &ports(&[WEB])), Filtered::None);
+        assert_eq!(decision.decide(Err("no"), &ports(&[WEB])), Filtered::None);
+        assert_eq!(Decision::new(Mode::Respect, true).decide(Err("no"), &ports(&[WEB])), Filtered::None);
     }
 }

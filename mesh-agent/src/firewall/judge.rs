@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use mesh_common::net::protocol;
 use mesh_common::tcp::flag;
@@ -27,7 +28,7 @@ pub struct Scene {
     pub bridge_subnet: Option<(Ipv4Addr, Ipv4Addr)>,
     /// This node's own.
     pub addresses: BTreeSet<Ipv4Addr>,
-    pub published: BTreeSet<PublishedPort>,
+    pub published: Arc<BTreeSet<PublishedPort>>,
 }
 
 /// Protocol, as in an IP header, and port.
@@ -447,7 +448,9 @@ fn general_port(named: &BTreeSet<(u32, u32)>) -> u32 {
     const DYNAMIC: std::ops::RangeInclusive<u32> = 30_000..=32_767;
 
     let is_meant = |port: &u32| {
-        named.iter().any(|(first, last)| last - first < NARROW && (*first..=*last).contains(port))
+        named
+            .iter()
+            .any(|(first, last)| last.saturating_sub(*first) < NARROW && (*first..=*last).contains(port))
     };
     DYNAMIC.into_iter().find(|port| !is_meant(port)).unwrap_or(*DYNAMIC.start())
 }

@@ -9,10 +9,12 @@
 //! netdev's ingress, at prerouting or forward. Docker's own do not count, nor what Docker passes by as well (INPUT).
 
 mod decision;
+pub mod inspection;
 mod judge;
 mod legacy;
 mod nft;
 mod ruleset;
+mod state;
 mod text;
 mod xt;
 
@@ -28,6 +30,7 @@ use tokio::time::sleep;
 pub use decision::{Decision, Filtered, Mode};
 pub use judge::{Filter, PublishedPort, Scene, filters};
 pub use ruleset::Ruleset;
+pub use state::Firewall;
 
 /// How often it is looked whether the rules have changed.
 const ROUND: Duration = Duration::from_secs(5);

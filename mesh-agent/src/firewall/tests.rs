@@ -18,7 +18,7 @@ fn scene() -> Scene {
         bridge: "docker_gwbridge".into(),
         bridge_subnet: Some((address("172.19.0.0"), address("172.19.255.255"))),
         addresses: ["10.77.0.1", "172.17.0.1"].map(address).into(),
-        published: PORTS.map(|port| (protocol::TCP, port)).into(),
+        published: Arc::new(PORTS.map(|port| (protocol::TCP, port)).into()),
     }
 }
 
