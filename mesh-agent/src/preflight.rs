@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use crate::args::RunArguments;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::dataplane::{kernel, pins};
+use crate::firewall::inspection::{self, Inspection};
 use crate::node::{self, NodeView};
 use crate::peers::certificates::Certificates;
 use crate::single::{Single, SingleError};
@@ -32,6 +33,16 @@ enum Finding {
 
 use Finding::{Bad, Good, Note};
 
+impl From<Inspection> for Finding {
+    fn from(found: Inspection) -> Self {
+        match found {
+            Inspection::Good(detail) => Good(detail),
+            Inspection::Note(detail) => Note(detail),
+            Inspection::Bad(detail) => Bad(detail),
+        }
+    }
+}
+
 /// Prints a line for each check; fails if any of them does.
 pub async fn run(arguments: &RunArguments) -> ExitCode {
     let node = read_node().await;
@@ -48,6 +59,7 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
             findings.push(("uplinks", uplinks(arguments, view)));
             findings.push(("XDP", xdp(arguments, view)));
             findings.push(("bridge", bridge(arguments, view)));
+            findings.push(("firewall", inspection::rules(arguments, view).await.into()));
         }
         Err(error) => findings.push(("interfaces", Bad(format!("{error:#}")))),
     }
@@ -55,6 +67,7 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     if arguments.source == Source::Swarm {
         findings.push(("Docker", docker(arguments)));
         findings.push(("certificates", certificates(arguments)));
+        findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
     findings.push(("agent", agent(arguments, agent_runs).await));
     let mut text = String::new();

@@ -7,6 +7,7 @@ mod balance;
 mod change;
 mod deaths;
 mod evidence;
+mod firewall;
 mod flood;
 mod flows;
 mod host;
@@ -61,6 +62,7 @@ const SUITES: &[&[Scenario]] = &[
     nodes::SCENARIOS,
     xdp::SCENARIOS,
     flood::SCENARIOS,
+    firewall::SCENARIOS,
     peers::SCENARIOS,
     managers::SCENARIOS,
     upgrade::SCENARIOS,

@@ -25,6 +25,7 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 mod store;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod wire;
