@@ -7,7 +7,7 @@ use mesh_tests::{
     mesh,
 };
 
-use crate::setup::{self, Set};
+use crate::setup::{self, Set, docker};
 
 /// Measures on a lab with the mesh on it, and so many nodes or more. What was not there before is taken away afterwards, also after a failure and Ctrl-C.
 pub(super) fn on_lab(nodes: usize, measure: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
@@ -51,7 +51,10 @@ impl Place {
             }
             None => {
                 println!("on a lab that is there for this benchmark only");
-                Self { lab: Lab::fresh(Shape::default())?, brought: Brought::Lab }
+                Self {
+                    lab: Lab::fresh(Shape { docker: docker::newest(), ..Shape::default() })?,
+                    brought: Brought::Lab,
+                }
             }
         };
         mesh::load(&place.lab, &images)?;
