@@ -21,13 +21,11 @@ pub(crate) fn finish(child: Child, limit: Option<Duration>, line: &str) -> Resul
     };
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(child.wait_with_output()));
-    match told.recv_timeout(limit) {
-        Ok(output) => output.with_context(|| format!("cannot wait for `{line}`")),
-        Err(_) => {
-            kill_all(pid);
-            bail!("`{line}` has not ended within {limit:?} and was killed")
-        }
-    }
+    let Ok(output) = told.recv_timeout(limit) else {
+        kill_all(pid);
+        bail!("`{line}` has not ended within {limit:?} and was killed")
+    };
+    output.with_context(|| format!("cannot wait for `{line}`"))
 }
 
 /// Kills a process and its descendants; a `nsenter` would leave behind what it has started.

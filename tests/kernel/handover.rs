@@ -45,7 +45,9 @@ fn passes(world: &World, payload: Payload) {
 fn until_it_is_read_what_docker_carries_segments_of_unknown_connections_are_dockers() {
     let mut world = World::serving(&[remote(1)]);
     set_flags(&mut world, UNREAD | SHARED);
-    segments().into_iter().for_each(|segment| passes(&world, segment));
+    for segment in segments() {
+        passes(&world, segment);
+    }
     is_tunnelled(&world, datagram());
     is_tunnelled(&world, syn());
     is_tunnelled(&world, data(b"more"));
@@ -58,7 +60,9 @@ fn a_connection_that_docker_carries_stays_dockers_and_its_ports_can_be_used_agai
     for protocol in [protocol::TCP, protocol::UDP] {
         world.insert("DOCKER_FLOWS", flow_key(protocol), 1_u32);
     }
-    segments().into_iter().for_each(|segment| passes(&world, segment));
+    for segment in segments() {
+        passes(&world, segment);
+    }
     passes(&world, datagram());
     // Others are this mesh's, guessed as ever.
     for payload in [data(b"more"), datagram()] {

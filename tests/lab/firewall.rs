@@ -26,7 +26,7 @@ struct Rule {
     text: &'static str,
 }
 
-/// In DOCKER-USER, in a base chain of nf_tables' at forward, and before connection tracking.
+/// In DOCKER-USER, in an nftables base chain at forward, and before connection tracking.
 const RULES: [Rule; 3] = [
     Rule {
         add: "iptables -I DOCKER-USER -s 10.99.0.254 -j DROP",

@@ -71,6 +71,7 @@ const SUITES: &[&[Scenario]] = &[
 
 /// Scenarios on a real Swarm with the mesh on it.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the flags of a command line")]
 struct Options {
     /// Only scenarios whose name contains one of these
     filters: Vec<String>,
