@@ -5,8 +5,6 @@
 mod ab;
 mod encrypted;
 mod guest;
-mod kernel;
-mod qemu;
 mod report;
 
 use std::{env, fs, path::Path, time::Duration};
@@ -14,8 +12,11 @@ use std::{env, fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use mesh_tests::{interrupt, mesh, paths};
 
-use self::{kernel::Kernel, qemu::Machine, report::Report};
-use crate::setup;
+use self::report::Report;
+use crate::{
+    setup,
+    vm::{kernel::Kernel, qemu::Machine},
+};
 
 /// The virtual machine's results, in the folder that it shares.
 const RESULT: &str = "result.json";

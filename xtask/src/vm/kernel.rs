@@ -13,16 +13,16 @@ use mesh_tests::{cmd::Cmd, paths};
 const PACKAGE: &str = "linux-image-amd64";
 
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// As `uname -r` says it.
-    pub(super) release: String,
-    pub(super) image: PathBuf,
-    pub(super) modules: PathBuf,
+    pub(crate) release: String,
+    pub(crate) image: PathBuf,
+    pub(crate) modules: PathBuf,
 }
 
 impl Kernel {
     /// The one that was fetched before, or else the newest that Debian has for this release of it.
-    pub(super) fn get() -> Result<Self> {
+    pub(crate) fn get() -> Result<Self> {
         let folder = paths::target().join("vm/kernel");
         if let Ok(kernel) = Self::unpacked(&folder) {
             return Ok(kernel);

@@ -30,7 +30,7 @@ const KERNEL: &str = "nohz=off highres=off clocksource=tsc tsc=reliable";
 const DEVICES: &str = "-virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap \
      -global virtio-serial-pci.max_ports=2";
 
-pub(super) struct Machine {
+pub(crate) struct Machine {
     child: Child,
     log: PathBuf,
     console: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Boots the kernel and has it run a command. `shared` is the only folder of this machine that it can change.
     /// It is ended after `limit`, and also if this process is killed.
-    pub(super) fn boot(
+    pub(crate) fn boot(
         vng: &Path,
         kernel: &Kernel,
         shared: &Path,
@@ -74,7 +74,7 @@ impl Machine {
     }
 
     /// Shows what the machine says until it has ended. Running out of time and Ctrl-C are errors.
-    pub(super) fn watch(&mut self) -> Result<()> {
+    pub(crate) fn watch(&mut self) -> Result<()> {
         loop {
             let ended = self.child.try_wait()?.is_some();
             self.show()?;
