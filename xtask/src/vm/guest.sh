@@ -1,29 +1,27 @@
-# In the virtual machine, which has this machine's files by 9p, without a cache: programs would be read anew each time they
-# are started. They are mounted again here, with a cache, and with a memory over them that takes what is written.
-#
-#   sh guest.sh SHARED MODULES COMMAND...
-set -eu
-shared=$1 modules=$2
-shift 2
+# In the virtual machine, on its own root: what systemd has mounted where a machine runs for itself, and then the command.
+# What it says goes to `log.txt` of the shared folder, the number that it ends with to `status`, and the machine ends.
+exec >/run/shared/log.txt 2>&1 </dev/null
 
-mkdir -p /run/files /run/changes /run/root
-mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose files /run/files
-mount -t tmpfs -o size=75% changes /run/changes
-mkdir /run/changes/upper /run/changes/work
-mount -t overlay -o lowerdir=/run/files,upperdir=/run/changes/upper,workdir=/run/changes/work root /run/root
+mount --make-rshared /
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+for dir in /dev/shm /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "$dir"; done
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
+# The modules of this kernel.
+mkdir -p /lib/modules
+mount -t tmpfs modules /lib/modules
+ln -s @MODULES@ "/lib/modules/$(uname -r)"
+ip link set lo up
+hostname vm
+ulimit -n 1048576
 
-cd /run/root
-mkdir -p outside lib/modules
-for dir in proc sys dev; do mount --rbind "/$dir" "$dir"; done
-mount -t tmpfs run run
-mount -t tmpfs modules lib/modules
-ln -s "$modules" "lib/modules/$(uname -r)"
-mount --bind "$shared" ".$shared"
-pivot_root . outside
-cd /
-umount -l /outside
-
-# Of the first /run, which is outside now; `docker exec` would put its files there.
-unset XDG_RUNTIME_DIR
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-exec "$@"
+mkdir -p @SHARED@
+mount --bind /run/shared @SHARED@
+cd @ROOT@
+( @COMMAND@ )
+echo $? >/run/shared/status
+sync
+busybox poweroff -f
