@@ -8,6 +8,7 @@ mod change;
 mod deaths;
 mod flood;
 mod flows;
+mod forged;
 mod host;
 mod load;
 mod managers;
@@ -47,6 +48,7 @@ const SUITES: &[&[Scenario]] = &[
     host::SCENARIOS,
     untouched::SCENARIOS,
     tunnel::SCENARIOS,
+    forged::SCENARIOS,
     vip::SCENARIOS,
     names::SCENARIOS,
     upstreams::SCENARIOS,
