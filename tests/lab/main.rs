@@ -10,6 +10,7 @@ mod evidence;
 mod firewall;
 mod flood;
 mod flows;
+mod forged;
 mod host;
 mod load;
 mod managers;
@@ -50,6 +51,7 @@ const SUITES: &[&[Scenario]] = &[
     host::SCENARIOS,
     untouched::SCENARIOS,
     tunnel::SCENARIOS,
+    forged::SCENARIOS,
     vip::SCENARIOS,
     names::SCENARIOS,
     upstreams::SCENARIOS,
