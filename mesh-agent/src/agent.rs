@@ -52,7 +52,7 @@ pub async fn run(arguments: RunArguments) -> ExitCode {
 }
 
 async fn serve(arguments: RunArguments) -> Result<()> {
-    let _single = Single::take().await?;
+    let _single = Single::take(&arguments.bpffs).await?;
     info!(version = env!("CARGO_PKG_VERSION"), "the mesh's agent starts");
     let pins = Pins::under(&arguments.bpffs);
     let (names_sender, names) = watch::channel(Arc::default());

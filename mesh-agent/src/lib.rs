@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod args;
 pub mod cgroup;
+pub mod confine;
 pub mod core;
 pub mod dataplane;
 pub mod desired;
