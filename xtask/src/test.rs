@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// The Docker of the lab's nodes; the newest that can be had when none is named
     #[arg(long, value_enum)]
     docker: Option<Docker>,
-    /// Only the scenarios of the lab that carry the rest
+    /// Only the scenarios of the lab, or the tests in virtual machines, that carry the rest
     #[arg(long)]
     carrying: bool,
     /// Further arguments for what runs the tests, like `--exact` or `--list`
@@ -92,7 +92,7 @@ impl Job {
         Self::of(Part::Lab),
         Self::carrying(Docker::V26_1),
         Self::carrying(Docker::V20_10),
-        Self::of(Part::Vm),
+        Self { part: Part::Vm, docker: None, carrying: true },
     ];
 
     const fn of(part: Part) -> Self {
@@ -126,8 +126,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.part != Some(Part::Vm) && !args.kernel.is_empty() {
         bail!("--kernel is for `test vm`");
     }
-    if args.part != Some(Part::Lab) && (args.docker.is_some() || args.carrying) {
-        bail!("--docker and --carrying are for `test lab`");
+    if args.part != Some(Part::Lab) && args.docker.is_some() {
+        bail!("--docker is for `test lab`");
+    }
+    if !matches!(args.part, Some(Part::Lab | Part::Vm)) && args.carrying {
+        bail!("--carrying is for `test lab` and `test vm`");
     }
     let jobs = match args.part {
         None => Vec::from(Job::ALL),
@@ -157,7 +160,7 @@ fn one(job: &Job, args: &Args) -> Result<()> {
     setup::ensure(job.part.needs())?;
     let words = args.filter.iter().chain(&args.further).map(String::as_str);
     if job.part == Part::Vm {
-        return vm::test::run(&args.kernel, &words.collect::<Vec<_>>());
+        return vm::test::run(&args.kernel, &words.collect::<Vec<_>>(), job.carrying);
     }
     let words: Vec<&str> = job.options(&args.further)?.into_iter().chain(words).collect();
     let test = job.part.command();

@@ -43,6 +43,14 @@ impl Series {
         }
     }
 
+    /// Links for programs of TC came with Linux 6.6.
+    pub(super) fn has_tcx(self) -> bool {
+        match self {
+            Self::V6_1 => false,
+            Self::V6_12 | Self::V7_2 => true,
+        }
+    }
+
     fn suites(self) -> &'static [&'static str] {
         match self {
             Self::V6_1 => &["bookworm", "bookworm-security"],
