@@ -20,6 +20,9 @@ const BUILD_FILES: [&str; 5] =
     [PIN, ".cargo/config.toml", "mesh-agent/build.rs", "mesh-ebpf/build.rs", "mesh-ebpf/compile.rs"];
 const PIN: &str = "rust-toolchain.toml";
 
+/// What cargo marks a target folder with.
+const TAG: &str = "CACHEDIR.TAG";
+
 /// A commit that git knows here.
 #[derive(Debug, Clone)]
 pub struct Revision {
@@ -125,9 +128,11 @@ fn seed(built: &Path) -> Result<()> {
             }
         }
     }
-    // There the linker is looked for.
+    // The one is where the linker is looked for. By the other a build script knows that it is a target folder: cargo makes one
+    // only in a folder that it has made itself.
     symlink("../../../tools", unfinished.join("tools"))
-        .and_then(|()| fs::rename(&unfinished, built))
+        .and_then(|()| fs::copy(target().join(TAG), unfinished.join(TAG)))
+        .and_then(|_| fs::rename(&unfinished, built))
         .with_context(|| format!("cannot make {}", built.display()))
 }
 
