@@ -26,7 +26,7 @@ use crate::single::Single;
 use crate::status::collect::{Collector, Published};
 use crate::swarm::snapshot::LocalView;
 use crate::swarm::source::{self, SourceHandles};
-use crate::{dns, status};
+use crate::{dns, firewall, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ pub async fn run(arguments: RunArguments) -> ExitCode {
 }
 
 async fn serve(arguments: RunArguments) -> Result<()> {
-    let _single = Single::take().await?;
+    let _single = Single::take(&arguments.bpffs).await?;
     info!(version = env!("CARGO_PKG_VERSION"), "the mesh's agent starts");
     let pins = Pins::under(&arguments.bpffs);
     let (names_sender, names) = watch::channel(Arc::default());
@@ -74,6 +74,9 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let (namespaces_sender, namespaces) = watch::channel(Arc::default());
     let docker_run = arguments.docker_run.clone();
     tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });
+
+    let (rules_sender, rules) = watch::channel(None);
+    tokio::spawn(async move { firewall::watch(&rules_sender).await });
 
     let (pulses_sender, pulses) = watch::channel(Arc::default());
     let (heard_sender, heard) = watch::channel(Arc::default());
@@ -111,7 +114,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE.max(began.elapsed() * 20)).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, pulses, heard, inside, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, heard, inside, rules, inquiries }).await
 }
 
 /// Keeps flows that are over from piling up.

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::dataplane::kernel::default_backends;
 use crate::dataplane::tc::TcMode;
 use crate::dataplane::xdp::XdpMode;
+use crate::firewall;
 use crate::node::Uplinks;
 use crate::peers;
 use crate::swarm::source::{Source, SourceSettings};
@@ -113,6 +114,20 @@ pub struct RunArguments {
     /// Whether tasks reach services at their virtual addresses through the mesh; `off` leaves them to Docker
     #[arg(long, env = "MESH_VIP", value_enum, default_value_t = Switch::On)]
     pub vip: Switch,
+    /// Whether published ports are served by the mesh; `off` leaves them to Docker
+    #[arg(long, env = "MESH_PUBLISHED", value_enum, default_value_t = Switch::On)]
+    pub published: Switch,
+    /// Which services are served, at their published ports and virtual addresses; others are left to Docker
+    #[arg(long, env = "MESH_SERVE", value_enum, default_value_t = Serve::All)]
+    pub serve: Serve,
+    /// What becomes of rules of this node's firewall that Docker's mesh obeys at published ports, which the mesh's packets pass
+    /// by
+    #[arg(long, env = "MESH_FIREWALL", value_enum, default_value_t = firewall::Mode::Respect)]
+    pub firewall: firewall::Mode,
+    /// Whether published ports are served though the ingress network is encrypted, which the mesh's tunnel is not; `off` leaves
+    /// them to Docker
+    #[arg(long, env = "MESH_TUNNEL_PLAINTEXT", value_enum, default_value_t = Switch::Off)]
+    pub tunnel_plaintext: Switch,
     /// Whether tasks' queries for names go to the mesh's resolver; `off` leaves them to Docker's
     #[arg(long, env = "MESH_DNS", value_enum, default_value_t = Switch::On)]
     pub dns: Switch,
@@ -157,6 +172,15 @@ const DEFAULT_HTTP: HttpPlace = HttpPlace::Swarm { port: 4797 };
 pub enum Switch {
     On,
     Off,
+}
+
+/// Which services the mesh serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Serve {
+    /// All but those with the label mesh.enable=false
+    All,
+    /// Only those with the label mesh.enable=true
+    Labelled,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -367,6 +391,8 @@ mod tests {
             &["run", "--backends", "1"],
             &["run", "--metrics", "here"],
             &["run", "--http", "swarm:0"],
+            &["run", "--firewall", "import"],
+            &["run", "--serve", "some"],
             &["run", "--log-level", "mesh=loudly"],
             &["status", "everything"],
             &[],
@@ -385,6 +411,6 @@ mod tests {
             let expected = format!("MESH_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
         }
-        assert_eq!(help.matches("[default: ").count(), 21, "{help}");
+        assert_eq!(help.matches("[default: ").count(), 25, "{help}");
     }
 }

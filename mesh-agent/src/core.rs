@@ -1,6 +1,7 @@
 //! The heart of the agent: whenever something it follows has changed, it computes what must be true and makes it so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use mesh_common::frontend::flags;
 use mesh_common::settings::FRAME_TAKERS;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, warn};
 
-use crate::args::{RunArguments, Switch};
+use crate::args::{RunArguments, Serve, Switch};
 use crate::cgroup;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
@@ -26,9 +28,11 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::xdp::XdpMode;
 use crate::desired::drains::Drains;
 use crate::desired::names::{Names, Sandbox, Seat};
-use crate::desired::{self, Desired, Follower, Surroundings};
+use crate::desired::{self, Desired, Follower, FrontendId, Serving, Surroundings, protocol_number};
 use crate::dns::check::{self, Question};
 use crate::dns::inside;
+use crate::firewall::{self, Firewall, Observed, PublishedPort, Scene};
+use crate::handover::{Balancers, Handover};
 use crate::health::{self, Vitals};
 use crate::node::namespaces::{self, Namespaces};
 use crate::node::sandboxes::{self, Sandboxes};
@@ -36,8 +40,10 @@ use crate::node::{self, Interface, NodeView, Told};
 use crate::reach::{self, Heard, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
+use crate::reconcile::tables::Tables;
+use crate::shared_map::SharedMap;
 use crate::status::collect::{Inquiry, Published};
-use crate::swarm::snapshot::{LocalView, Snapshot};
+use crate::swarm::snapshot::{LocalView, PublishMode, Service, Snapshot};
 
 /// How long packets that have looked at a table may still be on their way: far longer than any takes.
 const PACKETS_PASS: Duration = Duration::from_millis(20);
@@ -60,6 +66,8 @@ pub struct Inputs {
     pub pulses: watch::Receiver<Arc<Pulses>>,
     pub heard: watch::Receiver<Arc<Heard>>,
     pub inside: watch::Receiver<inside::Open>,
+    /// This node's packet filters.
+    pub rules: watch::Receiver<Option<Arc<Observed>>>,
     pub inquiries: mpsc::Receiver<Inquiry>,
 }
 
@@ -109,6 +117,12 @@ pub struct Core {
     drains: Drains,
     /// When the next draining task will have had its time.
     drain_over: Option<Instant>,
+    firewall: Firewall,
+    /// A sign that rules were passed by as the operator wanted; it goes when he does not any more.
+    bypass: Option<PathBuf>,
+    published: PublishedPorts,
+    handover: Handover,
+    balancers: Balancers,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
     pins: Pins,
@@ -123,6 +137,7 @@ impl Core {
             .context("ask the kernel for this network namespace's cookie (Linux 5.14)")?;
         let (kernel, ebpf, migration) = kernel::load(pins, arguments.sizes())?;
         let reconciler = Reconciler::new(kernel, arguments.backends)?;
+        let (firewall, bypass) = begin_firewall(arguments, pins, reconciler.tables());
         let mut attachments =
             Attachments::new(ebpf, pins.clone(), arguments.tc).with_xdp(arguments.xdp, arguments.sizes());
         let cgroup = match &arguments.cgroup {
@@ -147,6 +162,11 @@ impl Core {
             migration_ends: None,
             drains: Drains::default(),
             drain_over: None,
+            firewall,
+            bypass,
+            published: PublishedPorts::default(),
+            handover: Handover::default(),
+            balancers: Balancers::new(),
             warnings: Vec::new(),
             pins: pins.clone(),
             has_all_hooks: false,
@@ -169,6 +189,7 @@ impl Core {
         let mut failed = self.round(&inputs).await;
         loop {
             self.outputs.vitals.send_modify(|vitals| vitals.turned(Instant::now()));
+            let look_again = self.handover.due();
             tokio::select! {
                 _ = pulse.tick() => continue,
                 Some(inquiry) = inputs.inquiries.recv() => {
@@ -182,6 +203,15 @@ impl Core {
                 changed = inputs.node.changed() => changed.context("the source of this node's interfaces ended")?,
                 changed = inputs.namespaces.changed() => changed.context("the source of Docker's namespaces ended")?,
                 changed = inputs.inside.changed() => changed.context("the resolver ended")?,
+                changed = inputs.rules.changed() => changed.context("the source of this node's firewall rules ended")?,
+                reading = self.handover.read() => {
+                    self.handover.finish(&mut self.reconciler, reading);
+                    continue;
+                }
+                () = until(look_again), if look_again.is_some() => {
+                    self.handover.begin(&self.reconciler, &self.balancers);
+                    continue;
+                }
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
                 changed = inputs.heard.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => self.reconciler.refresh(),
@@ -202,6 +232,7 @@ impl Core {
         let view =
             (inputs.snapshot.borrow().clone(), inputs.local.borrow().clone(), inputs.node.borrow().clone());
         let (Some(snapshot), Some(local), Some(node)) = view else { return false };
+        let Some(rules) = inputs.rules.borrow().clone() else { return false };
         let (uplinks, missing) = node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge);
         let bridge = node.by_name(&self.arguments.bridge);
         let mut warnings: Vec<String> =
@@ -223,7 +254,12 @@ impl Core {
         }
         warnings.extend(errors.iter().map(|error| format!("{error:#}")));
 
+        let published = self.published.of(&snapshot);
+        let scene = scene(published, &node, &uplinks, &self.arguments.bridge);
+        let serving = self.serving(&snapshot, &rules, scene, &mut warnings);
+
         let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
+        self.balancers = overlays.values().map(|overlay| (overlay.vni, overlay.balancer.clone())).collect();
         self.overlays.sync(&overlays);
         let now = Instant::now();
         let surroundings = Surroundings {
@@ -231,6 +267,7 @@ impl Core {
             reach: reach::reach(&inputs.pulses.borrow()),
             drained: self.drains.over(now),
             ports: node::ports_by_namespace(&ports),
+            serving,
         };
         let (desired, names) = self.follower.follow(&snapshot, &local, &surroundings);
         let (desired, names) = (desired.clone(), names.clone());
@@ -252,12 +289,19 @@ impl Core {
             let heard = inputs.heard.borrow().clone();
             let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, &heard, askers.cookies);
             failed |= !askers.complete;
+            let before = self.last.as_ref().map(|last| &last.desired);
+            self.handover.prepare(&mut self.reconciler, &desired, before, &self.balancers).await;
             let rest = self.reconciler.begin(&desired, &facts);
             self.ask_for_signs_of_life(address, &desired);
             self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
             if !rest.is_empty() {
                 sleep(PACKETS_PASS).await;
                 self.reconciler.finish(&rest);
+            }
+            self.handover.begin(&self.reconciler, &self.balancers);
+            if let Some(sign) = self.bypass.take() {
+                // Others may have been faster.
+                let _ = fs::remove_dir(sign);
             }
             failed |= !self.reconciler.problems().is_empty();
             if !failed && self.migration.is_some() && self.migrated.is_none() {
@@ -288,6 +332,33 @@ impl Core {
             is_complete: self.last.is_some(),
             unwritten: self.reconciler.problems().node.clone(),
             is_removed: self.attachments.is_removed(),
+        }
+    }
+
+    /// What this node's mesh is to serve, and what is to be said about it.
+    fn serving(
+        &mut self,
+        snapshot: &Snapshot,
+        rules: &Arc<Observed>,
+        scene: Scene,
+        warnings: &mut Vec<String>,
+    ) -> Serving {
+        let is_encrypted = snapshot.networks.values().any(|network| network.ingress && network.encrypted);
+        let leaves_encrypted = is_encrypted && self.arguments.tunnel_plaintext == Switch::Off;
+        if leaves_encrypted {
+            warnings.push(
+                "the ingress network is encrypted and the mesh's tunnel is not: published ports stay Docker's; \
+                 --tunnel-plaintext=on serves them all the same"
+                    .into(),
+            );
+        }
+        let filtered = self.firewall.round(rules, scene);
+        warnings.extend(self.firewall.warnings());
+        Serving {
+            leaves_published: self.arguments.published == Switch::Off,
+            labelled_only: self.arguments.serve == Serve::Labelled,
+            leaves_encrypted,
+            filtered,
         }
     }
 
@@ -458,6 +529,60 @@ impl Core {
             warn!("{warning}");
         }
         self.warnings = warnings;
+    }
+}
+
+/// What there is of operators' filters to go on with. A sign is left where they are passed by on purpose.
+fn begin_firewall(arguments: &RunArguments, pins: &Pins, tables: &Tables) -> (Firewall, Option<PathBuf>) {
+    let serves = tables.frontends.iter().any(|(id, frontend)| {
+        matches!(id, FrontendId::Published { .. }) && frontend.flags & flags::LEFT == 0
+    });
+    let sign = pins.bypass();
+    let was_bypass = sign.is_dir();
+    if arguments.firewall == firewall::Mode::Bypass {
+        // Without it an agent that is told otherwise goes on serving, as one does that is exchanged.
+        let _ = fs::create_dir(&sign);
+        return (Firewall::new(arguments.firewall, serves), None);
+    }
+    (Firewall::new(arguments.firewall, serves && !was_bypass), was_bypass.then_some(sign))
+}
+
+/// What the rules of this node are judged for.
+fn scene(
+    published: Arc<BTreeSet<PublishedPort>>,
+    node: &NodeView,
+    uplinks: &[Interface],
+    bridge: &str,
+) -> Scene {
+    let interfaces = node.interfaces.values().filter(|interface| !interface.is_loopback);
+    Scene {
+        uplinks: uplinks.iter().map(|uplink| (uplink.name.clone(), uplink.index)).collect(),
+        bridge: bridge.to_owned(),
+        bridge_subnet: firewall::subnet_of(bridge),
+        addresses: interfaces.flat_map(|interface| interface.addresses.iter().copied()).collect(),
+        published,
+    }
+}
+
+/// The ports that the Swarm publishes on every node, gathered anew when a service has changed.
+#[derive(Default)]
+struct PublishedPorts {
+    services: SharedMap<String, Service>,
+    ports: Arc<BTreeSet<PublishedPort>>,
+}
+
+impl PublishedPorts {
+    fn of(&mut self, snapshot: &Snapshot) -> Arc<BTreeSet<PublishedPort>> {
+        if !snapshot.services.differences(&self.services).is_empty() {
+            self.services = snapshot.services.clone();
+            let ports = self.services.values().flat_map(|service| &service.ports);
+            let ports = ports.filter(|port| port.mode == PublishMode::Ingress);
+            let ports = ports.map(|port| (protocol_number(port.protocol), port.published)).collect();
+            if *self.ports != ports {
+                self.ports = Arc::new(ports);
+            }
+        }
+        self.ports.clone()
     }
 }
 

@@ -12,12 +12,16 @@
 pub mod agent;
 pub mod args;
 pub mod cgroup;
+pub mod confine;
 pub mod core;
 pub mod dataplane;
 pub mod desired;
 pub mod dns;
+pub mod firewall;
+pub mod handover;
 pub mod health;
 pub mod logging;
+pub mod netfilter;
 pub mod node;
 pub mod peers;
 pub mod preflight;

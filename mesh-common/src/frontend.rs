@@ -33,9 +33,21 @@ pub struct Frontend {
     pub count: u32,
     /// One of [`policy`].
     pub policy: u8,
-    pub padding: [u8; 3],
+    /// Bits of [`flags`].
+    pub flags: u8,
+    pub padding: [u8; 2],
     /// For how many seconds after its last new flow a client keeps its backend; 0 for each flow on its own.
     pub affinity: u32,
+}
+
+/// What of a frontend is Docker's own mesh's.
+pub mod flags {
+    /// New flows. Those that the mesh has go on.
+    pub const LEFT: u8 = 1;
+    /// It is not known yet which connections Docker's mesh carries: segments that belong to no known flow are its.
+    pub const UNREAD: u8 = 2;
+    /// Connections that are in `DOCKER_FLOWS` or `DOCKER_VIPFLOWS`.
+    pub const SHARED: u8 = 4;
 }
 
 /// How a slot is chosen for a new flow.

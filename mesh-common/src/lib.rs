@@ -41,6 +41,8 @@
 //! | `ANSWERS_VERSION` | array of 1 | → which of `ANSWERS` count ([`answer::Answer::version`]) | agent | bridge | – |
 //! | `ANSWERED` | per-CPU array | [`answer::Answer::counter`] → how often such an answer was given | kernel | agent | – |
 //! | `TAKING_OVER` | array of 1 | → which programs there are beside these ([`maps::taking_over`]) | agent | request, overlay, tunnel | – |
+//! | `DOCKER_FLOWS` | hash | [`flow::FlowKey`] → 1, a connection that Docker's mesh carries on ([`frontend::flags`]) | agent | request | agent reports it |
+//! | `DOCKER_VIPFLOWS` | hash | [`overlay::VipFlowKey`] → 1, the same | agent | overlay | agent reports it |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
 #![no_std]
 

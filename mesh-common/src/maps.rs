@@ -50,6 +50,8 @@ pub const ANSWERS: u32 = 8_192;
 pub const ANSWERED: u32 = 256;
 /// Clients that keep their backends.
 pub const AFFINITIES: u32 = 65_536;
+/// Connections that Docker's mesh carries on from before the mesh served their frontends, of either kind.
+pub const DOCKER_FLOWS: u32 = 131_072;
 /// Sockets of this node's own processes that talk to a frontend.
 pub const SOCKETS: u32 = 65_536;
 
@@ -57,7 +59,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 38] = [
+pub const NAMES: [&str; 40] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -95,6 +97,8 @@ pub const NAMES: [&str; 38] = [
     "ANSWERS_VERSION",
     "ANSWERED",
     "TAKING_OVER",
+    "DOCKER_FLOWS",
+    "DOCKER_VIPFLOWS",
     "OUTCOMES",
 ];
 

@@ -1,4 +1,4 @@
-//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS` and `TAKING_OVER`: conversations that this node is the entry node of.
+//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS`, `TAKING_OVER` and `DOCKER_FLOWS`: conversations that this node is the entry node of.
 //!
 //! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
 //! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
@@ -9,6 +9,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use mesh_common::backend::{Backend, flags};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
+use mesh_common::frontend::flags as handover;
 use mesh_common::maps::{self, taking_over};
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
@@ -42,6 +43,9 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_
 #[map]
 static TAKING_OVER: Array<u32> = Array::with_max_entries(1, 0);
 
+#[map]
+static DOCKER_FLOWS: HashMap<FlowKey, u32> = HashMap::with_max_entries(maps::DOCKER_FLOWS, BPF_F_NO_PREALLOC);
+
 /// The tables of one kind of frontend.
 pub(crate) trait Tables {
     type Key: Protocol + 'static;
@@ -49,6 +53,7 @@ pub(crate) trait Tables {
     fn established() -> &'static HashMap<Self::Key, Flow>;
     fn opening() -> &'static LruHashMap<Self::Key, Opening>;
     fn others() -> &'static LruHashMap<Self::Key, Flow>;
+    fn dockers() -> &'static HashMap<Self::Key, u32>;
 }
 
 /// A key that tells its protocol.
@@ -82,6 +87,11 @@ impl Tables for Published {
     #[inline(always)]
     fn others() -> &'static LruHashMap<FlowKey, Flow> {
         &UDP_FLOWS
+    }
+
+    #[inline(always)]
+    fn dockers() -> &'static HashMap<FlowKey, u32> {
+        &DOCKER_FLOWS
     }
 }
 
@@ -151,6 +161,20 @@ pub(crate) fn are_taken_over() -> bool {
 #[inline(always)]
 pub(crate) fn are_on_all_hooks() -> bool {
     TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::ALL_HOOKS)
+}
+
+/// Whether a packet that belongs to no flow of the mesh's is Docker's, of a frontend with these flags.
+#[inline(never)]
+pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key) -> bool {
+    if flags & handover::LEFT != 0 {
+        return true;
+    }
+    // A SYN begins a conversation, whatever Docker knows of its ports.
+    if packet.opens() {
+        return false;
+    }
+    flags & handover::UNREAD != 0 && packet.is_tcp()
+        || flags & handover::SHARED != 0 && T::dockers().get_ptr(key).is_some()
 }
 
 /// The flow as the tables have it.

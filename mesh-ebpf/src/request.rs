@@ -276,6 +276,9 @@ fn choose_new<T: Tables>(
     key: &T::Key,
     now: u64,
 ) -> Result<Choice, Outcome> {
+    if frontend.flags != 0 && flows::is_dockers::<T>(frontend.flags, packet, key) {
+        return Err(Outcome::NotOurs);
+    }
     let starts = !packet.is_tcp() || packet.opens();
     if packet.tcp_flags & flag::RST != 0 {
         return Err(Outcome::UnknownReset);

@@ -10,7 +10,7 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::backend::{Backend, state};
 use mesh_common::flow::Flow;
-use mesh_common::frontend::Frontend;
+use mesh_common::frontend::{Frontend, flags};
 use mesh_common::maps;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
@@ -152,6 +152,9 @@ impl Call {
         let now = flows::now();
         let dialled = self.key(self.address, self.port);
         let kept = if unconnected { kept(&dialled, now) } else { None };
+        if kept.is_none() && frontend.flags & flags::LEFT != 0 {
+            return ALLOW;
+        }
         let (id, backend) = if let Some(kept) = kept {
             kept
         } else {

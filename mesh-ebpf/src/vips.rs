@@ -1,4 +1,4 @@
-//! Maps `VIPS`, `VIP_FLOWS`, `VIP_OPENING`, `VIP_UDP_FLOWS` and `VIP_REPLIES`: virtual addresses, and conversations through them.
+//! Maps `VIPS`, `VIP_FLOWS`, `VIP_OPENING`, `VIP_UDP_FLOWS`, `VIP_REPLIES` and `DOCKER_VIPFLOWS`: virtual addresses, and conversations through them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
@@ -27,6 +27,10 @@ static VIP_UDP_FLOWS: LruHashMap<VipFlowKey, Flow> = LruHashMap::with_max_entrie
 #[map]
 static VIP_REPLIES: LruHashMap<VipReplyKey, VipReply> = LruHashMap::with_max_entries(maps::FLOWS, 0);
 
+#[map]
+static DOCKER_VIPFLOWS: HashMap<VipFlowKey, u32> =
+    HashMap::with_max_entries(maps::DOCKER_FLOWS, BPF_F_NO_PREALLOC);
+
 /// Virtual addresses.
 pub(crate) struct Virtual;
 
@@ -46,6 +50,11 @@ impl Tables for Virtual {
     #[inline(always)]
     fn others() -> &'static LruHashMap<VipFlowKey, Flow> {
         &VIP_UDP_FLOWS
+    }
+
+    #[inline(always)]
+    fn dockers() -> &'static HashMap<VipFlowKey, u32> {
+        &DOCKER_VIPFLOWS
     }
 }
 

@@ -21,13 +21,11 @@ pub(crate) fn finish(child: Child, limit: Option<Duration>, line: &str) -> Resul
     };
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(child.wait_with_output()));
-    match told.recv_timeout(limit) {
-        Ok(output) => output.with_context(|| format!("cannot wait for `{line}`")),
-        Err(_) => {
-            kill_all(pid);
-            bail!("`{line}` has not ended within {limit:?} and was killed")
-        }
-    }
+    let Ok(output) = told.recv_timeout(limit) else {
+        kill_all(pid);
+        bail!("`{line}` has not ended within {limit:?} and was killed")
+    };
+    output.with_context(|| format!("cannot wait for `{line}`"))
 }
 
 /// Kills a process and its descendants; a `nsenter` would leave behind what it has started.
@@ -52,7 +50,9 @@ fn kill_all(first: i32) {
 mod tests {
     use std::{fs, time::Duration};
 
-    use crate::cmd::Cmd;
+    use anyhow::ensure;
+
+    use crate::{cmd::Cmd, wait};
 
     #[test]
     fn what_does_not_end_is_killed_with_what_it_has_started() {
@@ -63,7 +63,11 @@ mod tests {
         let sleep: i32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         fs::remove_file(&file).unwrap();
         assert!(error.contains("has not ended within 300ms") && error.contains("sleep 600"), "{error}");
-        let state = fs::read_to_string(format!("/proc/{sleep}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        wait::until("its child is dead", Duration::from_secs(10), Duration::from_millis(10), || {
+            let state = fs::read_to_string(format!("/proc/{sleep}/stat")).unwrap_or_default();
+            ensure!(state.is_empty() || state.contains(") Z "), "{state}");
+            Ok(())
+        })
+        .unwrap();
     }
 }

@@ -15,4 +15,5 @@ pub mod mesh;
 pub mod paths;
 pub mod service;
 pub mod terminal;
+pub mod vm;
 pub mod wait;

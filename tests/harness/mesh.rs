@@ -128,6 +128,13 @@ pub fn withdraw(lab: &Lab) -> Result<()> {
     })
 }
 
+/// `mesh-agent uninstall` on a node where no agent runs any more.
+pub fn uninstall_without_agent(node: &Node) -> Result<()> {
+    let run = ["run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN"];
+    let pins = ["--volume=/sys/fs/bpf:/bpf", "--env=MESH_BPFFS=/bpf", images::AGENT, "uninstall"];
+    node.docker(run).args(pins).quiet().read().map(drop)
+}
+
 /// Gives the nodes back to Docker, and removes the stack.
 pub fn uninstall(lab: &Lab) -> Result<()> {
     lab.on_every_node(|node| agent(node, &["uninstall"])?.read().map(drop))?;

@@ -70,6 +70,8 @@ fn the_maps_are_what_the_contract_says() {
         ("ANSWERS_VERSION", array::<u64>(1)),
         ("ANSWERED", per_cpu_array::<u64>(maps::ANSWERED)),
         ("TAKING_OVER", array::<u32>(1)),
+        ("DOCKER_FLOWS", hash::<FlowKey, u32>(maps::DOCKER_FLOWS)),
+        ("DOCKER_VIPFLOWS", hash::<VipFlowKey, u32>(maps::DOCKER_FLOWS)),
         ("OUTCOMES", per_cpu_array::<u64>(Outcome::CAPACITY)),
     ]);
     assert_eq!(actual, expected);

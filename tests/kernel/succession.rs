@@ -1,6 +1,7 @@
 //! Programs take over from those of another agent: what these serve they go on serving until their flows have been copied.
 
 use std::ffi::CString;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use mesh_common::maps::Sizes;
 use mesh_common::outcome::Outcome;
 
 use crate::support::bpffs::BpfFs;
+use crate::support::kernel::{Feature, lacks};
 use crate::support::namespace::Namespace;
 use crate::support::overlay::call;
 use crate::support::packet::{ACK, FIN, Packet, Payload, RST, Tunnel, data, syn, tcp, udp};
@@ -65,21 +67,24 @@ fn so_are_calls_of_virtual_addresses() {
 
 #[test]
 fn programs_stay_behind_their_successors_until_their_flows_are_taken_over() {
+    if lacks(Feature::Tcx) {
+        return;
+    }
     let namespace = Namespace::new();
     namespace.ip(&format!("link add {UPLINK} type veth peer name wire\nlink set {UPLINK} up\n"));
     let bpffs = BpfFs::new();
     let pins = Pins::under(&bpffs.path(""));
 
-    let (first, _) = agent(&pins, 1024);
+    let (first, _) = agent(&pins, 1024, TcMode::Tcx);
     let [old] = programs()[..] else { panic!("one agent, one program") };
     drop(first);
-    let (second, migration) = agent(&pins, 4096);
+    let (second, migration) = agent(&pins, 4096, TcMode::Tcx);
     let [new, behind] = programs()[..] else { panic!("two agents, two programs") };
     assert!(behind == old && new != old, "the new program comes first");
     drop((second, migration));
 
     // The second one was killed before it could finish; its successor finds all as it was.
-    let (third, migration) = agent(&pins, 4096);
+    let (third, migration) = agent(&pins, 4096, TcMode::Tcx);
     let [newest, behind] = programs()[..] else { panic!("the second agent's program has been replaced") };
     assert!(behind == old && newest != new);
     migration.finish();
@@ -92,15 +97,30 @@ fn programs_stay_behind_their_successors_until_their_flows_are_taken_over() {
     drop(third);
 
     // Tables of the same size are not taken over, and programs replaced in place.
-    let (_fourth, migration) = agent(&pins, 4096);
+    let (_fourth, migration) = agent(&pins, 4096, TcMode::Tcx);
     assert!(!migration.is_pending());
     assert!(matches!(programs()[..], [only] if only != newest));
 }
 
+#[test]
+fn by_clsact_a_successor_takes_the_place_of_the_program() {
+    let namespace = Namespace::new();
+    namespace.ip(&format!("link add {UPLINK} type veth peer name wire\nlink set {UPLINK} up\n"));
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+
+    let (first, _) = agent(&pins, 1024, TcMode::Clsact);
+    let [old] = filters()[..] else { panic!("one agent, one program") };
+    drop(first);
+    assert_eq!(filters(), [old], "it stays when the agent goes");
+    let (_second, _) = agent(&pins, 1024, TcMode::Clsact);
+    assert!(matches!(filters()[..], [only] if only != old));
+}
+
 /// An agent on the uplink.
-fn agent(pins: &Pins, flows: u32) -> (Attachments, Migration) {
+fn agent(pins: &Pins, flows: u32, mode: TcMode) -> (Attachments, Migration) {
     let (_, ebpf, migration) = kernel::load(pins, Sizes { flows, backends: 256 }).expect("an agent starts");
-    let mut attachments = Attachments::new(ebpf, pins.clone(), TcMode::Tcx);
+    let mut attachments = Attachments::new(ebpf, pins.clone(), mode);
     let name = CString::new(UPLINK).expect("a name");
     // SAFETY: the name ends with a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -115,4 +135,12 @@ fn programs() -> Vec<u32> {
     let (_, programs) =
         SchedClassifier::query_tcx(UPLINK, TcAttachType::Ingress).expect("the kernel lists programs");
     programs.iter().map(aya::programs::ProgramInfo::id).collect()
+}
+
+/// The same of a clsact qdisc.
+fn filters() -> Vec<u32> {
+    let show = ["filter", "show", "dev", UPLINK, "ingress"];
+    let output = Command::new("tc").args(show).output().expect("iproute2's `tc` can be run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split(" id ").skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
 }

@@ -16,6 +16,7 @@ use mesh_agent::node::{self, Interface};
 use mesh_common::maps::Sizes;
 
 use crate::support::bpffs::BpfFs;
+use crate::support::kernel::{Feature, lacks};
 use crate::support::namespace::Namespace;
 use crate::support::xdp::uplink_xdp;
 
@@ -100,6 +101,9 @@ fn an_uplink_whose_driver_cannot_or_that_is_taken_has_tc_alone() {
 
 #[test]
 fn an_uplink_takes_frames_once_its_driver_can_send_them() {
+    if lacks(Feature::XdpFeatures) {
+        return;
+    }
     let node = Node::new();
     node.namespace.ip("link add other type veth peer name far\nlink set other up\nlink set far up\n");
     let other = Interface { index: index("other"), name: "other".into(), ..Interface::default() };
@@ -152,7 +156,7 @@ impl Node {
 
     fn agent_on(&self, uplink: Interface, mode: XdpMode) -> Agent {
         let (_, ebpf, _) = kernel::load(&self.pins, SIZES).expect("an agent starts");
-        let mut attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Tcx).with_xdp(mode, SIZES);
+        let mut attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Auto).with_xdp(mode, SIZES);
         let errors = attachments.sync(&[uplink], None, &[]);
         assert!(errors.is_empty(), "{errors:?}");
         Agent(attachments)

@@ -139,7 +139,8 @@ fn drain_limit(lab: &Lab) -> Result<()> {
 }
 
 fn ports_at_run_time(lab: &Lab) -> Result<()> {
-    let service = Spec::workload("ports").replicas(2).publish("8104:8080").create(lab)?;
+    let spec = Spec::workload("ports").replicas(2).publish("8104:8080").option("--update-monitor=500ms");
+    let service = spec.create(lab)?;
     let echo = |node: &Node| -> Result<()> {
         let target = target(node, 8105);
         let talk: Conversation = At::Client.run(&["tcp", &target, "--timeout", "500"])?;

@@ -51,7 +51,8 @@ pub(crate) fn save(text: &str) -> Result<()> {
 pub(crate) fn file(scenario: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let folder = FOLDER.get().map_or_else(paths::target, PathBuf::clone);
-    folder.join(scenario.chars().map(plain).collect::<String>()).with_extension("txt")
+    let name: String = scenario.chars().map(plain).collect();
+    folder.join(name.trim_matches('-')).with_extension("txt")
 }
 
 /// Where all of it is kept.

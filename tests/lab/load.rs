@@ -14,8 +14,9 @@ use mesh_tests::{
 
 use crate::support::{PATIENCE, live, only_on};
 
-/// How much later than it happened Docker may tell of a container's end.
-const REPORTED_WITHIN: u64 = 400;
+/// How much later than it happened Docker may tell of a container's end: 410 ms have been seen, on a machine that was busy with
+/// other things.
+const REPORTED_WITHIN: u64 = 800;
 
 /// The published ports of [`under_load`].
 const PORTS: Ports = Ports { web: Some(8331), echo: Some(8332) };

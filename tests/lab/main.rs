@@ -7,8 +7,10 @@ mod balance;
 mod change;
 mod deaths;
 mod evidence;
+mod firewall;
 mod flood;
 mod flows;
+mod forged;
 mod host;
 mod load;
 mod managers;
@@ -49,6 +51,7 @@ const SUITES: &[&[Scenario]] = &[
     host::SCENARIOS,
     untouched::SCENARIOS,
     tunnel::SCENARIOS,
+    forged::SCENARIOS,
     vip::SCENARIOS,
     names::SCENARIOS,
     upstreams::SCENARIOS,
@@ -61,6 +64,7 @@ const SUITES: &[&[Scenario]] = &[
     nodes::SCENARIOS,
     xdp::SCENARIOS,
     flood::SCENARIOS,
+    firewall::SCENARIOS,
     peers::SCENARIOS,
     managers::SCENARIOS,
     upgrade::SCENARIOS,
@@ -69,6 +73,7 @@ const SUITES: &[&[Scenario]] = &[
 
 /// Scenarios on a real Swarm with the mesh on it.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the flags of a command line")]
 struct Options {
     /// Only scenarios whose name contains one of these
     filters: Vec<String>,

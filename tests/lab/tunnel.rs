@@ -23,11 +23,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 const MTU: u64 = 1500;
 const ETHERNET: u64 = 14;
-/// Any packet of the tunnel; probes between agents have none inside.
-const TUNNEL: &str = "udp port 4799 and ip[46:2] & 2 = 0";
-/// A fragment, or a fragment inside of the tunnel. A probe between agents has no packet inside.
+/// Any packet of the tunnel; probes and their answers have none inside.
+const TUNNEL: &str = "udp port 4799 and ip[46:2] & 6 = 0";
+/// A fragment, or a fragment inside of the tunnel. A probe and its answer have no packet inside.
 const FRAGMENT: &str =
-    "(ip[6:2] & 0x3fff != 0) or (udp port 4799 and ip[46:2] & 2 = 0 and ip[56:2] & 0x3fff != 0)";
+    "(ip[6:2] & 0x3fff != 0) or (udp port 4799 and ip[46:2] & 6 = 0 and ip[56:2] & 0x3fff != 0)";
 
 fn a_hundred_megabytes(lab: &Lab) -> Result<()> {
     let [home, entry, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };

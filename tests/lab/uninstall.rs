@@ -7,7 +7,6 @@ use mesh_common::maps;
 use mesh_tests::{
     client::At,
     cmd::Cmd,
-    images::AGENT,
     lab::{Lab, Node},
     mesh,
     service::{Service, Spec},
@@ -53,9 +52,7 @@ fn without_any_agent(lab: &Lab) -> Result<()> {
         get(node, 8801, 10).with_context(|| format!("through {}", node.name))?;
         get_at(At::Node(node), "127.0.0.1:8801", 10).with_context(|| format!("on {}", node.name))?;
     }
-    let image = ["run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN"];
-    let pins = ["--volume=/sys/fs/bpf:/bpf", "--env=MESH_BPFFS=/bpf", AGENT, "uninstall"];
-    lab.on_every_node(|node| node.docker(image).args(pins).read())?;
+    lab.on_every_node(mesh::uninstall_without_agent)?;
     service.remove()?;
     let clean = no_trace(lab, &programs);
     // The next one wants a mesh.

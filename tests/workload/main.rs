@@ -3,6 +3,7 @@
 
 mod ask;
 mod client;
+mod datagram;
 mod dial;
 mod echo;
 mod flood;
@@ -52,6 +53,10 @@ enum Command {
     Names(names::Args),
     /// UDP echo datagrams from one socket
     Udp(client::Udp),
+    /// Datagrams of any content, without waiting for an answer
+    Send(datagram::Send),
+    /// Counts datagrams until its standard input ends
+    Listen(datagram::Listen),
     /// Fetches bytes and checks them
     Download(transfer::Args),
     /// Sends bytes and compares the server's checksum of them
@@ -90,6 +95,8 @@ fn main() -> Result<ExitCode> {
         Command::Resolve(args) => print(&ask::resolve(&args))?,
         Command::Names(args) => print(&names::run(&args)?)?,
         Command::Udp(args) => print(&client::udp(&args))?,
+        Command::Send(args) => print(&datagram::send(&args)?)?,
+        Command::Listen(args) => print(&datagram::listen(&args)?)?,
         Command::Download(args) => print(&transfer::download(&args)?)?,
         Command::Upload(args) => print(&transfer::upload(&args)?)?,
     }

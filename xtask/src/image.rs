@@ -7,8 +7,8 @@ use crate::setup::{self, Set};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The agent of another revision of this repository, as git names it: mesh-agent:<revision> in
-    /// target/mesh-agent-<revision>.tar
+    /// The agent of another revision of this repository, as git names it: mesh-agent:REVISION in
+    /// target/mesh-agent-REVISION.tar
     #[arg(long)]
     revision: Option<String>,
 }

@@ -10,6 +10,7 @@ mod lab;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail};
 use mesh_tests::{cmd::Cmd, lab::Docker, paths};
 use serde_json::{Value, json};
 
-use crate::setup::{self, Set, docker};
+use crate::{
+    setup::{self, Set, docker},
+    vm::{self, kernel::Series},
+};
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
@@ -16,10 +19,13 @@ pub(crate) struct Args {
     part: Option<Part>,
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// With `vm`: the kernel to boot; several are booted one after the other
+    #[arg(long, value_enum, value_name = "SERIES")]
+    kernel: Vec<Series>,
     /// The Docker of the lab's nodes; the newest that can be had when none is named
     #[arg(long, value_enum)]
     docker: Option<Docker>,
-    /// Only the scenarios of the lab that carry the rest
+    /// Only the scenarios of the lab, or the tests in virtual machines, that carry the rest
     #[arg(long)]
     carrying: bool,
     /// Further arguments for what runs the tests, like `--exact` or `--list`
@@ -35,6 +41,9 @@ enum Part {
     Kernel,
     /// Scenarios on a Swarm of this machine
     Lab,
+    /// The programs, and a Swarm with AppArmor and Docker's own mesh, on other kernels in virtual machines: on Linux 6.1 if no
+    /// `--kernel` is named
+    Vm,
 }
 
 impl Part {
@@ -43,6 +52,7 @@ impl Part {
             Self::Unit => "unit",
             Self::Kernel => "kernel",
             Self::Lab => "lab",
+            Self::Vm => "vm",
         }
     }
 
@@ -50,19 +60,21 @@ impl Part {
         match self {
             Self::Unit => &[Set::Build],
             Self::Kernel | Self::Lab => &[Set::Build, Set::Lab],
+            Self::Vm => &[Set::Build, Set::Lab, Set::Vm],
         }
     }
 
     fn command(self) -> Cmd {
+        let tests = match self {
+            Self::Unit => &["--lib", "--bins", "--test", "dns_fuzz"][..],
+            Self::Kernel => &["--test", "kernel"],
+            Self::Lab => &["--test", "lab"],
+            Self::Vm => &["--test", "vm"],
+        };
         // The same packages for all parts: with others, dependencies would have other features, and be built again.
         let test = Cmd::cargo("test").args(["--no-fail-fast", "--workspace", "--exclude", "mesh-ebpf"]);
-        match self {
-            Self::Unit => {
-                test.args(["--lib", "--bins", "--test", "dns_fuzz"]).env("MESH_FUZZ_SECONDS", FUZZ_SECONDS)
-            }
-            Self::Kernel => test.args(["--test", "kernel"]),
-            Self::Lab => test.args(["--test", "lab"]),
-        }
+        let test = if self == Self::Unit { test.env("MESH_FUZZ_SECONDS", FUZZ_SECONDS) } else { test };
+        test.args(tests)
     }
 }
 
@@ -74,12 +86,13 @@ struct Job {
 }
 
 impl Job {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::of(Part::Unit),
         Self::of(Part::Kernel),
         Self::of(Part::Lab),
         Self::carrying(Docker::V26_1),
         Self::carrying(Docker::V20_10),
+        Self { part: Part::Vm, docker: None, carrying: true },
     ];
 
     const fn of(part: Part) -> Self {
@@ -110,8 +123,14 @@ impl Job {
 const FUZZ_SECONDS: &str = "60";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.part != Some(Part::Lab) && (args.docker.is_some() || args.carrying) {
-        bail!("--docker and --carrying are for `test lab`");
+    if args.part != Some(Part::Vm) && !args.kernel.is_empty() {
+        bail!("--kernel is for `test vm`");
+    }
+    if args.part != Some(Part::Lab) && args.docker.is_some() {
+        bail!("--docker is for `test lab`");
+    }
+    if !matches!(args.part, Some(Part::Lab | Part::Vm)) && args.carrying {
+        bail!("--carrying is for `test lab` and `test vm`");
     }
     let jobs = match args.part {
         None => Vec::from(Job::ALL),
@@ -139,9 +158,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn one(job: &Job, args: &Args) -> Result<()> {
     setup::ensure(job.part.needs())?;
-    let options = job.options(&args.further)?;
-    let words = options.into_iter().chain(args.filter.iter().chain(&args.further).map(String::as_str));
-    let words: Vec<&str> = words.collect();
+    let words = args.filter.iter().chain(&args.further).map(String::as_str);
+    if job.part == Part::Vm {
+        return vm::test::run(&args.kernel, &words.collect::<Vec<_>>(), job.carrying);
+    }
+    let words: Vec<&str> = job.options(&args.further)?.into_iter().chain(words).collect();
     let test = job.part.command();
     if words.is_empty() { test.run() } else { test.arg("--").args(words).run() }
 }

@@ -1,6 +1,6 @@
 //! The real maps: loaded with the programs, pinned, and written one entry at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -10,10 +10,11 @@ use aya::programs::{CgroupSockAddr, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use mesh_common::flow::FlowKey;
 use mesh_common::frontend::{Frontend, FrontendKey, SlotKey};
 use mesh_common::maps::{self, Sizes};
 use mesh_common::net::{Address, Port};
-use mesh_common::overlay::VipKey;
+use mesh_common::overlay::{VipFlowKey, VipKey};
 use mesh_common::settings::Settings;
 use tracing::warn;
 
@@ -23,7 +24,7 @@ use super::object::{OBJECT, program};
 use super::pins::{self, Pins};
 use super::{Dataplane, DataplaneError, failed};
 use crate::desired::{FrontendId, protocol_number};
-use crate::reconcile::tables::{Operation, Tables};
+use crate::reconcile::tables::{DockerFlow, Operation, Tables};
 use crate::swarm::snapshot::Protocol;
 
 /// The maps that the agent writes, by type.
@@ -40,6 +41,8 @@ pub struct Kernel {
     backend_stats: PerCpuArray<MapData, BackendCounters>,
     tasks: HashMap<MapData, TaskKey, LocalTask>,
     askers: HashMap<MapData, u64, u32>,
+    docker_flows: HashMap<MapData, FlowKey, u32>,
+    docker_vip_flows: HashMap<MapData, VipFlowKey, u32>,
     /// That there may be: as many values has each entry of a map per processor.
     processors: usize,
 }
@@ -77,6 +80,8 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), Data
         backend_stats: take(&mut ebpf, "BACKEND_STATS")?,
         tasks: take(&mut ebpf, "TASKS")?,
         askers: take(&mut ebpf, "ASKERS")?,
+        docker_flows: take(&mut ebpf, "DOCKER_FLOWS")?,
+        docker_vip_flows: take(&mut ebpf, "DOCKER_VIPFLOWS")?,
         processors: nr_cpus().map_err(|(_, error)| load(error.into()))?,
     };
     Ok((kernel, ebpf, migration))
@@ -137,6 +142,14 @@ impl Dataplane for Kernel {
             Operation::DeleteTask(key) => ("TASKS", delete(&mut self.tasks, &key)),
             Operation::SetAsker(cookie, place) => ("ASKERS", self.askers.insert(cookie, place, 0)),
             Operation::DeleteAsker(cookie) => ("ASKERS", delete(&mut self.askers, &cookie)),
+            Operation::AddDockerFlow(flow) => match flow {
+                DockerFlow::Published(key) => ("DOCKER_FLOWS", self.docker_flows.insert(key, 1, 0)),
+                DockerFlow::Vip(key) => ("DOCKER_VIPFLOWS", self.docker_vip_flows.insert(key, 1, 0)),
+            },
+            Operation::DeleteDockerFlow(flow) => match flow {
+                DockerFlow::Published(key) => ("DOCKER_FLOWS", delete(&mut self.docker_flows, &key)),
+                DockerFlow::Vip(key) => ("DOCKER_VIPFLOWS", delete(&mut self.docker_vip_flows, &key)),
+            },
         };
         result.map_err(failed("change", map))
     }
@@ -152,6 +165,7 @@ impl Dataplane for Kernel {
             slots: entries(&self.slots, "SLOTS")?.collect(),
             tasks: entries(&self.tasks, "TASKS")?.collect(),
             askers: entries(&self.askers, "ASKERS")?.collect(),
+            docker_flows: self.dump_docker_flows()?,
             ..Tables::default()
         };
         let of_ports = batch::read(&self.ports, |word, bits| {
@@ -194,6 +208,13 @@ impl Kernel {
             (FrontendId::Vip { network: key.network, address: key.address.into() }, frontend)
         });
         Ok(published.chain(vips).collect())
+    }
+
+    fn dump_docker_flows(&self) -> Result<BTreeSet<DockerFlow>, DataplaneError> {
+        let published = entries(&self.docker_flows, "DOCKER_FLOWS")?;
+        let vips = entries(&self.docker_vip_flows, "DOCKER_VIPFLOWS")?;
+        let vips = vips.map(|(key, _)| DockerFlow::Vip(key));
+        Ok(published.map(|(key, _)| DockerFlow::Published(key)).chain(vips).collect())
     }
 
     fn dump_backends(&self, ids: Option<&BTreeMap<u32, Backend>>) -> anyhow::Result<BTreeMap<u32, Backend>> {

@@ -1,10 +1,11 @@
 //! Where programs' links and maps are pinned, so that they outlive the agent.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::DataplaneError;
@@ -30,6 +31,7 @@ impl Pins {
         if !is_bpffs(bpffs) {
             return Err(DataplaneError::NoBpffs { path: bpffs.display().to_string() });
         }
+        self.create_root()?;
         for folder in [self.maps(), self.links(), self.overlays(), self.qdiscs()] {
             fs::create_dir_all(&folder).map_err(|source| DataplaneError::Pin {
                 what: "make",
@@ -37,6 +39,18 @@ impl Pins {
                 source,
             })?;
         }
+        Ok(())
+    }
+
+    /// Makes the folder that all others are in; nobody but root needs to see what is in it.
+    pub fn create_root(&self) -> Result<(), DataplaneError> {
+        let failed = |source| {
+            let path = self.root.display().to_string();
+            DataplaneError::Pin { what: "make", path, source }
+        };
+        fs::create_dir_all(&self.root).map_err(failed)?;
+        // The file system itself is root's alone where systemd has mounted it.
+        let _ = fs::set_permissions(&self.root, Permissions::from_mode(0o700));
         Ok(())
     }
 
@@ -108,6 +122,12 @@ impl Pins {
     /// Has a folder for each interface that we gave a clsact qdisc.
     pub fn qdiscs(&self) -> PathBuf {
         self.root.join("qdiscs")
+    }
+
+    /// There while an agent passes operators' filters by because it was told to: another one that is told otherwise does not go on
+    /// with that.
+    pub fn bypass(&self) -> PathBuf {
+        self.root.join("firewall-bypass")
     }
 
     pub fn root(&self) -> &Path {

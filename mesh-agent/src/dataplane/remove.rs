@@ -46,7 +46,9 @@ pub async fn remove(bpffs: &Path, docker_run: &Path) -> Result<Vec<String>, Vec<
     links.extend(Pins::entries(&pins.predecessors()));
     links.extend(Pins::entries(&pins.overlays()).iter().flat_map(|overlay| Pins::entries(overlay)));
     for path in links.into_iter().chain(Pins::entries(&pins.maps())) {
-        match fs::remove_file(&path) {
+        // Of a port that has got a clsact qdisc an overlay keeps a folder.
+        let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        match removed {
             Ok(()) => done.push(path.display().to_string()),
             Err(error) => failed.push(format!("remove {}: {error}", path.display())),
         }

@@ -131,6 +131,8 @@ mod tests {
                     self.snapshot.attached.insert(node.into(), [("999999999999aaaa".into(), names)].into());
                 }
                 23 => self.snapshot.attached.clear(),
+                26 => self.surroundings.serving.labelled_only ^= true,
+                27 => self.surroundings.serving.leaves_published ^= true,
                 24 => drop(self.surroundings.ports.insert(which as u16 % 3, 7)),
                 25 => drop(self.surroundings.ports.remove(&(which as u16 % 3))),
                 _ => self.local.containers.get_mut(&container).into_iter().for_each(|known| {
@@ -168,7 +170,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
         #[test]
         fn step_by_step_comes_to_the_same_as_at_once(
-            steps in prop::collection::vec(prop::collection::vec((0..27_u8, 0..16_usize), 1..4), 1..12)
+            steps in prop::collection::vec(prop::collection::vec((0..29_u8, 0..16_usize), 1..4), 1..12)
         ) {
             let mut world = World::new();
             let mut follower = Follower::default();

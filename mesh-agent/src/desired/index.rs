@@ -147,7 +147,7 @@ impl Touched {
     pub(super) fn between(before: &Inputs, now: &Inputs, members: &mut Members) -> Self {
         let mut touched = Self::default();
         let tasks = members.follow(&before.snapshot, &now.snapshot);
-        if before.local.node != now.local.node {
+        if before.local.node != now.local.node || before.surroundings.serving != now.surroundings.serving {
             return Self::EVERYTHING;
         }
         for Difference { key: id, before, after } in tasks {

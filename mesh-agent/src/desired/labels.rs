@@ -10,8 +10,9 @@ use super::spread::MOST_WEIGHT;
 /// What a service's labels ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// `mesh.enable=false` leaves the service to Docker's own mesh.
-    pub enable: bool,
+    /// `mesh.enable=false` leaves the service to Docker's own mesh; `true` has it served where only such services are
+    /// (`--serve=labelled`).
+    pub enable: Option<bool>,
     pub policy: Policy,
     pub return_by: Return,
     /// `mesh.drain`: how long connections to a task that shall stop may last; `None` for as long as it lives.
@@ -80,7 +81,7 @@ impl Return {
 impl Default for Labels {
     fn default() -> Self {
         Self {
-            enable: true,
+            enable: None,
             policy: Policy::default(),
             return_by: Return::default(),
             drain: None,
@@ -99,7 +100,9 @@ impl Labels {
         let mut warnings = Vec::new();
         for (label, value) in labels.iter().filter(|(label, _)| label.starts_with("mesh.")) {
             let understood = match label.as_str() {
-                "mesh.enable" => set(&mut parsed.enable, value, &[("true", true), ("false", false)]),
+                "mesh.enable" => {
+                    set(&mut parsed.enable, value, &[("true", Some(true)), ("false", Some(false))])
+                }
                 "mesh.policy" => set(&mut parsed.policy, value, &Policy::ALL),
                 "mesh.weight" => weight(value).map(|weight| parsed.weight = weight),
                 "mesh.affinity" => set(&mut has_affinity, value, &[("client-ip", true), ("none", false)]),
@@ -272,7 +275,7 @@ mod tests {
             ("mesh.agent", "true"),
             ("traefik.enable", "x"),
         ]);
-        assert_eq!(labels, Labels { enable: false, return_by: Return::Direct, ..Labels::default() });
+        assert_eq!(labels, Labels { enable: Some(false), return_by: Return::Direct, ..Labels::default() });
         assert_eq!(warnings, Vec::<String>::new());
     }
 

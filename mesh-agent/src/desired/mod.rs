@@ -16,6 +16,7 @@ pub mod drains;
 mod follower;
 mod index;
 mod labels;
+mod left;
 pub mod names;
 pub mod spread;
 mod surroundings;
@@ -33,6 +34,7 @@ use crate::swarm::snapshot::{EndpointMode, LocalView, Protocol, PublishMode, Ser
 pub use follower::Follower;
 use index::{Index, Members, Touched};
 pub use labels::{Labels, NameLabels, NamedPort, Policy, Return};
+pub use left::{Left, Serving};
 pub use names::Names;
 pub use surroundings::{Reach, Surroundings};
 
@@ -78,6 +80,8 @@ pub struct Frontend {
     pub affinity: Option<Duration>,
     /// By task id.
     pub backends: BTreeMap<String, Backend>,
+    /// Why new flows are left to Docker's own mesh; `None` if they are not.
+    pub left: Option<Left>,
 }
 
 /// A task that may serve a frontend. There are many of them: what the snapshot says of the task is not repeated.
@@ -136,6 +140,8 @@ pub struct ServiceView {
     pub endpoint_mode: EndpointMode,
     pub policy: Policy,
     pub frontends: BTreeSet<FrontendId>,
+    /// Those of them that are left to Docker, and why.
+    pub left: BTreeMap<FrontendId, Left>,
     /// Tasks that the Swarm wants to run.
     pub tasks: usize,
     /// What the operator should know: labels that are not understood, ports that cannot be served.
@@ -191,10 +197,8 @@ impl Desired {
             warnings,
             ..ServiceView::default()
         };
-        if labels.enable {
-            self.add_ports(index, service, labels, &mut view, due);
-            self.add_vips(index, service, labels, &mut view);
-        }
+        self.add_ports(index, service, labels, &mut view, due);
+        self.add_vips(index, service, labels, &mut view);
         if !view.frontends.is_empty() || !view.warnings.is_empty() {
             self.services.insert(service.id.clone(), view);
         }
@@ -226,8 +230,7 @@ impl Desired {
                 due.insert(holder);
             }
             let backends = backends::of(index, service, port, labels);
-            self.frontends.insert(id, frontend(service, labels, backends));
-            view.frontends.insert(id);
+            self.insert(index, (id, frontend(service, labels, backends)), labels, view);
         }
     }
 
@@ -242,9 +245,21 @@ impl Desired {
             }
             let id = FrontendId::Vip { network: network.vni, address: vip.address };
             let backends = backends::on_overlay(index, service, &vip.network_id, labels);
-            self.frontends.insert(id, frontend(service, labels, backends));
-            view.frontends.insert(id);
+            self.insert(index, (id, frontend(service, labels, backends)), labels, view);
         }
+    }
+
+    fn insert(
+        &mut self,
+        index: &Index<'_>,
+        (id, mut frontend): (FrontendId, Frontend),
+        labels: Labels,
+        view: &mut ServiceView,
+    ) {
+        frontend.left = index.surroundings.serving.leaves(labels, id);
+        view.frontends.insert(id);
+        view.left.extend(frontend.left.map(|why| (id, why)));
+        self.frontends.insert(id, frontend);
     }
 
     /// Takes away what there is of a service. Others that wanted its ports are due then.
@@ -271,6 +286,7 @@ fn frontend(service: &Service, labels: Labels, backends: BTreeMap<String, Backen
         idle_timeout: labels.idle_timeout,
         affinity: labels.affinity,
         backends,
+        left: None,
     }
 }
 
@@ -287,7 +303,8 @@ fn peers(snapshot: &Snapshot, local: &LocalView) -> BTreeSet<Ipv4Addr> {
         .collect()
 }
 
-/// What may come out of the tunnel to a task on this node.
+/// What may come out of the tunnel to a task on this node, also of services that are left to Docker: other nodes may serve them,
+/// and flows go on.
 fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
     let mut deliveries = BTreeMap::new();
     for container in index.local.containers.values() {
@@ -296,9 +313,6 @@ fn deliveries(index: &Index<'_>) -> BTreeMap<TaskKey, LocalTask> {
         let task = index.snapshot.tasks.get(&container.task_id);
         let Some(identity) = backends::identity(index, task, Some(container)) else { continue };
         let (labels, _) = Labels::parse(&service.labels);
-        if !labels.enable {
-            continue;
-        }
         let own = task.and_then(|task| task.ports.as_ref());
         for port in own.unwrap_or(&service.ports).iter().filter(|port| port.mode == PublishMode::Ingress) {
             let key = TaskKey {

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::left::Serving;
+use crate::firewall::Filtered;
+
 /// Beside what the Swarm says and which containers run here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
@@ -14,6 +17,8 @@ pub struct Surroundings {
     /// The interface indexes of `docker_gwbridge`'s ports, by the ids that this node's network namespace has for those of the
     /// containers behind them.
     pub ports: BTreeMap<u16, u32>,
+    /// What this node's mesh is to serve.
+    pub serving: Serving,
 }
 
 impl Surroundings {
@@ -23,6 +28,12 @@ impl Surroundings {
         reach: Reach { silent: BTreeSet::new(), without_mesh: BTreeSet::new() },
         drained: BTreeSet::new(),
         ports: BTreeMap::new(),
+        serving: Serving {
+            leaves_published: false,
+            labelled_only: false,
+            leaves_encrypted: false,
+            filtered: Filtered::None,
+        },
     };
 }
 

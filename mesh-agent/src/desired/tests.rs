@@ -174,7 +174,9 @@ fn a_disabled_service_is_left_to_docker() {
     let labels = BTreeMap::from([("mesh.enable".into(), "false".into())]);
     snapshot.services.get_mut("web-id").expect("web").labels = labels;
     let desired = Desired::from(&snapshot, &local, &Surroundings::default());
-    assert!(desired.frontends.is_empty() && desired.deliveries.is_empty());
+    assert!(desired.frontends.values().all(|frontend| frontend.left == Some(Left::Disabled)));
+    assert_eq!(desired.services["web-id"].left.len(), desired.services["web-id"].frontends.len());
+    assert!(!desired.deliveries.is_empty(), "flows that other nodes have given it go on");
 }
 
 #[test]

@@ -40,7 +40,8 @@ pub(super) struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) sign: Sign,
-    /// By which interface the answer came, if it is known.
+    /// By which interface the answer came, if it came the way of the node's other packets: a dataplane that does not know the
+    /// answer's flag sends it back to where the question came from.
     pub(super) interface: Option<u32>,
 }
 
@@ -91,10 +92,11 @@ impl Probe {
         loop {
             match socket.receive(&mut answer).await {
                 // A late answer to an earlier question is none to this one.
-                Ok(received) if answers(question, &answer[..received.length]) => {
-                    return Ok(received.interface);
-                }
-                Ok(_) => {}
+                Ok(received) => match answer_flag(question, &answer[..received.length]) {
+                    Some(flags::PROBE_ANSWER) => return Ok(received.interface),
+                    Some(_) => return Ok(None),
+                    None => {}
+                },
                 Err(error) => errors.add(error)?,
             }
         }
@@ -155,14 +157,15 @@ fn question(way: &Way, number: u64) -> Vec<u8> {
     question
 }
 
-/// Whether it is the answer: the question with the answer's flag, or as it was, from a dataplane that does not know the flag.
-fn answers(question: &[u8], answer: &[u8]) -> bool {
-    let with = |flags: u16| {
+/// The flag of what came, if it is the answer: the question with the answer's flag, or as it was, from a dataplane that does
+/// not know the flag.
+fn answer_flag(question: &[u8], answer: &[u8]) -> Option<u16> {
+    let is_with = |flag: &u16| {
         let mut expected = question.to_vec();
-        expected[FLAGS..FLAGS + 2].copy_from_slice(&flags.to_be_bytes());
-        expected
+        expected[FLAGS..FLAGS + 2].copy_from_slice(&flag.to_be_bytes());
+        answer == expected
     };
-    answer == with(flags::PROBE_ANSWER) || answer == with(flags::PROBE)
+    [flags::PROBE_ANSWER, flags::PROBE].into_iter().find(is_with)
 }
 
 #[cfg(test)]
@@ -209,10 +212,10 @@ mod tests {
             bytes[place] = byte;
             bytes
         };
-        assert!(answers(&question, &question), "of a dataplane that knows no other");
-        assert!(answers(&question, &with(19, 4)));
+        assert_eq!(answer_flag(&question, &question), Some(2), "of a dataplane that knows no other");
+        assert_eq!(answer_flag(&question, &with(19, 4)), Some(4));
         for other in [with(19, 0), with(19, 6), with(18, 4), with(29, 8), question[1..].to_vec()] {
-            assert!(!answers(&question, &other), "{other:02x?}");
+            assert_eq!(answer_flag(&question, &other), None, "{other:02x?}");
         }
     }
 
@@ -220,10 +223,10 @@ mod tests {
     async fn either_answer_is_one_and_a_closed_port_a_refusal() {
         let dataplane = UdpSocket::bind((NODE, 0)).await.unwrap();
         let mut probe = probe(&dataplane);
-        for flag in [2, 4] {
+        for (flag, interface) in [(2, None), (4, Some(1))] {
             let (outcome, ()) =
                 tokio::join!(probe.ask(), answer_with(&dataplane, |answer| answer[FLAGS + 1] = flag));
-            assert_eq!(outcome, Outcome { sign: Sign::Answered, interface: Some(1) });
+            assert_eq!(outcome, Outcome { sign: Sign::Answered, interface });
         }
         drop(dataplane);
         assert_eq!(probe.ask().await.sign, Sign::Refused);

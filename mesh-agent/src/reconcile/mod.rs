@@ -8,6 +8,7 @@
 //! more goes last, after the packets that may still look at it have passed.
 
 pub mod allocation;
+pub mod handover;
 pub mod plan;
 pub mod reconciler;
 pub mod tables;

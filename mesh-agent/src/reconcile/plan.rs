@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::backend::{self, Backend as KernelBackend, state};
-use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey, policy};
+use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey, flags, policy};
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::peer;
 use mesh_common::settings::Settings;
@@ -83,20 +83,18 @@ pub fn plan(
     let mut plan = Plan::default();
     plan_node(&mut plan, desired, node, tables);
     let mut wanted = BTreeSet::new();
-    let mut look_at = |id: FrontendId, frontend: &Frontend| match plan_frontend(
-        id,
-        frontend,
-        node,
-        tables,
-        allocation,
-        &mut wanted,
-    ) {
-        Ok(operations) if operations.is_empty() => {}
-        Ok(operations) => {
-            plan.frontends.insert(id, operations);
+    let mut look_at = |id: FrontendId, frontend: &Frontend| {
+        if !is_in_tables(id, frontend, tables) {
+            return;
         }
-        Err(exhausted) => {
-            plan.impossible.insert(id, exhausted);
+        match plan_frontend(id, frontend, node, tables, allocation, &mut wanted) {
+            Ok(operations) if operations.is_empty() => {}
+            Ok(operations) => {
+                plan.frontends.insert(id, operations);
+            }
+            Err(exhausted) => {
+                plan.impossible.insert(id, exhausted);
+            }
         }
     };
     match scope {
@@ -113,6 +111,21 @@ pub fn plan(
         }
     }
     plan
+}
+
+/// What is left to Docker stays in the tables only if it has been there: for the flows that it has.
+fn is_in_tables(id: FrontendId, frontend: &Frontend, tables: &Tables) -> bool {
+    frontend.left.is_none() || tables.frontends.contains_key(&id)
+}
+
+/// What of a frontend is Docker's. When the mesh takes one, Docker may carry connections of it: which, is read then
+/// ([`super::handover`]).
+fn handover(frontend: &Frontend, current: Option<&KernelFrontend>) -> u8 {
+    match current.map(|current| current.flags) {
+        _ if frontend.left.is_some() => flags::LEFT,
+        Some(known) if known & flags::LEFT == 0 => known,
+        _ => flags::UNREAD | flags::SHARED,
+    }
 }
 
 fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tables) {
@@ -187,7 +200,11 @@ fn plan_frontend(
     }
     let active = in_slots(frontend.policy, &active);
     let current = tables.frontends.get(&id);
-    let value = KernelFrontend { count: active.len() as u32, ..kernel_frontend(frontend) };
+    let value = KernelFrontend {
+        count: active.len() as u32,
+        flags: handover(frontend, current),
+        ..kernel_frontend(frontend)
+    };
     if let Some(current) = current.filter(|current| may_change_in_place(frontend, current, value.count)) {
         operations.extend(set_slots(current.set, &active, tables));
         let value = KernelFrontend { turn: current.turn, set: current.set, ..value };
@@ -244,7 +261,8 @@ fn kernel_frontend(frontend: &Frontend) -> KernelFrontend {
 /// the packets that are not ours.
 fn plan_ports(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tables) {
     let mut words = BTreeMap::<u32, u64>::new();
-    let published = desired.frontends.keys().filter_map(|id| match id {
+    let there = desired.frontends.iter().filter(|(id, frontend)| is_in_tables(**id, frontend, tables));
+    let published = there.filter_map(|(id, _)| match id {
         FrontendId::Published { port, protocol } => Some((protocol_number(*protocol), Port::new(*port))),
         FrontendId::Vip { .. } => None,
     });
@@ -276,7 +294,8 @@ fn plan_ports_of(
         let bit = PortBit::of(place.0, place.1);
         let word = words.entry(bit.word).or_insert_with(|| tables.ports.get(&bit.word).copied().unwrap_or(0));
         *word &= !bit.mask;
-        if desired.frontends.contains_key(id) || place == tunnel {
+        let is_there = desired.frontends.get(id).is_some_and(|frontend| is_in_tables(*id, frontend, tables));
+        if is_there || place == tunnel {
             *word |= bit.mask;
         }
     }

@@ -1,6 +1,6 @@
 //! Carries plans out, remembers what is in the kernel, and says what could not be done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mesh_common::maps;
@@ -8,8 +8,9 @@ use mesh_common::net::{Address, Port};
 use tracing::{debug, info, warn};
 
 use super::allocation::Allocation;
+use super::handover;
 use super::plan::{NodeFacts, Plan, Scope, plan};
-use super::tables::{Operation, Tables};
+use super::tables::{DockerFlow, Operation, Tables};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{Desired, Frontend, FrontendId};
 use crate::shared_map::SharedMap;
@@ -164,6 +165,17 @@ impl<D: Dataplane> Reconciler<D> {
             self.allocation.release_turn(*frontend);
         }
         self.done.clone_from(&rest.done);
+    }
+
+    /// What Docker's mesh carries is its to go on with: see [`handover::plan`].
+    pub fn hand_over(
+        &mut self,
+        carried: &BTreeSet<DockerFlow>,
+        read: &BTreeSet<FrontendId>,
+        arriving: &BTreeSet<FrontendId>,
+    ) -> Result<(), DataplaneError> {
+        let operations = handover::plan(&self.tables, carried, read, arriving);
+        self.apply_all(&operations)
     }
 
     /// Looks at the kernel again, should anybody else have changed the maps.

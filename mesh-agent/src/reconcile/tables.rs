@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::backend::{Backend, LocalTask, TaskKey};
+use mesh_common::flow::FlowKey;
 use mesh_common::frontend::{Frontend, SlotKey};
-use mesh_common::net::Address;
+use mesh_common::net::{Address, protocol};
+use mesh_common::overlay::VipFlowKey;
 use mesh_common::settings::Settings;
 
 use crate::desired::FrontendId;
+use crate::swarm::snapshot::Protocol;
 
 /// A mirror of the maps that the agent writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,31 @@ pub struct Tables {
     pub tasks: BTreeMap<TaskKey, LocalTask>,
     /// See [`mesh_common::asker`].
     pub askers: BTreeMap<u64, u32>,
+    pub docker_flows: BTreeSet<DockerFlow>,
+}
+
+/// A connection that Docker's mesh carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DockerFlow {
+    Published(FlowKey),
+    Vip(VipFlowKey),
+}
+
+impl DockerFlow {
+    /// What its client has dialled.
+    pub fn frontend(&self) -> Option<FrontendId> {
+        match self {
+            Self::Published(key) => {
+                let protocol = match key.protocol {
+                    protocol::TCP => Protocol::Tcp,
+                    protocol::UDP => Protocol::Udp,
+                    _ => return None,
+                };
+                Some(FrontendId::Published { port: key.frontend_port.number(), protocol })
+            }
+            Self::Vip(key) => Some(FrontendId::Vip { network: key.network, address: key.vip.into() }),
+        }
+    }
 }
 
 /// One change of one map. All of them may be done twice; deleting what is not there succeeds.
@@ -51,6 +79,8 @@ pub enum Operation {
     DeleteTask(TaskKey),
     SetAsker(u64, u32),
     DeleteAsker(u64),
+    AddDockerFlow(DockerFlow),
+    DeleteDockerFlow(DockerFlow),
 }
 
 impl Tables {
@@ -109,6 +139,12 @@ impl Tables {
             }
             Operation::DeleteAsker(cookie) => {
                 self.askers.remove(&cookie);
+            }
+            Operation::AddDockerFlow(flow) => {
+                self.docker_flows.insert(flow);
+            }
+            Operation::DeleteDockerFlow(flow) => {
+                self.docker_flows.remove(&flow);
             }
         }
     }

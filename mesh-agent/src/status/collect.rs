@@ -214,7 +214,8 @@ impl Collector {
 
     fn backends(&self, published: &Published, flows: &FlowSummary) -> Vec<BackendRow> {
         let mut rows = Vec::new();
-        for (id, frontend) in &published.desired.frontends {
+        let served = published.desired.frontends.iter().filter(|(_, frontend)| frontend.left.is_none());
+        for (id, frontend) in served {
             let service = published.snapshot.services.get(&frontend.service_id);
             for (task, backend, key) in published.backends(*id, frontend) {
                 let mut row = backend_row(*id, backend);
@@ -328,6 +329,7 @@ fn services(published: &Published) -> Vec<ServiceRow> {
             policy: view.policy.as_str().to_owned(),
             backends_active: active as u64,
             backends_total: view.tasks as u64,
+            left_to_docker: left_to_docker(view),
             error: (!errors.is_empty()).then(|| errors.join("; ")),
             warnings: view.warnings.clone(),
         }
@@ -337,12 +339,24 @@ fn services(published: &Published) -> Vec<ServiceRow> {
     rows
 }
 
+/// By reason; without the frontends where it is all of them.
+fn left_to_docker(view: &crate::desired::ServiceView) -> Vec<String> {
+    let mut by_reason = BTreeMap::<String, Vec<String>>::new();
+    for (id, why) in &view.left {
+        by_reason.entry(why.to_string()).or_default().push(id.to_string());
+    }
+    let text = |(why, frontends): (String, Vec<String>)| {
+        if frontends.len() == view.frontends.len() { why } else { format!("{}: {why}", frontends.join(" ")) }
+    };
+    by_reason.into_iter().map(text).collect()
+}
+
 fn networks(published: &Published) -> Vec<NetworkRow> {
     let mut rows = Vec::new();
     for (id, state) in &published.overlays {
         let Some(network) = published.snapshot.networks.get(id) else { continue };
         let vips = published.desired.frontends.iter().filter_map(|(frontend, entry)| match frontend {
-            FrontendId::Vip { network: vni, address } if *vni == network.vni => {
+            FrontendId::Vip { network: vni, address } if *vni == network.vni && entry.left.is_none() => {
                 let service = published.snapshot.services.get(&entry.service_id);
                 Some((address.to_string(), service.map(|service| service.name.clone()).unwrap_or_default()))
             }

@@ -91,6 +91,8 @@ pub struct ServiceRow {
     pub policy: String,
     pub backends_active: u64,
     pub backends_total: u64,
+    /// What of it is left to Docker's own mesh, and why.
+    pub left_to_docker: Vec<String>,
     /// Why the dataplane is not as it should be for this service.
     pub error: Option<String>,
     /// Labels that are not understood, and the like.

@@ -213,8 +213,9 @@ fn freshness(health: &HealthReport) -> String {
 
 fn service_status(row: &ServiceRow) -> String {
     let error = row.error.iter().map(|error| format!("error: {error}"));
+    let left = row.left_to_docker.iter().map(|why| format!("left to Docker: {why}"));
     let warnings = row.warnings.iter().map(|warning| format!("warning: {warning}"));
-    let all: Vec<String> = error.chain(warnings).collect();
+    let all: Vec<String> = error.chain(left).chain(warnings).collect();
     if all.is_empty() { "ok".into() } else { all.join("; ") }
 }
 

@@ -274,11 +274,18 @@ pub(super) fn network(wire: WireNetwork, _complaints: &mut Vec<String>) -> Conve
         ingress: wire.ingress.unwrap_or_default(),
         internal: wire.internal.unwrap_or_default(),
         attachable: wire.attachable.unwrap_or_default(),
+        encrypted: is_encrypted(wire.options.as_ref()),
         vni: vni(wire.options.as_ref()),
         subnets: configurations.into_iter().filter_map(|configuration| configuration.subnet).collect(),
         id: wire.id.clone(),
     };
     (wire.id, network)
+}
+
+/// `--opt encrypted`, or with a value that is a truth (moby, `daemon/libnetwork/drivers/overlay/ov_network.go`).
+fn is_encrypted(options: Option<&BTreeMap<String, String>>) -> bool {
+    let value = options.and_then(|options| options.get("encrypted"));
+    value.is_some_and(|value| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
 }
 
 /// Docker gives each overlay one identifier; the option is a list because it could have one for each subnet.

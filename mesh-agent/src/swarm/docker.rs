@@ -86,6 +86,12 @@ impl Docker {
         self.get("networks", "/networks?filters=%7B%22scope%22%3A%5B%22swarm%22%5D%7D").await
     }
 
+    /// Like `28.5.2`.
+    pub(super) async fn version(&self) -> Result<String, DockerError> {
+        let version = self.client.version().await.map_err(|error| self.explain("its version", error))?;
+        Ok(version.version.unwrap_or_default())
+    }
+
     pub(super) async fn info(&self) -> Result<SystemInfo, DockerError> {
         self.client.info().await.map_err(|error| self.explain("this node", error))
     }

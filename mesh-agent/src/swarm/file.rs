@@ -240,6 +240,7 @@ impl Builder {
             ingress: name == INGRESS,
             internal: network.internal,
             attachable: false,
+            encrypted: false,
             vni: 0,
             subnets: vec![network.subnet],
         };

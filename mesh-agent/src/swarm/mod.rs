@@ -25,6 +25,15 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 mod store;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod wire;
+
+use std::path::Path;
+
+/// Which Docker answers at a socket, or why none does.
+pub async fn docker_version(socket: &Path) -> Result<String, String> {
+    let docker = docker::Docker::connect(socket).await.map_err(|error| error.to_string())?;
+    docker.version().await.map_err(|error| error.to_string())
+}

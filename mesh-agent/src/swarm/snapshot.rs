@@ -229,6 +229,7 @@ pub enum NodeState {
     Disconnected,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "as Docker tells them")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
@@ -238,6 +239,8 @@ pub struct Network {
     pub ingress: bool,
     pub internal: bool,
     pub attachable: bool,
+    /// `--opt encrypted`: Docker sends its packets between nodes through `IPsec`.
+    pub encrypted: bool,
     /// In CIDR notation.
     pub subnets: Vec<String>,
     /// The VXLAN network identifier of an overlay: its number in the whole Swarm. 0 if there is none.

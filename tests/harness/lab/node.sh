@@ -91,6 +91,8 @@ inside() {
 	mount -t sysfs sysfs /sys
 	mount --rbind /run/cgroup /sys/fs/cgroup
 	mount -t bpf bpf /sys/fs/bpf
+	# Where the kernel has AppArmor, Docker finds it here.
+	mount -t securityfs securityfs /sys/kernel/security 2>/dev/null || true
 	delegate_cgroup2
 	# As systemd has it on real machines: what is mounted later appears in containers that asked for it.
 	mount --make-rshared /

@@ -6,13 +6,14 @@ use std::sync::Mutex;
 use std::thread;
 
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::tc::SchedClassifierLinkId;
+use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError, qdisc_add_clsact};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_agent::dataplane::object::program;
 use mesh_common::maps;
 
 use super::bpffs::BpfFs;
+use super::kernel;
 use super::overlay;
 use super::run::Hook;
 use super::tables;
@@ -61,7 +62,16 @@ impl Programs {
     /// Attaches a program for as long as the test has them.
     pub(crate) fn attach(&mut self, hook: Hook, interface: &str, place: TcAttachType) {
         let program = classifier_mut(self, hook);
-        let link = program.attach(interface, place).unwrap_or_else(|error| panic!("{hook:?}: {error}"));
+        let link = if kernel::attaches_by_clsact() {
+            match qdisc_add_clsact(interface) {
+                Ok(()) | Err(TcError::AlreadyAttached) => {}
+                Err(error) => panic!("{interface} takes no clsact qdisc: {error}"),
+            }
+            program.attach_with_options(interface, place, TcAttachOptions::Netlink(NlOptions::default()))
+        } else {
+            program.attach(interface, place)
+        };
+        let link = link.unwrap_or_else(|error| panic!("{hook:?}: {error}"));
         self.links.push((hook, link));
     }
 

@@ -2,15 +2,13 @@
 //! looks, so every other command begins with it.
 
 pub(crate) mod docker;
+pub(crate) mod suite;
 mod toolchain;
 
 use std::{cell::Cell, path::PathBuf};
 
 use anyhow::{Result, bail};
-use mesh_tests::{
-    cmd::{Cmd, find, on_path},
-    paths,
-};
+use mesh_tests::cmd::{Cmd, on_path};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -32,7 +30,7 @@ pub(crate) enum Set {
     Bench,
     /// A proxy to compare with
     Proxy,
-    /// A virtual machine, and what loads a web server
+    /// Virtual machines with other kernels, and what loads a web server
     Vm,
     /// Lints and checks of dependencies
     Lint,
@@ -57,7 +55,7 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
             Set::Dockers => docker::provide_all()?,
             Set::Bench => apt.install(BENCH)?,
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
-            Set::Vm => virtual_machine(&apt)?,
+            Set::Vm => apt.install(VM)?,
             Set::Lint => lint()?,
             Set::Fresh => apt.install(&[("mmdebstrap", "mmdebstrap"), ("git", "git")])?,
         }
@@ -96,35 +94,16 @@ const BENCH: &[(&str, &str)] = &[
 
 const VM: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
-    ("busybox", "busybox-static"),
+    // One that needs no libraries; `busybox` itself may be another.
+    ("/usr/share/doc/busybox-static", "busybox-static"),
     ("depmod", "kmod"),
+    ("apparmor_parser", "apparmor"),
     ("ab", "apache2-utils"),
 ];
 
 fn build(apt: &Apt) -> Result<()> {
     apt.install(&[("cc", "build-essential"), ("musl-gcc", "musl-tools")])?;
     toolchain::ensure(apt)
-}
-
-/// virtme-ng is no package of Debian 12; Python's installer puts it where only this repository sees it.
-fn virtual_machine(apt: &Apt) -> Result<()> {
-    apt.install(VM)?;
-    if virtme().is_some() {
-        return Ok(());
-    }
-    apt.install(&[("/usr/share/doc/python3-venv", "python3-venv")])?;
-    Cmd::new("python3").args(["-m", "venv"]).arg(virtme_folder()).run()?;
-    Cmd::new(virtme_folder().join("bin/pip")).args(["install", "--quiet", "virtme-ng"]).run()
-}
-
-/// virtme-ng's command: the system's, or the one that was installed here.
-pub(crate) fn virtme() -> Option<PathBuf> {
-    let own = virtme_folder().join("bin/vng");
-    find("vng").or_else(|| own.is_file().then_some(own))
-}
-
-fn virtme_folder() -> PathBuf {
-    paths::target().join("vm/virtme-ng")
 }
 
 /// One that this compiler can build.

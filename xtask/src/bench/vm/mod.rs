@@ -3,26 +3,27 @@
 //! be compared with each other only.
 
 mod ab;
-mod encrypted;
 mod guest;
-mod kernel;
-mod qemu;
 mod report;
 
 use std::{env, fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result};
-use mesh_tests::{interrupt, mesh, paths};
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{images, interrupt, paths};
 
-use self::{kernel::Kernel, qemu::Machine, report::Report};
-use crate::setup;
+use self::report::Report;
+use crate::vm::{
+    kernel::{Kernel, Series},
+    qemu::{Machine, Size},
+};
 
 /// The virtual machine's results, in the folder that it shares.
 const RESULT: &str = "result.json";
+
 pub(super) fn run(quick: bool) -> Result<()> {
-    let vng = setup::virtme().context("virtme-ng is missing: run `cargo xtask setup vm`")?;
-    mesh::build_all()?;
-    let kernel = Kernel::get()?;
+    images::nginx()?;
+    images::agent()?;
+    let kernel = Kernel::get(Series::V6_1)?;
     eprintln!("booting Linux {} under QEMU", kernel.release);
     let shared = paths::target().join("bench/vm");
     fs::create_dir_all(&shared)?;
@@ -30,12 +31,14 @@ pub(super) fn run(quick: bool) -> Result<()> {
     let _ = fs::remove_file(&result);
     interrupt::catch();
     let limit = Duration::from_mins(if quick { 15 } else { 30 });
+    let size = Size { processors: 2, gigabytes: 8, limit };
     let target = format!("CARGO_TARGET_DIR={}", paths::target().display());
     let (program, folder) = (env::current_exe()?.display().to_string(), shared.display().to_string());
     let mut command = vec!["env", &target, &program, "bench", "vm-guest", &folder];
     command.extend(quick.then_some("--quick"));
-    let mut machine = Machine::boot(&vng, &kernel, &shared, &command, limit)?;
-    machine.watch()?;
+    let mut machine = Machine::boot(&kernel, &shared, &command, size)?;
+    let status = machine.watch(|line| eprintln!("{line}"))?;
+    ensure!(status == 0, "the measurements in the virtual machine ended with {status}: see what they said");
     let text =
         fs::read_to_string(&result).context("the virtual machine has left no results: see what it said")?;
     let report = Report(serde_json::from_str(&text)?);

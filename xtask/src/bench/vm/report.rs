@@ -46,10 +46,6 @@ impl Report {
         for goal in self.goals() {
             println!("{goal}");
         }
-        println!("Programs that the kernel took: {}", self.list("programs").join(", "));
-        for check in self.list("checks") {
-            println!("  holds: {check}");
-        }
         println!("{}", self.machine());
     }
 
@@ -98,10 +94,6 @@ impl Report {
 
     fn samples(&self, mesh: &str, connections: Connections) -> impl Iterator<Item = &Value> {
         self.0["meshes"][mesh][connections.key()].as_array().into_iter().flatten()
-    }
-
-    fn list(&self, key: &str) -> Vec<&str> {
-        self.0[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
     fn machine(&self) -> &str {

@@ -1,24 +1,26 @@
 //! `mesh-agent preflight`: can this node run the mesh, and what to do where it cannot.
 
+mod confinement;
+mod docker;
+
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use crate::args::RunArguments;
+use crate::dataplane::kernel;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
-use crate::dataplane::{kernel, pins};
+use crate::firewall::inspection::{self, Inspection};
 use crate::node::{self, NodeView};
 use crate::peers::certificates::Certificates;
-use crate::single::{Single, SingleError};
 use crate::swarm::source::Source;
-use crate::{cgroup, status};
+use crate::{cgroup, single, status};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +34,25 @@ enum Finding {
 
 use Finding::{Bad, Good, Note};
 
+impl From<Inspection> for Finding {
+    fn from(found: Inspection) -> Self {
+        match found {
+            Inspection::Good(detail) => Good(detail),
+            Inspection::Note(detail) => Note(detail),
+            Inspection::Bad(detail) => Bad(detail),
+        }
+    }
+}
+
 /// Prints a line for each check; fails if any of them does.
 pub async fn run(arguments: &RunArguments) -> ExitCode {
     let node = read_node().await;
-    let agent_runs = matches!(Single::try_take(), Err(SingleError::Taken));
+    let agent_runs = single::is_held(&arguments.bpffs);
     let mut findings = vec![
         ("kernel", kernel_version()),
         ("privileges", privileges()),
-        ("BPF file system", bpffs(arguments)),
+        ("security module", confinement::security_module()),
+        ("BPF file system", confinement::bpffs(&arguments.bpffs)),
         ("programs", programs(arguments)),
         ("cgroup2", cgroup2(arguments)),
     ];
@@ -48,13 +61,16 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
             findings.push(("uplinks", uplinks(arguments, view)));
             findings.push(("XDP", xdp(arguments, view)));
             findings.push(("bridge", bridge(arguments, view)));
+            findings.push(("firewall", inspection::rules(arguments, view).await.into()));
+            findings.push(("IPv6", Note("clients that come by IPv6 are left to Docker, as before".into())));
         }
         Err(error) => findings.push(("interfaces", Bad(format!("{error:#}")))),
     }
     findings.push(("tunnel port", tunnel_port(arguments)));
     if arguments.source == Source::Swarm {
-        findings.push(("Docker", docker(arguments)));
+        findings.push(("Docker", docker::docker(arguments).await));
         findings.push(("certificates", certificates(arguments)));
+        findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
     findings.push(("agent", agent(arguments, agent_runs).await));
     let mut text = String::new();
@@ -129,17 +145,6 @@ fn privileges() -> Finding {
         (false, false) => {
             Bad("NET_ADMIN and SYS_ADMIN are missing: run as root, or add them to cap_add".into())
         }
-    }
-}
-
-fn bpffs(arguments: &RunArguments) -> Finding {
-    let path = arguments.bpffs.display();
-    if pins::is_bpffs(&arguments.bpffs) {
-        Good(format!("mounted at {path}"))
-    } else {
-        Bad(format!(
-            "{path} is none: run `mount -t bpf bpf {path}` on the host and mount it into the container"
-        ))
     }
 }
 
@@ -226,17 +231,6 @@ fn tunnel_port(arguments: &RunArguments) -> Finding {
         Err(error) => {
             Bad(format!("UDP {port} is in use ({error}): choose another with --tunnel-port on every node"))
         }
-    }
-}
-
-fn docker(arguments: &RunArguments) -> Finding {
-    let path = &arguments.docker_sock;
-    match UnixStream::connect(path) {
-        Ok(_) => Good(format!("answers at {}", path.display())),
-        Err(error) => Bad(format!(
-            "nobody answers at {}: {error}; mount Docker's socket into the container, or name it with --docker-sock",
-            path.display()
-        )),
     }
 }
 

@@ -1,0 +1,460 @@
+//! One rule: what its expressions load into registers, compare, and decide.
+
+use std::collections::BTreeMap;
+
+use super::constants::attribute::{data, expression};
+use super::sets::{Element, Sets};
+use crate::firewall::ruleset::{Action, Field, Match, NamePattern, Rule, Stop, Test, Verdict};
+use crate::firewall::xt;
+use crate::netfilter::message::{Attributes, attributes, text};
+
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
+/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
+const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
+
+/// Follows the expressions of a rule.
+pub(super) struct Reader<'a> {
+    sets: &'a Sets,
+    /// Family and name.
+    table: &'a (u8, String),
+    registers: BTreeMap<u32, Loaded>,
+    rule: Rule,
+}
+
+/// What a register holds.
+#[derive(Clone, Debug)]
+struct Loaded {
+    what: What,
+    /// Bits that are looked at, in the order of memory; `None` for all.
+    mask: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// Bytes of a header: `NFT_PAYLOAD_…`.
+    Payload {
+        base: u32,
+        offset: u32,
+        length: u32,
+    },
+    /// A number in this machine's byte order, or with `is_big` in the network's.
+    Number {
+        field: Field,
+        is_big: bool,
+    },
+    Name(Field),
+    Other(&'static str),
+}
+
+/// A header's field: where it is.
+struct HeaderField {
+    base: u32,
+    offset: u32,
+    length: u32,
+    field: Field,
+}
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const HEADER_FIELDS: [HeaderField; 6] = [
+    HeaderField { base: NETWORK_HEADER, offset: 9, length: 1, field: Field::Protocol },
+    HeaderField { base: NETWORK_HEADER, offset: 12, length: 4, field: Field::Source },
+    HeaderField { base: NETWORK_HEADER, offset: 16, length: 4, field: Field::Destination },
+    HeaderField { base: TRANSPORT_HEADER, offset: 0, length: 2, field: Field::SourcePort },
+    HeaderField { base: TRANSPORT_HEADER, offset: 2, length: 2, field: Field::DestinationPort },
+    HeaderField { base: TRANSPORT_HEADER, offset: 13, length: 1, field: Field::TcpFlags },
+];
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(sets: &'a Sets, table: &'a (u8, String)) -> Self {
+        Self { sets, table, registers: BTreeMap::new(), rule: Rule::default() }
+    }
+
+    pub(super) fn finish(self) -> Rule {
+        self.rule
+    }
+
+    pub(super) fn read(&mut self, told: &Attributes<'_>) {
+        let name = told.string(expression::NAME).unwrap_or_default();
+        let told = told.nested(expression::DATA);
+        match name.as_str() {
+            "payload" => self.payload(&told),
+            "meta" => self.load(&told, 1, meta(told.u32(2).unwrap_or(u32::MAX))),
+            "ct" => self.load(&told, 1, conntrack(told.u32(2).unwrap_or(u32::MAX), told.u8(3))),
+            "fib" => self.load(&told, 1, fib(told.u32(2), told.u32(3))),
+            "bitwise" => self.bitwise(&told),
+            "cmp" => self.compare(&told),
+            "range" => self.range(&told),
+            "lookup" => self.lookup(&told),
+            "immediate" => self.immediate(&told),
+            "match" => self.xt_match(&told),
+            "target" => self.xt_target(&told),
+            "reject" => self.stop(Stop::Reject),
+            "nat" if told.u32(1) == Some(1) => self.stop(Stop::Dnat),
+            "redir" => self.stop(Stop::Redirect),
+            "tproxy" => self.stop(Stop::Tproxy),
+            "queue" => self.stop(Stop::Queue),
+            "fwd" => self.stop(Stop::Forward),
+            "synproxy" => self.stop(Stop::Synproxy),
+            "nat" | "masq" => self.rule.action = Action::Verdict(Verdict::Accept),
+            // They match whatever comes by.
+            "counter" | "log" | "last" | "notrack" | "dup" | "objref" | "flow_offload" => {}
+            other => self.other(other, &told),
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        self.rule.action = Action::Verdict(Verdict::Stop(stop));
+    }
+
+    /// Of what is not known whether it matches, nor what it loads.
+    fn other(&mut self, name: &str, told: &Attributes<'_>) {
+        const LOADS: [&str; 10] =
+            ["rt", "socket", "osf", "xfrm", "tunnel", "exthdr", "hash", "numgen", "byteorder", "inner"];
+        let text = match LOADS.iter().find(|known| **known == name) {
+            // The register differs: whoever reads any that is not known cannot judge either.
+            Some(name) => {
+                self.registers.clear();
+                if told.get(1).is_some() {
+                    return;
+                }
+                (*name).to_owned()
+            }
+            None => name.to_owned(),
+        };
+        self.rule.matches.push(Match::opaque(text));
+    }
+
+    fn load(&mut self, told: &Attributes<'_>, register: u16, what: What) {
+        // Without a destination it writes.
+        if let Some(register) = told.u32(register) {
+            self.registers.insert(place(register), Loaded { what, mask: None });
+        }
+    }
+
+    fn payload(&mut self, told: &Attributes<'_>) {
+        let number = |kind| told.u32(kind).unwrap_or(u32::MAX);
+        self.load(told, 1, What::Payload { base: number(2), offset: number(3), length: number(4) });
+    }
+
+    fn bitwise(&mut self, told: &Attributes<'_>) {
+        let (Some(from), Some(to)) = (told.u32(1), told.u32(2)) else { return };
+        let value = |kind: u16| told.nested(kind).get(data::VALUE).map(<[u8]>::to_vec);
+        let loaded = self.registers.get(&place(from)).cloned();
+        let keeps_bits =
+            told.u32(6).unwrap_or(0) == 0 && value(5).is_none_or(|xor| xor.iter().all(|byte| *byte == 0));
+        let changed = match (loaded, value(4)) {
+            (Some(Loaded { what, mask: None }), Some(mask)) if keeps_bits => {
+                Loaded { what, mask: Some(mask) }
+            }
+            _ => Loaded { what: What::Other("bits"), mask: None },
+        };
+        self.registers.insert(place(to), changed);
+    }
+
+    fn loaded(&self, told: &Attributes<'_>, register: u16) -> Loaded {
+        let known = told.u32(register).and_then(|register| self.registers.get(&place(register)));
+        known.cloned().unwrap_or(Loaded { what: What::Other("register"), mask: None })
+    }
+
+    fn compare(&mut self, told: &Attributes<'_>) {
+        let loaded = self.loaded(told, 1);
+        let operator = told.u32(2).unwrap_or(EQUAL);
+        let value = told.nested(3).get(data::VALUE).unwrap_or_default();
+        let matches = match operator {
+            EQUAL => loaded.equals(value),
+            UNEQUAL => inverted(loaded.equals(value)),
+            // Less, at most, more, at least: `NFT_CMP_LT` and on.
+            _ => {
+                let last = vec![0xff; value.len()];
+                let first = vec![0; value.len()];
+                match operator {
+                    2 => inverted(loaded.between(value, &last)),
+                    3 => vec![loaded.one(&first, value)],
+                    4 => inverted(loaded.between(&first, value)),
+                    _ => vec![loaded.one(value, &last)],
+                }
+            }
+        };
+        self.rule.matches.extend(matches);
+    }
+
+    fn range(&mut self, told: &Attributes<'_>) {
+        let loaded = self.loaded(told, 1);
+        let value = |kind: u16| told.nested(kind).get(data::VALUE).unwrap_or_default();
+        let found = loaded.between(value(3), value(4));
+        let matches = if told.u32(2) == Some(UNEQUAL) { inverted(found) } else { found };
+        self.rule.matches.extend(matches);
+    }
+
+    fn lookup(&mut self, told: &Attributes<'_>) {
+        const INVERTED: u32 = 1;
+
+        let loaded = self.loaded(told, 2);
+        let name = told.string(1).unwrap_or_default();
+        let elements = self.sets.elements(self.table, &name);
+        if told.u32(3) == Some(VERDICT_REGISTER) {
+            let verdicts = elements.unwrap_or_default().iter().filter_map(|element| {
+                let condition = if element.is_catchall {
+                    Match::opaque("any other")
+                } else {
+                    loaded.one(&element.first, &element.last)
+                };
+                Some((condition, element.verdict.clone()?))
+            });
+            self.rule.action = Action::Map(verdicts.collect());
+            return;
+        }
+        let mut condition = match elements {
+            Some(elements) => loaded.among(elements),
+            None => loaded.opaque(format!("@{name}")),
+        };
+        condition.inverted = told.u32(5).unwrap_or(0) & INVERTED != 0;
+        // It looks something up, and something else is done with it.
+        if told.u32(3).is_some() {
+            condition = Match::opaque(format!("@{name}"));
+        }
+        self.rule.matches.push(condition);
+    }
+
+    fn immediate(&mut self, told: &Attributes<'_>) {
+        let found = verdict(&told.nested(2)).filter(|_| told.u32(1) == Some(VERDICT_REGISTER));
+        if let Some(verdict) = found {
+            self.rule.action = Action::Verdict(verdict);
+        }
+    }
+
+    fn xt_match(&mut self, told: &Attributes<'_>) {
+        let (name, info) = (told.string(1).unwrap_or_default(), told.get(3).unwrap_or_default());
+        let revision = told.u32(2).unwrap_or(0) as u8;
+        if name == "comment" {
+            self.rule.comment = Some(text(info));
+            return;
+        }
+        self.rule.matches.extend(xt::matches(&name, revision, info));
+    }
+
+    fn xt_target(&mut self, told: &Attributes<'_>) {
+        if let Some(verdict) = xt::target(&told.string(1).unwrap_or_default()) {
+            self.rule.action = Action::Verdict(verdict);
+        }
+    }
+}
+
+/// Registers have two numberings: 16 bytes each, or 4.
+fn place(register: u32) -> u32 {
+    match register {
+        1..=4 => (register - 1) * 16,
+        8.. => (register - 8) * 4,
+        other => 1000 + other,
+    }
+}
+
+fn inverted(matches: Vec<Match>) -> Vec<Match> {
+    match <[Match; 1]>::try_from(matches) {
+        Ok([condition]) => vec![Match { inverted: !condition.inverted, ..condition }],
+        // Not all of them hold: which one does not is open.
+        Err(matches) => vec![Match::opaque(format!("not {} fields", matches.len()))],
+    }
+}
+
+/// `NFTA_DATA_VERDICT`. What continues with the next rule is none.
+pub(super) fn verdict(told: &Attributes<'_>) -> Option<Verdict> {
+    const DROP: i32 = 0;
+    const ACCEPT: i32 = 1;
+    const QUEUE: i32 = 3;
+    const JUMP: i32 = -3;
+    const GOTO: i32 = -4;
+    const RETURN: i32 = -5;
+
+    let told = attributes(told.get(data::VERDICT)?);
+    let chain = || told.string(data::VERDICT_CHAIN);
+    match told.u32(data::VERDICT_CODE)?.cast_signed() {
+        DROP => Some(Verdict::Stop(Stop::Drop)),
+        ACCEPT => Some(Verdict::Accept),
+        QUEUE => Some(Verdict::Stop(Stop::Queue)),
+        JUMP => Some(Verdict::Jump(chain()?)),
+        GOTO => Some(Verdict::Goto(chain()?)),
+        RETURN => Some(Verdict::Return),
+        _ => None,
+    }
+}
+
+/// `NFT_META_…`.
+fn meta(key: u32) -> What {
+    match key {
+        1 => What::Number { field: Field::EtherType, is_big: true },
+        4 => What::Number { field: Field::InIndex, is_big: false },
+        5 => What::Number { field: Field::OutIndex, is_big: false },
+        6 => What::Name(Field::InInterface),
+        7 => What::Name(Field::OutInterface),
+        15 => What::Number { field: Field::Family, is_big: false },
+        16 => What::Number { field: Field::Protocol, is_big: false },
+        18 => What::Number { field: Field::PacketType, is_big: false },
+        3 => What::Other("meta mark"),
+        _ => What::Other("meta"),
+    }
+}
+
+/// `NFT_CT_…`; direction 0 is that of the first packet.
+fn conntrack(key: u32, direction: Option<u8>) -> What {
+    match (key, direction) {
+        (0, _) => What::Number { field: Field::ConntrackState, is_big: false },
+        (1, _) => What::Number { field: Field::ConntrackDirection, is_big: false },
+        (2, _) => What::Number { field: Field::ConntrackStatus, is_big: false },
+        (9 | 20, Some(0)) => What::Number { field: Field::OriginalDestination, is_big: true },
+        (12, Some(0)) => What::Number { field: Field::OriginalPort, is_big: true },
+        _ => What::Other("ct"),
+    }
+}
+
+/// `NFT_FIB_RESULT_…` and `NFTA_FIB_F_…`.
+fn fib(result: Option<u32>, flags: Option<u32>) -> What {
+    const ADDRESS_TYPE: u32 = 3;
+    const DESTINATION: u32 = 2;
+
+    if result == Some(ADDRESS_TYPE) && flags.is_some_and(|flags| flags & DESTINATION != 0) {
+        What::Number { field: Field::DestinationType, is_big: false }
+    } else {
+        What::Other("fib")
+    }
+}
+
+impl Loaded {
+    /// One condition, or several where neighbouring fields are compared at once.
+    fn equals(&self, value: &[u8]) -> Vec<Match> {
+        if let What::Payload { base, offset, length } = &self.what
+            && self.mask.is_none()
+            && let Some(matches) = split(*base, *offset, *length, value)
+        {
+            return matches;
+        }
+        vec![self.one(value, value)]
+    }
+
+    fn between(&self, first: &[u8], last: &[u8]) -> Vec<Match> {
+        vec![self.one(first, last)]
+    }
+
+    fn among(&self, elements: &[Element]) -> Match {
+        let conditions: Vec<Match> =
+            elements.iter().map(|element| self.one(&element.first, &element.last)).collect();
+        let mut whole = conditions.first().cloned().unwrap_or_else(|| self.opaque(String::new()));
+        for condition in &conditions[1..] {
+            match (&mut whole.test, &condition.test) {
+                (Test::Number { ranges, .. }, Test::Number { ranges: more, .. }) => ranges.extend(more),
+                (Test::Name(names), Test::Name(more)) => names.extend(more.iter().cloned()),
+                _ => return self.opaque("a set".into()),
+            }
+        }
+        whole
+    }
+
+    /// That the value is from `first` to `last`.
+    fn one(&self, first: &[u8], last: &[u8]) -> Match {
+        let (field, is_big) = match &self.what {
+            What::Name(field) if first == last => return name(*field, first),
+            What::Number { field, is_big } => (*field, *is_big),
+            What::Payload { base, offset, length } => {
+                match HEADER_FIELDS
+                    .iter()
+                    .find(|known| known.is_at(*base, *offset) && known.length >= *length)
+                {
+                    Some(known) => return self.header(known, first, last),
+                    None => return self.opaque("payload".into()),
+                }
+            }
+            What::Name(_) | What::Other(_) => return self.opaque(String::new()),
+        };
+        let read = |bytes: &[u8]| number(bytes, is_big);
+        match (read(first), read(last), self.mask.as_deref().map(read)) {
+            (Some(first), Some(last), None) => Match::number(field, vec![(first, last)], false),
+            (Some(first), Some(last), Some(Some(mask))) => {
+                Match { field, test: Test::Number { mask, ranges: vec![(first, last)] }, inverted: false }
+            }
+            _ => self.opaque(String::new()),
+        }
+    }
+
+    /// A header's field, or the beginning of one.
+    fn header(&self, known: &HeaderField, first: &[u8], last: &[u8]) -> Match {
+        let missing = known.length as usize - first.len().min(known.length as usize);
+        let pad = |bytes: &[u8], with: u8| {
+            let mut bytes = bytes.to_vec();
+            bytes.resize(bytes.len() + missing, with);
+            number(&bytes, true)
+        };
+        let (Some(from), Some(to)) = (pad(first, 0), pad(last, 0xff)) else {
+            return self.opaque(String::new());
+        };
+        let Some(mask) = &self.mask else { return Match::number(known.field, vec![(from, to)], false) };
+        let whole = if known.length == 4 { u32::MAX } else { (1 << (8 * known.length)) - 1 };
+        match pad(mask, 0) {
+            // The beginning of an address.
+            Some(mask) if (mask | !whole).leading_ones() + mask.trailing_zeros() >= 32 && first == last => {
+                Match::number(known.field, vec![(from & mask, (from & mask) | (whole & !mask))], false)
+            }
+            Some(mask) => {
+                let test = Test::Number { mask, ranges: vec![(from & mask, from & mask)] };
+                Match { field: known.field, test, inverted: false }
+            }
+            None => self.opaque(String::new()),
+        }
+    }
+
+    fn opaque(&self, with: String) -> Match {
+        let field = match &self.what {
+            What::Number { field, .. } | What::Name(field) => *field,
+            What::Payload { base, offset, .. } => {
+                let known = HEADER_FIELDS.iter().find(|known| known.is_at(*base, *offset));
+                known.map_or(Field::Other, |known| known.field)
+            }
+            What::Other(name) => return Match::opaque(format!("{name} {with}").trim().to_owned()),
+        };
+        Match { field, test: Test::Opaque(with), inverted: false }
+    }
+}
+
+impl HeaderField {
+    fn is_at(&self, base: u32, offset: u32) -> bool {
+        self.base == base && self.offset == offset
+    }
+}
+
+/// nft compares neighbouring fields at once: each of them on its own.
+fn split(base: u32, offset: u32, length: u32, value: &[u8]) -> Option<Vec<Match>> {
+    let end = offset.checked_add(length)?;
+    let within = HEADER_FIELDS
+        .iter()
+        .filter(|known| known.base == base && known.offset >= offset && known.offset + known.length <= end);
+    let matches: Vec<Match> = within
+        .filter_map(|known| {
+            let from = (known.offset - offset) as usize;
+            let number = number(value.get(from..from + known.length as usize)?, true)?;
+            Some(Match::number(known.field, vec![(number, number)], false))
+        })
+        .collect();
+    (matches.len() > 1).then_some(matches)
+}
+
+/// A whole name ends with a zero byte; one without is the beginning of names.
+fn name(field: Field, value: &[u8]) -> Match {
+    let pattern = NamePattern { name: text(value), is_prefix: !value.contains(&0) && value.len() < 16 };
+    Match { field, test: Test::Name(vec![pattern]), inverted: false }
+}
+
+fn number(bytes: &[u8], is_big: bool) -> Option<u32> {
+    let mut whole = [0; 4];
+    if bytes.is_empty() || bytes.len() > 4 {
+        return None;
+    }
+    if is_big {
+        whole[4 - bytes.len()..].copy_from_slice(bytes);
+        Some(u32::from_be_bytes(whole))
+    } else {
+        whole[..bytes.len()].copy_from_slice(bytes);
+        Some(u32::from_le_bytes(whole))
+    }
+}
