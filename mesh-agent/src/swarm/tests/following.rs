@@ -24,6 +24,7 @@ async fn a_manager_publishes_the_whole_swarm_and_what_changes_soon_after_an_even
     assert_eq!(status.skipped.len(), 4, "{:?}", status.skipped);
     // The first change makes the agent look more often for ten seconds; this test is about what comes after.
     sleep(Duration::from_millis(300)).await;
+    agent.eventually(|_| api.listeners() == 2).await;
     api.set("/services", 200, "[]");
     api.event("service", "remove", "web", &json!({}));
     agent.eventually(|agent| agent.snapshot().is_some_and(|snapshot| snapshot.services.is_empty())).await;
@@ -62,7 +63,7 @@ async fn a_containers_death_shows_before_dockers_list_knows() {
     let api = DockerApi::start();
     let agent = Agent::start(&api, RARELY);
     agent.eventually(|agent| agent.containers() == ["host1", "paused1", "sick1", "web1"]).await;
-    sleep(Duration::from_millis(100)).await;
+    agent.eventually(|_| api.listeners() == 2).await;
     api.event("container", "die", "web1", &json!({"com.docker.swarm.task.id": "task1"}));
     agent.eventually(|agent| agent.containers() == ["host1", "paused1", "sick1"]).await;
     sleep(Duration::from_millis(300)).await;
@@ -75,7 +76,7 @@ async fn a_new_container_shows_soon_after_its_start_and_with_its_place_on_the_br
     api.set("/containers/json", 200, "[]");
     api.set("/networks/docker_gwbridge", 404, r#"{"message":"network docker_gwbridge not found"}"#);
     let agent = Agent::start(&api, RARELY);
-    agent.eventually(|agent| agent.view().is_some()).await;
+    agent.eventually(|agent| agent.view().is_some() && api.listeners() == 2).await;
     assert!(agent.containers().is_empty());
     api.set("/containers/json", 200, include_str!("../testdata/containers.json"));
     api.event("container", "start", "web1", &json!({"com.docker.swarm.task.id": "task1"}));
