@@ -1,7 +1,7 @@
 //! What there was to see when something failed. Guards take services and networks away as soon as a scenario fails, so what is
 //! waited for in vain is looked at before that; what fails otherwise, right after.
 
-use std::{cell::Cell, fs, path::PathBuf, sync::OnceLock};
+use std::{cell::Cell, fs, path::PathBuf, sync::OnceLock, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_tests::{
@@ -28,11 +28,20 @@ pub(crate) fn keep() {
     });
 }
 
+/// For one answer of Docker's.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How packets left the programs, what the agents and Docker's daemons have logged, and what the Swarm says.
 pub(crate) fn look(lab: &Lab) -> String {
     let swarm = [&["node", "ls"][..], &["service", "ls"], &["network", "ls", "--filter", "driver=overlay"]];
     let swarm = swarm.iter().map(|question| {
-        let answer = lab.docker(*question).quiet().read().unwrap_or_else(|error| format!("{error:#}"));
+        // A daemon that is frozen on purpose keeps nobody waiting.
+        let answer = lab
+            .docker(*question)
+            .quiet()
+            .within(PATIENCE)
+            .read()
+            .unwrap_or_else(|error| format!("{error:#}"));
         format!("--- docker {}\n{answer}\n", question.join(" "))
     });
     let daemons = lab.nodes.iter().map(Node::docker_log).map(|log| log + "\n");

@@ -54,8 +54,10 @@ fn one_of_three(lab: &Lab) -> Result<()> {
             ensure!(tasks.iter().filter(|task| task.node != leader.name).count() >= 4, "{tasks:?}");
             Ok(())
         })?;
-        let there = service.tasks()?.len();
-        live_on(&others, service.name(), there, PROMPT)?;
+        // Tasks of the frozen node may be replaced meanwhile: how many there are is asked again.
+        wait::for_up_to(PATIENCE, "the tables follow", || {
+            live_on(&others, service.name(), service.tasks()?.len(), PROMPT)
+        })?;
         drop(back);
         service.wait_for(6)?;
         live_on(&all, service.name(), 6, PATIENCE)
