@@ -164,6 +164,11 @@ pub(crate) fn choose<T: Tables>(
         // On another CPU it may have moved from one table to the other between the two looks.
         known = flows::recall_established::<T>(key);
     }
+    if let Some(Known::Opening(opening)) = &known
+        && says_nothing(opening, packet)
+    {
+        known = None;
+    }
     let Some(known) = known else {
         if !packet.opens() && flows::are_taken_over() {
             return Err(Outcome::NotOurs);
@@ -235,6 +240,13 @@ fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
                         || is_unanswered(packet, opening, backend, now)))
         }
     }
+}
+
+/// Whether a flow has ended, and its backend is gone. A segment that does not begin another may be of one that began at another
+/// node, and has come here with its client's address or with this node's.
+#[inline(never)]
+fn says_nothing(opening: &Opening, packet: &Packet) -> bool {
+    tcp::is_closed(opening.flow.state) && !packet.opens() && serving(&opening.flow).is_none()
 }
 
 /// Whether this is the very SYN that a backend has left unanswered: its task may have died together with the agent that would

@@ -92,6 +92,22 @@ fn a_connection_whose_backend_is_gone_is_reset() {
 }
 
 #[test]
+fn a_segment_on_the_ports_of_an_ended_connection_is_no_part_of_it() {
+    // The client's next connection from these ports began at another node, and has come here with the address.
+    for (backends, outcome) in
+        [([local(1), local(2)], Outcome::Delivered), ([remote(1), remote(2)], Outcome::Tunnelled)]
+    {
+        let mut world = World::serving(&backends);
+        let _ = world.uplink_in(&Packet::from_client(syn()));
+        let _ = world.uplink_in(&Packet::from_client(Payload::Tcp(tcp(RST))));
+        for id in [1, 2] {
+            world.change_backend(id, |backend| backend.generation += 1);
+        }
+        let _ = world.uplink_in(&Packet::from_client(data(b"request"))).leaves(outcome);
+    }
+}
+
+#[test]
 fn a_set_whose_backend_is_down_refuses() {
     let mut world = World::serving(&[local(1)]);
     world.change_backend(1, |backend| backend.state = state::DOWN);
