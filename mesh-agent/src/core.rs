@@ -233,6 +233,12 @@ impl Core {
             (inputs.snapshot.borrow().clone(), inputs.local.borrow().clone(), inputs.node.borrow().clone());
         let (Some(snapshot), Some(local), Some(node)) = view else { return false };
         let Some(rules) = inputs.rules.borrow().clone() else { return false };
+        if self.last.is_some()
+            && let Err(error) = self.reconciler.add_addresses(&node::addresses(&node))
+        {
+            // The rest of the round tries it again.
+            warn!("new addresses of this node are served later: {error:#}");
+        }
         let (uplinks, missing) = node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge);
         let bridge = node.by_name(&self.arguments.bridge);
         let mut warnings: Vec<String> =

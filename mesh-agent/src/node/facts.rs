@@ -110,7 +110,6 @@ pub fn facts(
         resolver: resolver.map(Address::from).unwrap_or_default(),
         frame_takers: told.frame_takers,
     };
-    let addresses = view.interfaces.values().filter(|interface| !interface.is_loopback);
     let towards = peers.iter().filter_map(|peer| {
         let uplink = of_address(source_towards(*peer)?)?;
         Some((Address::from(*peer), uplink.index))
@@ -118,13 +117,19 @@ pub fn facts(
     let towards = towards.collect();
     NodeFacts {
         settings,
-        addresses: addresses.flat_map(|interface| &interface.addresses).copied().map(Address::from).collect(),
+        addresses: addresses(view),
         uplinks: uplinks.iter().map(|uplink| uplink.index).collect(),
         arrivals: arrivals(uplinks, told.address, &towards, heard),
         towards,
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
     }
+}
+
+/// Those at which clients may ask for published ports.
+pub fn addresses(view: &NodeView) -> BTreeSet<Address> {
+    let interfaces = view.interfaces.values().filter(|interface| !interface.is_loopback);
+    interfaces.flat_map(|interface| &interface.addresses).copied().map(Address::from).collect()
 }
 
 /// Where the resolver listens, so that every container on docker_gwbridge reaches it.

@@ -17,7 +17,9 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 
-pub use facts::{Told, Uplinks, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks};
+pub use facts::{
+    Told, Uplinks, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks,
+};
 pub use frames::frame_takers;
 pub use watch::watch;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::watch::Sender;
 use tokio::time::{sleep, timeout};
@@ -13,8 +15,9 @@ use tracing::warn;
 
 use super::{NodeView, read};
 
-/// Changes come in bursts; one look after each burst is enough.
+/// Changes come in bursts; one look after each burst is enough, and before a long one is over.
 const BURST: Duration = Duration::from_millis(10);
+const LONG_BURST: Duration = Duration::from_millis(50);
 /// Should a message be lost, this is how long it goes unnoticed.
 const FULL_ROUND: Duration = Duration::from_secs(30);
 
@@ -25,6 +28,12 @@ pub async fn watch(view: &Sender<Option<Arc<NodeView>>>) -> Infallible {
         warn!("this node's interfaces cannot be followed, trying again: {error:#}");
         sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Clients of an address that has moved here, with keepalived for instance, do not wait: until the tables have it, Docker's
+/// rules get their packets, and reset their connections.
+fn brings_address(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    matches!(message.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_)))
 }
 
 async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
@@ -46,7 +55,18 @@ async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
                 connection.abort();
                 anyhow::bail!("the netlink socket was closed");
             }
-            Ok(Some(_)) => while let Ok(Some(_)) = timeout(BURST, messages.next()).await {},
+            Ok(Some((message, _))) if brings_address(&message) => {}
+            Ok(Some(_)) => {
+                let rest = async {
+                    while let Ok(Some((message, _))) = timeout(BURST, messages.next()).await {
+                        if brings_address(&message) {
+                            break;
+                        }
+                    }
+                };
+                // That the time is over is as good an end.
+                let _ = timeout(LONG_BURST, rest).await;
+            }
             Err(_) => {}
         }
     }
