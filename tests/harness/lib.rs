@@ -7,6 +7,7 @@ pub mod cmd;
 mod deadline;
 pub mod deaths;
 pub mod dig;
+pub mod filters;
 pub mod images;
 pub mod inside;
 pub mod interrupt;

@@ -1,9 +1,10 @@
 //! The mesh on the lab: its images on every node, the agent deployed as users deploy it, and what it says of itself.
 
 use std::{
+    fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use crate::{
     cmd::Cmd,
     images,
     lab::{Lab, Node},
-    paths::stack_file,
+    paths::{self, stack_file},
     wait,
 };
 
@@ -60,12 +61,25 @@ fn deploy_with(lab: &Lab, xdp: &str) -> Result<()> {
     let service = format!("{STACK}_agent");
     let deployed = is_deployed(lab);
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
-    lab.docker(deploy).arg(stack_file()).arg(STACK).env("MESH_XDP", xdp).read()?;
+    lab.docker(deploy).arg(prompt(&stack_file())?).arg(STACK).env("MESH_XDP", xdp).read()?;
     if deployed {
         // The tag names another image, which the Swarm cannot know.
         lab.docker(["service", "update", "--quiet", "--force", "--no-resolve-image", &service]).read()?;
     }
     answers(lab)
+}
+
+/// A copy of a stack file by which agents are exchanged faster. Docker waits a whole interval before the first look at a
+/// container's health, and the Swarm as long again before it goes on to the next node.
+pub fn prompt(file: &Path) -> Result<PathBuf> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let name = file.file_name().context("a stack file has a name")?;
+    let copy = paths::target().join("prompt");
+    fs::create_dir_all(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
+    let copy = copy.join(name);
+    let text = text.replace(" interval: 10s", " interval: 2s").replace("monitor: 10s", "monitor: 1s");
+    fs::write(&copy, text).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
 }
 
 /// Whether there is a stack, whatever its agents do.
@@ -84,13 +98,13 @@ pub fn answers(lab: &Lab) -> Result<()> {
 /// Has the agents attach XDP to every node's uplink, natively, which they would not do to a veth of themselves.
 pub fn with_xdp(lab: &Lab) -> Result<()> {
     lab.on_every_node(|node| node.make_wire(true))?;
-    exchange(lab, &["--env-add", "MESH_XDP=native", "--update-parallelism", "0", "--update-monitor", "1s"])?;
+    exchange(lab, &["--env-add", "MESH_XDP=native", "--update-parallelism", "0"])?;
     xdp_is(lab, true)
 }
 
 /// Puts back what [`with_xdp`] has done.
 pub fn without_xdp(lab: &Lab) -> Result<()> {
-    exchange(lab, &["--env-add", "MESH_XDP=auto", "--update-parallelism", "1", "--update-monitor", "10s"])?;
+    exchange(lab, &["--env-add", "MESH_XDP=auto", "--update-parallelism", "1"])?;
     xdp_is(lab, false)?;
     lab.on_every_node(|node| node.make_wire(false)).map(drop)
 }
@@ -99,6 +113,36 @@ fn exchange(lab: &Lab, options: &[&str]) -> Result<()> {
     let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
     lab.docker(update).args(options).arg(format!("{STACK}_agent")).read().map(drop)
 }
+
+/// Exchanges the agents of all nodes for some with another setting.
+pub fn set(lab: &Lab, setting: &str) -> Result<()> {
+    let before = lab.on_every_node(agent_container)?;
+    exchange(lab, &["--env-add", setting])?;
+    wait::for_up_to(2 * REPLACED, "agents with the setting answer", || {
+        let now = lab.on_every_node(|node| status(node).and_then(|_| agent_container(node)))?;
+        ensure!(now.iter().all(|agent| !before.contains(agent)), "the old ones still run");
+        Ok(())
+    })
+}
+
+/// Ends a node's agent, and waits until the one with which the Swarm replaces it answers.
+pub fn restart(node: &Node) -> Result<()> {
+    let old = agent_container(node)?;
+    node.docker(["kill", &old]).quiet().read()?;
+    wait::for_up_to(REPLACED, "another agent answers", || {
+        ensure!(agent_container(node)? != old, "it is the old one");
+        status(node).map(drop)
+    })
+}
+
+/// [`restart`] as on a node that the agent has not served before.
+pub fn start_afresh(node: &Node) -> Result<()> {
+    agent(node, &["uninstall"])?.read()?;
+    restart(node)
+}
+
+/// Within what time the Swarm replaces an agent.
+const REPLACED: Duration = Duration::from_secs(40);
 
 /// Waits until every node's agent says so.
 fn xdp_is(lab: &Lab, wanted: bool) -> Result<()> {

@@ -22,7 +22,7 @@ pub(crate) fn works(swarm: &Swarm) -> Result<()> {
     swarm.with_agents(Tc::Auto, Xdp::Off)?;
     let lab = swarm.lab;
     let network = Network::create(lab, "vm-encrypted", &["--opt=encrypted"])?;
-    let caller = Spec::workload("vm-caller").option(&network.option());
+    let caller = Spec::workload("vm-secret-caller").option(&network.option());
     let caller = caller.option("--constraint=node.hostname==node1").create(lab)?;
     let spec = Spec::workload(NAME).replicas(2).option(&network.option());
     let service = spec.option("--constraint=node.hostname!=node1").create(lab)?;

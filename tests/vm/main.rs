@@ -4,6 +4,8 @@
 //! their name; `--list` shows them. Nothing is cleaned up at the end: the machine ends then.
 
 mod encrypted;
+mod filters;
+mod handover;
 mod swarm;
 
 use std::{
@@ -27,6 +29,10 @@ type Check = (&'static str, fn(&Swarm) -> Result<()>);
 const CHECKS: &[Check] = &[
     ("Docker's own mesh serves before there are agents", before),
     ("AppArmor's docker-default confines the tasks of services", tasks_are_confined),
+    (
+        "connections stay with the mesh that carries them when ours comes, and when it goes",
+        handover::cuts_nothing,
+    ),
     ("the stack's agents run confined by docker-default", agents_are_confined),
     ("this kernel takes the programs of TC, of overlays and of sockets", programs_are_loaded),
     ("the mesh serves, attached in the way that is this kernel's", ours_serves),
@@ -34,6 +40,10 @@ const CHECKS: &[Check] = &[
     ("tasks reach a service on an encrypted network by its name and its virtual address", encrypted::works),
     ("Docker's own mesh serves after `mesh-agent uninstall`, with the agents still running", uninstalled),
     ("Docker's own mesh serves after the agents' service is removed", removed),
+    (
+        "a node with an operator's filter leaves published ports to Docker's own mesh until told otherwise",
+        filters::hold,
+    ),
     ("the mesh serves by XDP and clsact", by_xdp_and_clsact),
     ("the mesh serves on without agents", without_agents),
     ("Docker's own mesh serves after `mesh-agent uninstall` without any agent", uninstalled_without_agents),

@@ -18,6 +18,10 @@ use serde_json::Value;
 /// A port that both meshes can serve, and one whose service is none of ours.
 pub(crate) const PORT: u16 = 8391;
 pub(crate) const PORT_BESIDE: u16 = 8392;
+/// A port of the first one's service for connections and datagrams that are held.
+pub(crate) const ECHO: u16 = 8393;
+/// Its overlay.
+pub(crate) const NETWORK: &str = "vm-plain";
 /// The node through which clients come; it has no task.
 const ENTRY: &str = "node2";
 
@@ -49,6 +53,8 @@ pub(crate) struct Swarm {
     pub(crate) lab: &'static Lab,
     /// Two tasks on the nodes that clients do not dial, on an overlay too.
     pub(crate) web: Service<'static>,
+    /// A task on the same overlay, on the node that clients dial.
+    pub(crate) caller: Service<'static>,
     _beside: Service<'static>,
     state: Cell<State>,
 }
@@ -60,18 +66,27 @@ impl Swarm {
         let lab: &'static Lab = Box::leak(Box::new(Lab::fresh(Shape::default())?));
         let archives = ["mesh-lab-workload.tar", "mesh-agent.tar"].map(|name| paths::target().join(name));
         mesh::load(lab, &archives)?;
-        lab.docker(["network", "create", "--driver", "overlay", "vm-plain"]).quiet().read()?;
+        lab.docker(["network", "create", "--driver", "overlay", NETWORK]).quiet().read()?;
+        let network = format!("--network={NETWORK}");
         let at_home = format!("--constraint=node.hostname!={ENTRY}");
         let web = Spec::workload("vm-web").replicas(2).publish(&format!("{PORT}:8080"));
-        let web = web.option("--network=vm-plain").option(&at_home).create(lab)?;
+        let web = web.publish(&format!("{ECHO}:9000")).publish(&format!("{ECHO}:9000/udp"));
+        let web = web.option(&network).option(&at_home).create(lab)?;
+        let caller = Spec::workload("vm-caller").option(&network);
+        let caller = caller.option(&format!("--constraint=node.hostname=={ENTRY}")).create(lab)?;
         let beside = Spec::workload("vm-beside").publish(&format!("{PORT_BESIDE}:8080"));
         let beside = beside.option("--label=mesh.enable=false").option(&at_home).create(lab)?;
-        Ok(Self { lab, web, _beside: beside, state: Cell::new(State::None) })
+        Ok(Self { lab, web, caller, _beside: beside, state: Cell::new(State::None) })
     }
 
     /// Clients of the entry node are served by this mesh, on this port.
     pub(crate) fn serves(&self, mesh: Mesh, port: u16) -> Result<()> {
-        mesh.serves(self.lab.node(ENTRY)?, port).map(drop)
+        mesh.serves(self.entry()?, port).map(drop)
+    }
+
+    /// The node that clients dial.
+    pub(crate) fn entry(&self) -> Result<&'static Node> {
+        self.lab.node(ENTRY)
     }
 
     /// Has agents run that attach programs in this way, new ones if they do it in another.

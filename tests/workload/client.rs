@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, UdpSocket},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        mpsc::{Receiver, TryRecvError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +15,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Dial, dial::Http};
+use crate::{Dial, dial::Http, end_of_input};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
@@ -232,6 +235,9 @@ pub(crate) struct Udp {
     /// Takes answers from anywhere, and tells from where they came
     #[arg(long)]
     unconnected: bool,
+    /// Goes on until its standard input ends, whatever the count
+    #[arg(long)]
+    hold: bool,
 }
 
 pub(crate) fn udp(args: &Udp) -> Report {
@@ -247,7 +253,9 @@ pub(crate) fn udp(args: &Udp) -> Report {
     report.connected_to = socket.peer_addr().ok().map(|address| address.to_string());
     let mut buffer = vec![0; 65_536];
     let mut answered = Instant::now();
-    for number in 0..args.count {
+    let ends = args.hold.then(end_of_input);
+    let mut numbers = 0..if args.hold { u64::MAX } else { args.count };
+    while let Some(number) = numbers.next().filter(|_| goes_on(ends.as_ref())) {
         let begin = Instant::now();
         let answer = exchange(args, &socket, number, &mut buffer).map(|(answer, source)| {
             count(&mut report.sources, source.to_string());
@@ -261,6 +269,10 @@ pub(crate) fn udp(args: &Udp) -> Report {
         thread::sleep(Duration::from_millis(args.interval));
     }
     report
+}
+
+fn goes_on(ends: Option<&Receiver<()>>) -> bool {
+    ends.is_none_or(|ends| ends.try_recv() == Err(TryRecvError::Empty))
 }
 
 /// One datagram there and one back.

@@ -16,7 +16,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Dial, client::Answer, dial::Http, resolve};
+use crate::{Dial, client::Answer, dial::Http, end_of_input, resolve};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -108,12 +108,7 @@ struct Shared<'a> {
 
 pub(crate) fn run(args: &Args) -> io::Result<Load> {
     let shared = Shared { args, load: Mutex::default(), over: AtomicBool::new(false) };
-    let (told, ends) = std::sync::mpsc::channel();
-    // Not joined: it may read for as long as the process lives.
-    thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        told.send(())
-    });
+    let ends = end_of_input();
     thread::scope(|scope| {
         let started = shared.start(scope);
         if started.is_ok() {

@@ -19,6 +19,8 @@ use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
     process::ExitCode,
+    sync::mpsc::{self, Receiver},
+    thread,
 };
 
 use anyhow::Result;
@@ -101,6 +103,17 @@ fn main() -> Result<ExitCode> {
         Command::Upload(args) => print(&transfer::upload(&args)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Receives something when the standard input ends.
+fn end_of_input() -> Receiver<()> {
+    let (told, ends) = mpsc::channel();
+    // Not joined: it may read for as long as the process lives.
+    thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        told.send(())
+    });
+    ends
 }
 
 fn print(result: &impl serde::Serialize) -> Result<()> {
