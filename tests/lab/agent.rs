@@ -98,7 +98,7 @@ fn exchanged(lab: &Lab) -> Result<()> {
     let (outcome, _) =
         under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
             let _as_deployed = Undo::at_the_end(|| {
-                let options = ["--image", AGENT, "--env-rm", "MESH_FLOWS", "--update-monitor", "10s"];
+                let options = ["--image", AGENT, "--env-rm", "MESH_FLOWS", "--update-monitor", "1s"];
                 let _ = exchange(lab, &name, &[&options[..], &["--update-parallelism", "1"]].concat());
             });
             exchange(lab, &name, &["--force", "--update-monitor", "500ms", "--rollback-monitor", "500ms"])

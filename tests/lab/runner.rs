@@ -1,7 +1,6 @@
 //! Runs scenarios, some of them side by side, and keeps what became of each.
 
 use std::{
-    collections::BTreeMap,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -39,15 +38,10 @@ pub(crate) struct Outcome {
 /// Runs all of them, first those that may have company, and returns what became of each. Each leaves the lab as it found it.
 pub(crate) fn run(scenarios: &[&Scenario], lab: &Lab) -> Vec<Outcome> {
     let progress = Progress { all: scenarios.len(), begun: AtomicUsize::new(0) };
-    let (mut groups, mut alone) = (BTreeMap::<usize, Vec<&Scenario>>::new(), Vec::new());
-    for scenario in scenarios {
-        match selection::group(scenario.0) {
-            Some(group) => groups.entry(group).or_default().push(scenario),
-            None => alone.push(scenario),
-        }
-    }
-    let mut outcomes: Vec<Outcome> =
-        groups.into_values().flat_map(|group| side_by_side(&group, lab, &progress)).collect();
+    let (mut together, alone): (Vec<&Scenario>, Vec<&Scenario>) =
+        scenarios.iter().partition(|(name, _)| selection::together(name).is_some());
+    together.sort_by_key(|(name, _)| selection::together(name));
+    let mut outcomes = side_by_side(&together, lab, &progress);
     outcomes.extend(alone.into_iter().map(|scenario| one(scenario, lab, &progress)));
     outcomes
 }

@@ -36,19 +36,17 @@ const CARRYING: &[&str] = &[
     "`mesh-agent uninstall` leaves no trace on any node",
 ];
 
-/// Groups of scenarios that run side by side, one group after the other: they wait more than they work, on services, networks
-/// and ports of their own.
-const GROUPS: &[&[&[Scenario]]] = &[
-    &[
-        balance::SCENARIOS,
-        flows::SCENARIOS,
-        host::SCENARIOS,
-        untouched::SCENARIOS,
-        vip::SCENARIOS,
-        names::SCENARIOS,
-        upstreams::SCENARIOS,
-    ],
-    &[updates::SCENARIOS],
+/// Scenarios that run side by side: they wait more than they work, on services, networks and ports of their own. The longest
+/// are the first.
+const TOGETHER: &[&[Scenario]] = &[
+    updates::SCENARIOS,
+    balance::SCENARIOS,
+    flows::SCENARIOS,
+    host::SCENARIOS,
+    untouched::SCENARIOS,
+    vip::SCENARIOS,
+    names::SCENARIOS,
+    upstreams::SCENARIOS,
 ];
 
 /// But not those that count what all do, or stop what all need.
@@ -72,10 +70,10 @@ pub(crate) fn carries(name: &str) -> bool {
     CARRYING.contains(&name)
 }
 
-/// The group of a scenario that need not be alone, counted from 0.
-pub(crate) fn group(name: &str) -> Option<usize> {
-    let has = |group: &&[&[Scenario]]| group.iter().copied().flatten().any(|(other, _)| *other == name);
-    if ALONE.contains(&name) { None } else { GROUPS.iter().position(has) }
+/// Where a scenario stands among those that run side by side; `None` if it must be alone.
+pub(crate) fn together(name: &str) -> Option<usize> {
+    let mut all = TOGETHER.iter().copied().flatten();
+    if ALONE.contains(&name) { None } else { all.position(|(other, _)| *other == name) }
 }
 
 /// Every name here is a scenario's.

@@ -55,7 +55,7 @@ pub(crate) fn build_the_version_before() -> Result<()> {
 
 fn before() -> Result<Before> {
     let revision = Revision::find(BEFORE).context("the version before cannot be built")?;
-    let archive = revision.image()?;
+    let archive = revision.quick_image()?;
     // Its stack file names the image that every version has.
     let file = revision.files()?.join("mesh-agent/deploy/stack.yml");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -186,7 +186,7 @@ fn hears_all(node: &Node) -> Result<()> {
 /// Deploys a stack file, and waits until all agents are as it says.
 fn deploy(lab: &Lab, file: &Path) -> Result<()> {
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
-    lab.docker(deploy).arg(file).arg(mesh::STACK).env("MESH_XDP", "auto").read()?;
+    lab.docker(deploy).arg(mesh::prompt(file)?).arg(mesh::STACK).env("MESH_XDP", "auto").read()?;
     exchanged(lab, lab.nodes.len())
 }
 

@@ -70,6 +70,15 @@ impl Revision {
 
     /// Builds its agent by today's compiler and linker, and writes `target/mesh-agent-<revision>.tar`.
     pub fn image(&self) -> Result<PathBuf> {
+        self.build(&[])
+    }
+
+    /// [`Revision::image`] in half the time, for who does not measure: the agent's own code is hardly optimised.
+    pub fn quick_image(&self) -> Result<PathBuf> {
+        self.build(&["--config", "profile.release.package.mesh-agent.opt-level=1"])
+    }
+
+    fn build(&self, options: &[&str]) -> Result<PathBuf> {
         let files = self.files()?;
         if !git(&["ls-tree", "--name-only", &self.commit, PIN])?.contains(PIN) {
             eprintln!(
@@ -85,6 +94,7 @@ impl Revision {
         }
         Cmd::cargo("build")
             .dir(&files)
+            .args(options)
             .args(["--release", "--target", STATIC_TARGET, "--package", "mesh-agent", "--bin", "mesh-agent"])
             .arg("--target-dir")
             .arg(&built)
