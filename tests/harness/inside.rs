@@ -127,9 +127,16 @@ impl<'a> Network<'a> {
     /// A container that nobody's service is, with the workload's server in it.
     pub fn run(&self, node: &'a Node, name: &str, options: &[&str]) -> Result<Container<'a>> {
         let run = ["run", "--detach", "--rm", "--name", name, "--network", &self.name];
-        node.docker(run).args(options).arg(crate::images::WORKLOAD).read()?;
-        let made = Container { node, name: name.into() };
-        Ok(made)
+        let start = || node.docker(run).args(options).arg(crate::images::WORKLOAD).read();
+        let started = start().or_else(|error| {
+            // Now and then a node waits twenty seconds in vain for the managers to attach a container (moby #41841).
+            ensure!(format!("{error:#}").contains("attaching to network failed"), "{error:#}");
+            eprintln!("{error:#}: trying again");
+            let _ = node.docker(["rm", "--force", name]).quiet().read();
+            start()
+        });
+        started?;
+        Ok(Container { node, name: name.into() })
     }
 }
 

@@ -72,7 +72,12 @@ fn a_killed_task(lab: &Lab) -> Result<()> {
     lab.node(&victim.node)?.docker(["kill", &service.container(&victim)?]).read()?;
     live(lab, "kill", 3).context("after the kill")?;
     exact_through_every_node(lab, 8102, 3, 3)?;
-    service.wait_for(4)?;
+    // Docker may count the victim still: the mesh hears of its end before the managers do.
+    wait::for_up_to(PATIENCE, "a successor runs", || {
+        let tasks = service.tasks()?;
+        ensure!(tasks.len() == 4 && !tasks.contains(&victim), "{tasks:?}");
+        Ok(())
+    })?;
     live(lab, "kill", 4).context("after the restart")?;
     exact_through_every_node(lab, 8102, 4, 2)
 }
