@@ -4,9 +4,17 @@
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
+/// One step of Steele, Lea and Flood's `SplitMix64` (2014): of neighbouring numbers it makes some that have nothing in common.
+fn mixed(seed: u64) -> u64 {
+    let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 impl Random {
     pub(crate) fn seeded(seed: u64) -> Self {
-        Self(seed | 1)
+        Self(mixed(seed) | 1)
     }
 
     pub(crate) fn next(&mut self) -> u64 {
