@@ -22,6 +22,7 @@ mod runner;
 mod selection;
 mod stack_file;
 mod support;
+mod tables;
 mod tunnel;
 mod uninstall;
 mod untouched;

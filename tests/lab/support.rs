@@ -10,6 +10,8 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
+use crate::tables::Tables;
+
 /// Within what time every node's tables follow a change of the Swarm.
 pub(crate) const PROMPT: Duration = Duration::from_secs(3);
 
@@ -21,22 +23,27 @@ pub(crate) fn live(lab: &Lab, service: &str, count: usize) -> Result<()> {
     live_on(&lab.nodes.iter().collect::<Vec<_>>(), service, count, PROMPT)
 }
 
-/// [`live`] for some nodes, with a limit of one's own.
+/// [`live`] for some nodes, with a limit of one's own, which all of them have together.
 pub(crate) fn live_on(nodes: &[&Node], service: &str, count: usize, limit: Duration) -> Result<()> {
-    for node in nodes {
-        let what = format!("the tables of {} hold {count} active backends of {service}", node.name);
-        wait::for_up_to(limit, &what, || {
-            let rows = backends(node, service)?;
-            let mut frontends: Vec<&str> = rows.iter().filter_map(|row| row["frontend"].as_str()).collect();
-            frontends.sort_unstable();
-            frontends.dedup();
-            ensure!(count == 0 || !frontends.is_empty(), "they do not know the service");
-            for frontend in frontends {
-                let active = rows.iter().filter(|row| row["frontend"] == frontend && is_active(row)).count();
-                ensure!(active == count, "they hold {active} for {frontend}: {}", Value::from(rows.clone()));
-            }
-            Ok(())
-        })?;
+    let what = format!("the tables hold {count} active backends of {service}");
+    wait::for_up_to(limit, &what, || {
+        nodes.iter().try_for_each(|node| holds(node, service, count).with_context(|| node.name.clone()))
+    })
+}
+
+/// Both what the agent says and what the kernel has.
+fn holds(node: &Node, service: &str, count: usize) -> Result<()> {
+    let rows = backends(node, service)?;
+    let mut frontends: Vec<&str> = rows.iter().filter_map(|row| row["frontend"].as_str()).collect();
+    frontends.sort_unstable();
+    frontends.dedup();
+    ensure!(count == 0 || !frontends.is_empty(), "they do not know the service");
+    let tables = Tables::of(node)?;
+    for frontend in frontends {
+        let active = rows.iter().filter(|row| row["frontend"] == frontend && is_active(row)).count();
+        ensure!(active == count, "the agent has {active} for {frontend}: {}", Value::from(rows.clone()));
+        let found = tables.active(frontend)?;
+        ensure!(found == count, "the kernel has {found} for {frontend}, and the agent {active}");
     }
     Ok(())
 }
@@ -72,7 +79,12 @@ pub(crate) fn get_at(place: At<'_>, target: &str, count: usize) -> Result<Report
 
 /// Passes a report on in which nothing failed.
 pub(crate) fn all_ok(report: Report) -> Result<Report> {
-    ensure!(report.ok > 0 && report.failed == 0, "{} of {} failed: {report:?}", report.failed, report.ok);
+    ensure!(
+        report.ok > 0 && report.failed == 0,
+        "{} of {} failed: {report:?}",
+        report.failed,
+        report.ok + report.failed
+    );
     Ok(report)
 }
 
