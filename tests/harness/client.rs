@@ -118,6 +118,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether all of so many attempts were refused, and none was answered or lost.
+    pub fn is_refused(&self, attempts: u64) -> bool {
+        let refused = self.errors.iter().filter(|(error, _)| error.contains("refused"));
+        self.ok == 0 && self.failed == attempts && refused.map(|(_, count)| count).sum::<u64>() == attempts
+    }
+
     /// The difference between the busiest and the idlest of `tasks` tasks.
     pub fn imbalance(&self, tasks: usize) -> u64 {
         let most = self.tasks.values().max().copied().unwrap_or(0);

@@ -163,6 +163,24 @@ impl Pressure {
     }
 }
 
+/// Why a held connection ended.
+pub(crate) trait Cause {
+    /// Whether it was held with one of these tasks.
+    fn is_with(&self, tasks: &[Task]) -> bool;
+    /// Whether its task ended, and not after it.
+    fn ended_with(&self, deaths: &[Death]) -> bool;
+}
+
+impl Cause for Broken {
+    fn is_with(&self, tasks: &[Task]) -> bool {
+        tasks.iter().any(|task| task.id == self.id)
+    }
+
+    fn ended_with(&self, deaths: &[Death]) -> bool {
+        deaths.iter().any(|death| death.id == self.id && self.at + REPORTED_WITHIN >= death.at)
+    }
+}
+
 /// What became of all the load.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -195,6 +213,11 @@ impl Outcome {
     pub(crate) fn only_failed(&self, reason: &str, may_fail: impl Fn(&Failure) -> bool) -> Result<()> {
         for (who, load) in &self.loads {
             ensure!(load.requests > 0 || load.held > 0, "{who} did nothing");
+            ensure!(
+                load.failures.len() as u64 == load.failed,
+                "{who} does not tell of all {} failures",
+                load.failed
+            );
             let bad: Vec<String> =
                 load.failures.iter().filter(|f| !may_fail(f)).map(|f| self.failure(f)).collect();
             ensure!(
@@ -215,9 +238,7 @@ impl Outcome {
 
     /// Connections ended that were held with one of these tasks, whenever that was.
     pub(crate) fn only_broke_with(&self, tasks: &[Task]) -> Result<()> {
-        self.only_broke("only those with tasks of that node may", |broken| {
-            tasks.iter().any(|task| task.id == broken.id)
-        })
+        self.only_broke("only those with tasks of that node may", |broken| broken.is_with(tasks))
     }
 
     /// Connections ended with their tasks, none before.
@@ -228,9 +249,7 @@ impl Outcome {
                 format!("{} ({}) on {} at {}", death.task, death.id, death.node, self.when(death.at))
             })
             .collect();
-        self.only_broke(&format!("these ended: {}", ends.join(", ")), |broken| {
-            deaths.iter().any(|death| death.id == broken.id && broken.at + REPORTED_WITHIN >= death.at)
-        })
+        self.only_broke(&format!("these ended: {}", ends.join(", ")), |broken| broken.ended_with(deaths))
     }
 
     /// Connections ended for this reason only.

@@ -14,7 +14,7 @@ use mesh_tests::{
 
 use crate::{
     Scenario,
-    load::{Callers, under_load, unix_ms},
+    load::{Callers, Cause, under_load, unix_ms},
     support::{PATIENCE, PROMPT, Undo, agent_answers, get, live, live_on},
 };
 
@@ -31,6 +31,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         docker_restarted,
     ),
 ];
+
+/// Within what time Docker's nodes have found each other again after one of them was without a cable.
+const TOGETHER_AGAIN: u64 = 15_000;
 
 /// Within what time a node that cannot be reached gets no new connections.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -77,12 +80,15 @@ fn draining(lab: &Lab) -> Result<()> {
 fn leaving(lab: &Lab) -> Result<()> {
     let (third, others) = the_last(lab)?;
     let mut there = Vec::new();
+    let (mut leaves, mut left) = (0, 0);
     let (outcome, deaths) = under_load(lab, 6, &others, Callers::OutsideAndTask, |service| {
         there = tasks_on(service, third)?;
         let back = Undo::at_the_end(|| {
             let _ = lab.rejoin(third).and_then(|()| agent_answers(third));
         });
+        leaves = unix_ms(SystemTime::now());
         lab.leave(third)?;
+        left = unix_ms(SystemTime::now());
         moved_away(service, 6, third)?;
         live_on(&others, service.name(), 6, PROMPT)?;
         drop(back);
@@ -91,8 +97,13 @@ fn leaving(lab: &Lab) -> Result<()> {
         live_on(&everybody(lab), service.name(), 9, PATIENCE)?;
         get(third, 8331, 18).map(drop)
     })?;
-    outcome.nothing_failed()?;
-    outcome.only_the_dead_broke(&deaths).or_else(|_| outcome.only_broke_with(&there))
+    // Docker kills the tasks of a node that leaves: an answer that one of them owes then is lost with it.
+    outcome.only_failed("those that a task was killed over may", |failure| {
+        failure.connected && failure.at + 100 >= leaves && failure.at <= left
+    })?;
+    outcome.only_broke("only those with tasks that ended may", |broken| {
+        broken.is_with(&there) || broken.ended_with(&deaths)
+    })
 }
 
 fn unplugged(lab: &Lab) -> Result<()> {
@@ -118,15 +129,12 @@ fn unplugged(lab: &Lab) -> Result<()> {
         plugged = unix_ms(SystemTime::now());
         // Too short for the Swarm to give the node up.
         live_on(&everybody(lab), service.name(), 6, PATIENCE).context("the cable is in again")?;
-        for node in &lab.nodes {
-            let report = get(node, 8331, 24).with_context(|| format!("through {}, back", node.name))?;
-            ensure!(report.tasks.len() == 6, "through {}: {:?}", node.name, report.tasks);
-        }
-        Ok(())
+        all_answer(lab, 6)
     })?;
+    let is_soon = |at: u64| (plugged..plugged + TOGETHER_AGAIN).contains(&(at + 200));
     outcome.only_failed("those that began before the cut was noticed may", |failure| {
         // Between tasks Docker carries the packets, and its nodes take a while to find each other again.
-        let by_docker = failure.target.ends_with(":8080") && failure.at + 200 >= plugged;
+        let by_docker = failure.target.ends_with(":8080") && is_soon(failure.at);
         by_docker || (failure.at + 200 >= cut && failure.at <= noticed)
     })?;
     // The node that comes back says that all others are dead, and now and then Docker on the first one believes it of the
@@ -135,7 +143,7 @@ fn unplugged(lab: &Lab) -> Result<()> {
     outcome.only_broke(
         "only those with tasks of that node may, and between tasks when the cable is in again",
         |broken| {
-            let by_docker = broken.target.ends_with(":9000") && broken.at >= plugged;
+            let by_docker = broken.target.ends_with(":9000") && is_soon(broken.at);
             by_docker || there.iter().any(|task| task.id == broken.id)
         },
     )
@@ -143,8 +151,10 @@ fn unplugged(lab: &Lab) -> Result<()> {
 
 fn docker_restarted(lab: &Lab) -> Result<()> {
     let (third, others) = the_last(lab)?;
-    let mut noticed = 0;
+    let mut there = Vec::new();
+    let (mut stopped, mut noticed) = (0, 0);
     let (outcome, _) = under_load(lab, 6, &others, Callers::OutsideAndTask, |service| {
+        there = tasks_on(service, third)?;
         let back = Undo::at_the_end(|| {
             let start = || {
                 third.start_docker()?;
@@ -154,14 +164,28 @@ fn docker_restarted(lab: &Lab) -> Result<()> {
             let _ = start();
         });
         // Its containers end with it, its agent among them. A Swarm does not allow the setting with which they would live on.
+        stopped = unix_ms(SystemTime::now());
         third.stop_docker("TERM")?;
         noticed = unix_ms(SystemTime::now() + NOTICED);
         thread::sleep(Duration::from_secs(2));
         drop(back);
         service.wait_for(6)?;
-        live_on(&everybody(lab), service.name(), 6, PATIENCE)
+        live_on(&everybody(lab), service.name(), 6, PATIENCE)?;
+        all_answer(lab, 6)
     })?;
-    outcome.only_failed("those that began before it was noticed may", |failure| failure.at <= noticed)
+    outcome.only_failed("those that began before it was noticed may", |failure| {
+        failure.at + 200 >= stopped && failure.at <= noticed
+    })?;
+    outcome.only_broke_with(&there)
+}
+
+/// Every node hands requests to all of so many tasks.
+fn all_answer(lab: &Lab, tasks: usize) -> Result<()> {
+    for node in &lab.nodes {
+        let report = get(node, 8331, 4 * tasks).with_context(|| format!("through {}", node.name))?;
+        ensure!(report.tasks.len() == tasks, "through {}: {:?}", node.name, report.tasks);
+    }
+    Ok(())
 }
 
 fn everybody(lab: &Lab) -> Vec<&Node> {

@@ -55,7 +55,7 @@ const ALONE: &[&str] = &[
     "a node's own processes can move much data to tasks elsewhere",
     "a port published with mode=host is left to its own node",
     "a virtual address passes bulk data intact",
-    "names of forty tasks are cut short over UDP and complete over TCP",
+    "names of 33 tasks are cut short over UDP and complete over TCP",
     "names that were asked for before are answered by the kernel until they change",
     "names are answered by Docker within a second after the agent stopped",
     "check finds an entry that somebody deleted",

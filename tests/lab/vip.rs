@@ -75,7 +75,11 @@ fn get(place: &Inside<'_>, target: &str, count: usize) -> Result<Report> {
 
 /// Tells when a name is answered by the mesh with this one address.
 fn named(place: &Inside<'_>, name: &str, address: &str) -> Result<()> {
-    wait::for_up_to(PROMPT, &format!("{} knows {name}", place.node.name), || {
+    named_within(PROMPT, place, name, address)
+}
+
+fn named_within(limit: Duration, place: &Inside<'_>, name: &str, address: &str) -> Result<()> {
+    wait::for_up_to(limit, &format!("{} knows {name}", place.node.name), || {
         let dig = Dig::ask(place, &[name])?;
         ensure!(dig.data() == [address] && dig.answers[0].ttl < 600, "the answer is {dig:?}");
         Ok(())
@@ -165,7 +169,7 @@ fn any_port_in_turns(lab: &Lab) -> Result<()> {
         ensure!(tasks.len() == 4, "{}: datagrams reached {tasks:?}", from());
         // Nobody listens there: the task itself refuses.
         let refused: Report = place.run(&["get", &format!("{vip}:8079"), "--timeout", "1000"])?;
-        ensure!(refused.errors.keys().all(|error| error.contains("refused")), "{}: {refused:?}", from());
+        ensure!(refused.is_refused(1), "{}: {refused:?}", from());
     }
     Ok(())
 }
@@ -232,11 +236,10 @@ fn scaled_to_zero(lab: &Lab) -> Result<()> {
         let begin = Instant::now();
         let report: Report = place.run(&["get", &format!("{vip}:8080")])?;
         let took = begin.elapsed();
-        let refused = report.failed == 1 && report.errors.keys().all(|error| error.contains("refused"));
-        ensure!(refused && took < Duration::from_secs(1), "{} {took:?}: {report:?}", place.node.name);
+        let refused = report.is_refused(1) && took < Duration::from_secs(1);
+        ensure!(refused, "{} {took:?}: {report:?}", place.node.name);
         let report: Report = place.run(&["udp", &format!("{vip}:9000"), "--timeout", "1000"])?;
-        let refused = report.failed == 1 && report.errors.keys().all(|error| error.contains("refused"));
-        ensure!(refused, "UDP on {}: {report:?}", place.node.name);
+        ensure!(report.is_refused(1), "UDP on {}: {report:?}", place.node.name);
     }
     service.scale(2)?;
     service.wait_for(2)?;
@@ -274,10 +277,12 @@ fn an_attachable_container(lab: &Lab) -> Result<()> {
         exact(&report, 3)?;
         let own = place.address(&network.name)?;
         ensure!(report.peers.keys().eq([&own]), "the tasks saw {:?}, not {own}", report.peers);
-        // Also on the other nodes: the Swarm's API has neither names nor aliases of such containers, but the agents do.
+        // Also on the other nodes: the Swarm's API has neither names nor aliases of such containers, but the agents do. How soon
+        // is what `names.rs` is about.
         for task in &Inside::tasks(lab, &service)? {
             for name in [&name, "hand", &place.container_id()?[..12]] {
-                named(task, name, &own).with_context(|| format!("of {}'s container", node.name))?;
+                named_within(PATIENCE, task, name, &own)
+                    .with_context(|| format!("of {}'s container", node.name))?;
             }
         }
     }

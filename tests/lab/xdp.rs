@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use mesh_common::outcome::Outcome;
 use mesh_tests::{
     client::{At, Report},
-    lab::{Lab, SECOND_ADDRESS, SECOND_CLIENT},
+    lab::{Lab, Node, SECOND_ADDRESS, SECOND_CLIENT},
     mesh,
     service::Spec,
     wait,
@@ -38,6 +39,7 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
         let _ = mesh::without_xdp(lab);
     });
     mesh::with_xdp(lab)?;
+    let before = lab.on_every_node(by_uplink)?;
     let again: Vec<&Scenario> = AGAIN.iter().copied().flatten().collect();
     let outcomes = runner::run(&again, lab);
     let failed: Vec<String> = outcomes
@@ -45,12 +47,20 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
         .filter_map(|outcome| Some(format!("{}: {}", outcome.name, outcome.error?)))
         .collect();
     ensure!(failed.is_empty(), "with XDP, {} of {}: {}", failed.len(), again.len(), failed.join("\n"));
-    for node in &lab.nodes {
-        let sent = node.sent_by_xdp()?;
-        println!("      {} has sent {sent} packets by XDP", node.name);
-        ensure!(sent > 500, "{} has sent {sent} packets by XDP", node.name);
+    for (node, before) in lab.nodes.iter().zip(before) {
+        let (sent, all) = (node.sent_by_xdp()?, by_uplink(node)? - before);
+        println!("      {} has sent {sent} of {all} packets by XDP", node.name);
+        ensure!(sent > 500 && sent * 10 >= all * 9, "{} has sent {sent} of {all} packets by XDP", node.name);
     }
     Ok(())
+}
+
+/// How many packets a node has passed on that came in by an uplink and left by one, by XDP or by TC.
+fn by_uplink(node: &Node) -> Result<u64> {
+    let status = mesh::status(node)?;
+    let outcomes = &status["dataplane"]["outcomes"];
+    let of = |outcome: Outcome| outcomes[outcome.as_str()].as_u64().context("an outcome is not told");
+    Ok(of(Outcome::Tunnelled)? + of(Outcome::RepliedFromTunnel)?)
 }
 
 /// The driver of the one hands packets over to that of the other; the kernel's network stack sees none of them.

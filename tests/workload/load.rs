@@ -50,7 +50,6 @@ pub(crate) struct Args {
 pub(crate) struct Load {
     requests: u64,
     failed: u64,
-    /// The first hundred.
     failures: Vec<Failure>,
     tasks: BTreeMap<String, u64>,
     versions: BTreeMap<String, u64>,
@@ -278,9 +277,7 @@ impl Shared<'_> {
 impl Load {
     fn fail(&mut self, failure: Failure) {
         self.failed += 1;
-        if self.failures.len() < 100 {
-            self.failures.push(failure);
-        }
+        self.failures.push(failure);
     }
 }
 
