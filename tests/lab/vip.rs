@@ -59,7 +59,22 @@ fn vip_of(lab: &Lab, service: &str) -> Result<String> {
 fn callers<'a>(lab: &'a Lab, network: &Network<'_>, name: &str) -> Result<(Service<'a>, Vec<Inside<'a>>)> {
     let service = Spec::workload(name).global().option(&network.option()).create(lab)?;
     let places = Inside::tasks(lab, &service)?;
+    have_programs(network, &places)?;
     Ok((service, places))
+}
+
+/// Waits until the agents have attached their programs to these tasks' ports. On a busy machine that takes longer than the start of a
+/// container, whose calls are left to Docker's balancer until then: the lab's kernel has none.
+fn have_programs(network: &Network<'_>, places: &[Inside<'_>]) -> Result<()> {
+    wait::for_up_to(PATIENCE, &format!("the tasks on {} have programs at their ports", network.name), || {
+        for place in places {
+            let tasks = places.iter().filter(|other| other.node.name == place.node.name).count();
+            let row = network.status(place.node)?;
+            let ports = row["ports"].as_array().map_or(0, Vec::len);
+            ensure!(ports >= tasks, "{} has {tasks} tasks: {row}", place.node.name);
+        }
+        Ok(())
+    })
 }
 
 /// Waits until the nodes of these callers have so many tasks of a service in their tables; others need not know it.
@@ -194,6 +209,7 @@ fn hairpin(lab: &Lab) -> Result<()> {
     let join = format!("--network=name={},alias=mirror", network.name);
     let service = Spec::workload("self").option(&join).create(lab)?;
     serving(&Inside::tasks(lab, &service)?, "self", 1)?;
+    have_programs(&network, &Inside::tasks(lab, &service)?)?;
     let vip = vip_of(lab, service.name())?;
     let reach = |place: &Inside<'_>, tasks: usize| -> Result<()> {
         let own = place.address(&network.name)?;
@@ -216,6 +232,7 @@ fn hairpin(lab: &Lab) -> Result<()> {
     service.scale(3)?;
     service.wait_for(3)?;
     serving(&Inside::tasks(lab, &service)?, "self", 3)?;
+    have_programs(&network, &Inside::tasks(lab, &service)?)?;
     for place in Inside::tasks(lab, &service)? {
         reach(&place, 3).with_context(|| format!("one of three, on {}", place.node.name))?;
     }
@@ -272,6 +289,7 @@ fn an_attachable_container(lab: &Lab) -> Result<()> {
         let name = format!("byhand{index}");
         let container = network.run(node, &name, &["--network-alias", "hand"])?;
         let place = container.inside()?;
+        have_programs(&network, std::slice::from_ref(&place))?;
         named(&place, "attach", &vip)?;
         let report: Report = all_ok(place.exec(&["get", "attach:8080", "--count", "6"])?)?;
         exact(&report, 3)?;
