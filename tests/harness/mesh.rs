@@ -199,7 +199,8 @@ pub fn status(node: &Node) -> Result<Value> {
 fn ask(node: &Node, question: &str) -> Result<String> {
     let agent = node.processes(&["mesh-agent", "run"])?.into_iter().next();
     let agent = agent.context("it does not run")?;
-    let mut socket = UnixStream::connect(format!("/proc/{agent}/root/run/mesh-agent/agent.sock"))?;
+    let inside = PathBuf::from(format!("/proc/{agent}/root"));
+    let mut socket = UnixStream::connect(inside.join("run/mesh-agent/agent.sock"))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.write_all(format!("{question}\n").as_bytes())?;
     let mut answer = String::new();

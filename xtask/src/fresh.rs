@@ -46,7 +46,8 @@ impl Suite {
 }
 
 /// Where the clone lies in the root.
-const CLONE: &str = "/root/mesh";
+const CLONE: &str = "/srv/mesh";
+const HOME: &str = "/root";
 /// Runs in namespaces of their own: makes the root, named by the first argument, the root of all files, and runs the rest.
 /// `chroot` would not do: whoever enters a mount namespace gets the root of that namespace.
 const ENTER: &str = r#"set -eu
@@ -185,11 +186,8 @@ fn inside(root: &Path, command: &str) -> Cmd {
 fn inside_at(root: &Path, folder: &str, command: &str) -> Cmd {
     let line = format!("cd {folder} && {command}");
     Cmd::new("env")
-        .args([
-            "-i",
-            "HOME=/root",
-            "PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ])
+        .args(["-i", &format!("HOME={HOME}")])
+        .arg(format!("PATH={HOME}/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
         .args([
             "unshare",
             "--mount",

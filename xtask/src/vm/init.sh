@@ -4,7 +4,8 @@
 set -e
 /bin/busybox --install -s /bin
 export PATH=/bin
-mkdir -p /dev /proc /sys /shared /files /changes /root
+new=/new
+mkdir -p /dev /proc /sys /shared /files /changes $new
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -15,10 +16,10 @@ mount -t 9p -o "$options" shared /shared
 mount -t 9p -o "ro,$options,cache=loose" files /files
 mount -t tmpfs -o size=75% changes /changes
 mkdir /changes/upper /changes/work
-mount -t overlay -o lowerdir=/files,upperdir=/changes/upper,workdir=/changes/work root /root
+mount -t overlay -o lowerdir=/files,upperdir=/changes/upper,workdir=/changes/work root $new
 
-mount -t tmpfs -o mode=755 run /root/run
-mkdir /root/run/shared
-for dir in dev proc sys; do mount --move "/$dir" "/root/$dir"; done
-mount --move /shared /root/run/shared
-exec switch_root /root /bin/sh /run/shared/guest.sh
+mount -t tmpfs -o mode=755 run $new/run
+mkdir $new/run/shared
+for dir in dev proc sys; do mount --move "/$dir" "$new/$dir"; done
+mount --move /shared $new/run/shared
+exec switch_root $new /bin/sh /run/shared/guest.sh
