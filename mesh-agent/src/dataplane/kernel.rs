@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use aya::programs::{CgroupSockAddr, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
@@ -20,7 +19,7 @@ use tracing::warn;
 
 use super::batch;
 use super::migration::Migration;
-use super::object::{OBJECT, program};
+use super::object::{self, OBJECT, program};
 use super::pins::{self, Pins};
 use super::{Dataplane, DataplaneError, failed};
 use crate::desired::{FrontendId, protocol_number};
@@ -66,7 +65,7 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), Data
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
     migration.copy();
     // Those for overlays are loaded once for each.
-    load_all(&mut ebpf, &program::TC)?;
+    load_programs(&mut ebpf, &program::TC)?;
     let kernel = Kernel {
         settings: take(&mut ebpf, "SETTINGS")?,
         addresses: take(&mut ebpf, "LOCAL_ADDRESSES")?,
@@ -101,18 +100,13 @@ pub fn default_backends() -> u32 {
 pub fn try_load() -> Result<usize, DataplaneError> {
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|error| load(error.into()))?;
-    load_all(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())
+    load_programs(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())
 }
 
-fn load_all(ebpf: &mut Ebpf, tc: &[&str]) -> Result<usize, DataplaneError> {
-    let load = |source: anyhow::Error| DataplaneError::Load { source };
-    for name in tc {
-        load_tc(ebpf, name).with_context(|| (*name).to_owned()).map_err(load)?;
-    }
-    for name in program::CGROUP {
-        load_cgroup(ebpf, name).with_context(|| name.to_owned()).map_err(load)?;
-    }
-    Ok(tc.len() + program::CGROUP.len())
+fn load_programs(ebpf: &mut Ebpf, tc: &[&str]) -> Result<usize, DataplaneError> {
+    let names = [tc, &program::CGROUP].concat();
+    object::load(ebpf, &names).map_err(|source| DataplaneError::Load { source })?;
+    Ok(names.len())
 }
 
 impl Dataplane for Kernel {
@@ -273,16 +267,6 @@ fn forget_other_layouts(pins: &Pins) -> Result<(), DataplaneError> {
 
 fn is_layout(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layout-"))
-}
-
-fn load_tc(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
-    let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
-    Ok(program.load()?)
-}
-
-fn load_cgroup(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
-    let program: &mut CgroupSockAddr = ebpf.program_mut(name).context("no such program")?.try_into()?;
-    Ok(program.load()?)
 }
 
 fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>

@@ -1,4 +1,12 @@
-//! The dataplane's programs, as the build compiled them.
+//! The dataplane's programs, as the build compiled them, and how the kernel gets them.
+
+use std::{collections::HashMap, thread};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramError},
+};
 
 /// An ELF object for `aya::EbpfLoader`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
@@ -24,4 +32,35 @@ pub mod program {
     /// The root cgroup.
     pub const CGROUP: [&str; 7] =
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+}
+
+/// Gives the kernel these programs of an object, all at once: checking each of the larger ones takes it a processor for half a
+/// second and more.
+pub(super) fn load(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
+    let mut programs: HashMap<String, &mut Program> =
+        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    let mut wanted = Vec::new();
+    for name in names {
+        let program = programs.remove(*name).with_context(|| format!("{name}: no such program"))?;
+        wanted.push((*name, program));
+    }
+    thread::scope(|scope| {
+        let loads: Vec<_> =
+            wanted.into_iter().map(|(name, program)| (name, scope.spawn(|| load_one(program)))).collect();
+        loads.into_iter().try_for_each(|(name, load)| {
+            let loaded = load.join().unwrap_or_else(|_| Err(anyhow!("its thread panicked")));
+            loaded.with_context(|| name.to_owned())
+        })
+    })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has thirty types, and ours are these")]
+fn load_one(program: &mut Program) -> Result<()> {
+    let loaded: Result<(), ProgramError> = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => bail!("there are no programs of this type among ours"),
+    };
+    Ok(loaded?)
 }

@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_common::maps::{self, Sizes};
 use tracing::{info, warn};
 
-use super::object::{XDP_OBJECT, program};
+use super::object::{self, XDP_OBJECT, program};
 use super::pins::{self, Pins};
 use crate::node::Interface;
 
@@ -238,8 +238,7 @@ fn load(tables: Option<(&Pins, Sizes)>) -> Result<Ebpf> {
         }
     }
     let mut ebpf = loader.load(XDP_OBJECT)?;
-    let program: &mut Xdp = ebpf.program_mut(program::UPLINK_XDP).context("no such program")?.try_into()?;
-    program.load().context(program::UPLINK_XDP)?;
+    object::load(&mut ebpf, &[program::UPLINK_XDP])?;
     Ok(ebpf)
 }
 
