@@ -25,6 +25,7 @@ use crate::dataplane::kernel::{self, Kernel};
 use crate::dataplane::migration::{self, Migration};
 use crate::dataplane::overlays::{Overlay, Overlays};
 use crate::dataplane::pins::Pins;
+use crate::dataplane::unread_ports::UnreadPorts;
 use crate::dataplane::xdp::XdpMode;
 use crate::desired::drains::Drains;
 use crate::desired::names::{Names, Sandbox, Seat};
@@ -99,6 +100,7 @@ pub struct Core {
     netns_cookie: u64,
     attachments: Attachments,
     overlays: Overlays,
+    unread: Arc<UnreadPorts>,
     sandboxes: Sandboxes,
     reconciler: Reconciler<Kernel>,
     outputs: Outputs,
@@ -138,8 +140,9 @@ impl Core {
         let (kernel, ebpf, migration) = kernel::load(pins, arguments.sizes())?;
         let reconciler = Reconciler::new(kernel, arguments.backends)?;
         let (firewall, bypass) = begin_firewall(arguments, pins, reconciler.tables());
-        let mut attachments =
-            Attachments::new(ebpf, pins.clone(), arguments.tc).with_xdp(arguments.xdp, arguments.sizes());
+        let unread = Arc::new(UnreadPorts::open(pins)?);
+        let mut attachments = Attachments::new(ebpf, pins.clone(), arguments.tc, unread.clone())
+            .with_xdp(arguments.xdp, arguments.sizes());
         let cgroup = match &arguments.cgroup {
             Some(path) => path.clone(),
             None => found_cgroup()?,
@@ -147,7 +150,8 @@ impl Core {
         attachments.attach_cgroup(&cgroup)?;
         Ok(Self {
             arguments: arguments.clone(),
-            overlays: Overlays::new(pins.clone(), arguments.tc),
+            overlays: Overlays::new(pins.clone(), arguments.tc, unread.clone()),
+            unread,
             sandboxes: Sandboxes::default(),
             netns_cookie,
             attachments,
@@ -205,11 +209,17 @@ impl Core {
                 changed = inputs.inside.changed() => changed.context("the resolver ended")?,
                 changed = inputs.rules.changed() => changed.context("the source of this node's firewall rules ended")?,
                 reading = self.handover.read() => {
-                    self.handover.finish(&mut self.reconciler, reading);
+                    self.handover.finish(&mut self.reconciler, &self.unread, reading);
+                    // What came meanwhile.
+                    self.handover.begin(&self.reconciler, &self.unread, &self.balancers);
+                    continue;
+                }
+                () = self.unread.wait() => {
+                    self.handover.begin(&self.reconciler, &self.unread, &self.balancers);
                     continue;
                 }
                 () = until(look_again), if look_again.is_some() => {
-                    self.handover.begin(&self.reconciler, &self.balancers);
+                    self.handover.begin(&self.reconciler, &self.unread, &self.balancers);
                     continue;
                 }
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
@@ -304,7 +314,7 @@ impl Core {
                 sleep(PACKETS_PASS).await;
                 self.reconciler.finish(&rest);
             }
-            self.handover.begin(&self.reconciler, &self.balancers);
+            self.handover.begin(&self.reconciler, &self.unread, &self.balancers);
             if let Some(sign) = self.bypass.take() {
                 // Others may have been faster.
                 let _ = fs::remove_dir(sign);

@@ -10,11 +10,13 @@ use anyhow::{Context, Result, anyhow};
 use mesh_common::flow::FlowKey;
 use mesh_common::net::Port;
 use mesh_common::overlay::VipFlowKey;
+use mesh_common::unread::UnreadPort;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::dataplane::Dataplane;
+use crate::dataplane::unread_ports::UnreadPorts;
 use crate::desired::{Desired, FrontendId};
 use crate::netfilter::conntrack::{self, Translated};
 use crate::netfilter::ipvs;
@@ -50,6 +52,10 @@ pub struct Handover {
 pub struct Reading {
     /// The frontends that were served when the reading began.
     frontends: BTreeSet<FrontendId>,
+    /// The interfaces that had programs when the reading began.
+    ports: BTreeSet<UnreadPort>,
+    /// The networks whose load balancers alone were looked into; `None` for everything that Docker carries.
+    networks: Option<BTreeSet<u32>>,
     carried: Result<BTreeSet<DockerFlow>>,
 }
 
@@ -91,25 +97,41 @@ impl Handover {
         }
     }
 
-    /// After the tables have changed: begins to read where that is needed.
-    pub fn begin<D: Dataplane>(&mut self, reconciler: &Reconciler<D>, balancers: &Balancers) {
+    /// After the tables have changed, or programs have come to interfaces: begins to read where that is needed.
+    pub fn begin<D: Dataplane>(
+        &mut self,
+        reconciler: &Reconciler<D>,
+        unread_ports: &UnreadPorts,
+        balancers: &Balancers,
+    ) {
         let unread = handover::unread(reconciler.tables());
+        let ports = unread_ports.all();
         if self.due.is_none() && self.reading.is_none() && !handover::shared(reconciler.tables()).is_empty() {
             // An agent before this one may have left them.
             self.due = Some(Instant::now() + ROUND);
         }
         let is_due = self.due.is_some_and(|due| due <= Instant::now());
         let has_failed = self.blind.is_some();
-        let needed = if unread.is_empty() || has_failed { is_due } else { true };
+        let needed = if unread.is_empty() && ports.is_empty() || has_failed { is_due } else { true };
         if self.reading.is_some() || !needed {
             return;
         }
-        self.due = None;
-        let balancers = balancers.clone();
+        // Containers come and go often, and all that the node translates can be much.
+        let only_overlays = unread.is_empty() && !is_due && ports.iter().all(|port| port.network != 0);
+        let networks: Option<BTreeSet<u32>> =
+            only_overlays.then(|| ports.iter().map(|port| port.network).collect());
+        if networks.is_none() {
+            self.due = None;
+        }
+        let mut balancers = balancers.clone();
+        if let Some(networks) = &networks {
+            balancers.retain(|(network, _)| networks.contains(network));
+        }
         self.reading = Some(tokio::spawn(async move {
             sleep(PACKETS_PASS).await;
-            let carried = spawn_blocking(move || carried(&balancers)).await;
-            Reading { frontends: unread, carried: carried.context("read connections").flatten() }
+            let read = move || if only_overlays { called_by(&balancers) } else { carried(&balancers) };
+            let carried = spawn_blocking(read).await.context("read connections").flatten();
+            Reading { frontends: unread, ports, networks, carried }
         }));
     }
 
@@ -118,7 +140,12 @@ impl Handover {
         let Some(reading) = &mut self.reading else { return std::future::pending().await };
         let read = reading.await;
         self.reading = None;
-        read.unwrap_or_else(|error| Reading { frontends: BTreeSet::new(), carried: Err(error.into()) })
+        read.unwrap_or_else(|error| Reading {
+            frontends: BTreeSet::new(),
+            ports: BTreeSet::new(),
+            networks: None,
+            carried: Err(error.into()),
+        })
     }
 
     /// When to look again.
@@ -127,15 +154,33 @@ impl Handover {
     }
 
     /// Lets the programs know what was read.
-    pub fn finish<D: Dataplane>(&mut self, reconciler: &mut Reconciler<D>, reading: Reading) {
+    pub fn finish<D: Dataplane>(
+        &mut self,
+        reconciler: &mut Reconciler<D>,
+        unread_ports: &UnreadPorts,
+        reading: Reading,
+    ) {
         let now = Instant::now();
         let before = reconciler.tables().docker_flows.len();
+        let behind = handover::behind(reconciler.tables(), &reading.ports);
+        let not_looked_at = |flow: &&DockerFlow| match (&reading.networks, flow) {
+            (None, _) => false,
+            (Some(networks), DockerFlow::Vip(key)) => !networks.contains(&key.network),
+            (Some(_), DockerFlow::Published(_)) => true,
+        };
+        let others: Vec<DockerFlow> =
+            reconciler.tables().docker_flows.iter().filter(not_looked_at).copied().collect();
         let done = reading
             .carried
-            .and_then(|carried| Ok(reconciler.hand_over(&carried, &reading.frontends, &BTreeSet::new())?));
+            .map(|mut carried| {
+                carried.extend(others);
+                carried
+            })
+            .and_then(|carried| Ok(reconciler.hand_over(&carried, &reading.frontends, &behind)?));
         match done {
             Ok(()) => {
                 self.blind = None;
+                unread_ports.forget(&reading.ports);
                 let after = reconciler.tables().docker_flows.len();
                 if after > before {
                     info!(connections = after, "Docker's mesh goes on with the connections that it carries");
@@ -154,14 +199,17 @@ impl Handover {
                 if now.duration_since(since) >= BLIND {
                     self.blind = None;
                     let known = reconciler.tables().docker_flows.clone();
-                    if let Err(error) = reconciler.hand_over(&known, &reading.frontends, &BTreeSet::new()) {
-                        warn!("the tables cannot be changed: {error:#}");
+                    match reconciler.hand_over(&known, &reading.frontends, &BTreeSet::new()) {
+                        Ok(()) => unread_ports.forget(&reading.ports),
+                        Err(error) => warn!("the tables cannot be changed: {error:#}"),
                     }
                 }
             }
         }
         let tables = reconciler.tables();
-        let goes_on = !handover::shared(tables).is_empty() || !handover::unread(tables).is_empty();
+        let goes_on = !handover::shared(tables).is_empty()
+            || !handover::unread(tables).is_empty()
+            || self.blind.is_some();
         self.due = goes_on.then(|| now + ROUND);
     }
 }
@@ -170,7 +218,14 @@ impl Handover {
 /// networks' load balancers.
 fn carried(balancers: &Balancers) -> Result<BTreeSet<DockerFlow>> {
     let translated = conntrack::translated().context("read the kernel's connection tracking")?;
-    let mut carried: BTreeSet<DockerFlow> = translated.iter().map(published).collect();
+    let mut carried = called_by(balancers)?;
+    carried.extend(translated.iter().map(published));
+    Ok(carried)
+}
+
+/// What goes to virtual addresses by these load balancers.
+fn called_by(balancers: &Balancers) -> Result<BTreeSet<DockerFlow>> {
+    let mut carried = BTreeSet::new();
     for (network, sandbox) in balancers.iter().filter(|(_, sandbox)| sandbox.exists()) {
         let place = sandbox.clone();
         let visitor = thread::spawn(move || -> Result<Vec<Translated>> {

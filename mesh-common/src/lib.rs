@@ -43,6 +43,7 @@
 //! | `TAKING_OVER` | array of 1 | → which programs there are beside these ([`maps::taking_over`]) | agent | request, overlay, tunnel | – |
 //! | `DOCKER_FLOWS` | hash | [`flow::FlowKey`] → 1, a connection that Docker's mesh carries on ([`frontend::flags`]) | agent | request | agent reports it |
 //! | `DOCKER_VIPFLOWS` | hash | [`overlay::VipFlowKey`] → 1, the same | agent | overlay | agent reports it |
+//! | `UNREAD_PORTS` | hash | [`unread::UnreadPort`] → 1, an interface that has had the programs for a moment | agent | request, overlay | agent reports it |
 //! | `OUTCOMES` | per-CPU array | [`outcome::Outcome`] → count | kernel | agent | – |
 #![no_std]
 
@@ -69,3 +70,4 @@ pub mod settings;
 pub mod socket;
 pub mod tcp;
 pub mod tunnel;
+pub mod unread;

@@ -52,6 +52,8 @@ pub const ANSWERED: u32 = 256;
 pub const AFFINITIES: u32 = 65_536;
 /// Connections that Docker's mesh carries on from before the mesh served their frontends, of either kind.
 pub const DOCKER_FLOWS: u32 = 131_072;
+/// Interfaces whose programs are new, on the node and in its overlays.
+pub const UNREAD_PORTS: u32 = 16_384;
 /// Sockets of this node's own processes that talk to a frontend.
 pub const SOCKETS: u32 = 65_536;
 
@@ -59,7 +61,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 40] = [
+pub const NAMES: [&str; 41] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -99,6 +101,7 @@ pub const NAMES: [&str; 40] = [
     "TAKING_OVER",
     "DOCKER_FLOWS",
     "DOCKER_VIPFLOWS",
+    "UNREAD_PORTS",
     "OUTCOMES",
 ];
 

@@ -12,6 +12,7 @@ use crate::reply::{Reply, ReplyKey, TranslationKey};
 use crate::route::RememberedRoute;
 use crate::settings::Settings;
 use crate::socket::{SocketFlow, SocketKey};
+use crate::unread::UnreadPort;
 
 macro_rules! pod {
     ($($name:ident),* $(,)?) => {
@@ -49,6 +50,7 @@ pod!(
     SocketKey,
     TaskKey,
     TranslationKey,
+    UnreadPort,
     VipFlowKey,
     VipKey,
     VipReply,

@@ -1,4 +1,4 @@
-//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS`, `TAKING_OVER` and `DOCKER_FLOWS`: conversations that this node is the entry node of.
+//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS`, `TAKING_OVER`, `DOCKER_FLOWS` and `UNREAD_PORTS`: conversations that this node is the entry node of.
 //!
 //! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
 //! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
@@ -14,6 +14,7 @@ use mesh_common::maps::{self, taking_over};
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
+use mesh_common::unread::UnreadPort;
 
 use crate::frame::{self, Frame};
 use crate::packet::{Fragment, Packet};
@@ -46,6 +47,10 @@ static TAKING_OVER: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static DOCKER_FLOWS: HashMap<FlowKey, u32> = HashMap::with_max_entries(maps::DOCKER_FLOWS, BPF_F_NO_PREALLOC);
 
+#[map]
+static UNREAD_PORTS: HashMap<UnreadPort, u32> =
+    HashMap::with_max_entries(maps::UNREAD_PORTS, BPF_F_NO_PREALLOC);
+
 /// The tables of one kind of frontend.
 pub(crate) trait Tables {
     type Key: Protocol + 'static;
@@ -56,15 +61,22 @@ pub(crate) trait Tables {
     fn dockers() -> &'static HashMap<Self::Key, u32>;
 }
 
-/// A key that tells its protocol.
+/// A key that tells its protocol and its network.
 pub(crate) trait Protocol {
     fn is_tcp(&self) -> bool;
+    /// The overlay's; 0 for the node's own.
+    fn network(&self) -> u32;
 }
 
 impl Protocol for FlowKey {
     #[inline(always)]
     fn is_tcp(&self) -> bool {
         self.protocol == mesh_common::net::protocol::TCP
+    }
+
+    #[inline(always)]
+    fn network(&self) -> u32 {
+        0
     }
 }
 
@@ -163,9 +175,10 @@ pub(crate) fn are_on_all_hooks() -> bool {
     TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::ALL_HOOKS)
 }
 
-/// Whether a packet that belongs to no flow of the mesh's is Docker's, of a frontend with these flags.
+/// Whether a packet that came in by this interface and belongs to no flow of the mesh's is Docker's, of a frontend with these
+/// flags.
 #[inline(never)]
-pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key) -> bool {
+pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key, interface: u32) -> bool {
     if flags & handover::LEFT != 0 {
         return true;
     }
@@ -173,8 +186,11 @@ pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key) ->
     if packet.opens() {
         return false;
     }
-    flags & handover::UNREAD != 0 && packet.is_tcp()
-        || flags & handover::SHARED != 0 && T::dockers().get_ptr(key).is_some()
+    let is_unread = || {
+        let port = UnreadPort { network: key.network(), interface };
+        flags & handover::UNREAD != 0 || UNREAD_PORTS.get_ptr(&port).is_some()
+    };
+    packet.is_tcp() && is_unread() || flags & handover::SHARED != 0 && T::dockers().get_ptr(key).is_some()
 }
 
 /// The flow as the tables have it.

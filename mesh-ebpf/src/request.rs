@@ -288,7 +288,7 @@ fn choose_new<T: Tables>(
     key: &T::Key,
     now: u64,
 ) -> Result<Choice, Outcome> {
-    if frontend.flags != 0 && flows::is_dockers::<T>(frontend.flags, packet, key) {
+    if flows::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
         return Err(Outcome::NotOurs);
     }
     let starts = !packet.is_tcp() || packet.opens();

@@ -63,6 +63,11 @@ impl Protocol for VipFlowKey {
     fn is_tcp(&self) -> bool {
         self.protocol == protocol::TCP
     }
+
+    #[inline(always)]
+    fn network(&self) -> u32 {
+        self.network
+    }
 }
 
 /// Who serves a virtual address.

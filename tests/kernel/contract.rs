@@ -19,6 +19,7 @@ use mesh_common::reply::{Reply, ReplyKey, TranslationKey};
 use mesh_common::route::RememberedRoute;
 use mesh_common::settings::Settings;
 use mesh_common::socket::{SocketFlow, SocketKey};
+use mesh_common::unread::UnreadPort;
 
 use crate::support::world::object;
 
@@ -72,6 +73,7 @@ fn the_maps_are_what_the_contract_says() {
         ("TAKING_OVER", array::<u32>(1)),
         ("DOCKER_FLOWS", hash::<FlowKey, u32>(maps::DOCKER_FLOWS)),
         ("DOCKER_VIPFLOWS", hash::<VipFlowKey, u32>(maps::DOCKER_FLOWS)),
+        ("UNREAD_PORTS", hash::<UnreadPort, u32>(maps::UNREAD_PORTS)),
         ("OUTCOMES", per_cpu_array::<u64>(Outcome::CAPACITY)),
     ]);
     assert_eq!(actual, expected);

@@ -9,8 +9,9 @@ use mesh_common::frontend::flags::{LEFT, SHARED, UNREAD};
 use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::VipKey;
+use mesh_common::unread::UnreadPort;
 
-use crate::support::cast::PUBLISHED;
+use crate::support::cast::{self, PUBLISHED};
 use crate::support::namespace::Namespace;
 use crate::support::overlay::{self, call};
 use crate::support::packet::{ACK, FIN, Packet, Payload, RST, Tunnel, data, syn, tcp, udp};
@@ -128,6 +129,40 @@ fn calls_of_virtual_addresses_go_the_same_ways() {
     let _ = world.overlay_in(&call(data(b"more")));
     assert_eq!(world.count(Outcome::VipToTask), 4);
     world.overlay_in(&call(syn().with_source(998))).passes(Outcome::NotOurs);
+}
+
+/// Where programs come to an interface, Docker's mesh may carry what came in by it before.
+#[test]
+fn until_it_is_read_what_came_in_by_an_interface_before_unknown_segments_are_dockers() {
+    let mut world = World::serving(&[remote(1)]);
+    let uplink = UnreadPort { network: 0, interface: cast::UPLINK };
+    world.insert("UNREAD_PORTS", uplink, 1_u32);
+    world.insert("UNREAD_PORTS", UnreadPort { network: 0, interface: cast::UPLINK + 1 }, 1_u32);
+    for segment in segments() {
+        passes(&world, segment);
+    }
+    is_tunnelled(&world, datagram());
+    is_tunnelled(&world, syn());
+    is_tunnelled(&world, data(b"more"));
+    world.remove::<_, u32>("UNREAD_PORTS", &uplink);
+    is_tunnelled(&world, data(b"more").with_source(999));
+}
+
+#[test]
+fn so_are_calls_from_a_port_of_an_overlay_and_from_no_other() {
+    let mut world = World::calling(&[1]);
+    let port = UnreadPort { network: overlay::NETWORK, interface: overlay::PORT };
+    world.insert("UNREAD_PORTS", port, 1_u32);
+    for segment in segments() {
+        world.overlay_in(&call(segment)).passes(Outcome::NotOurs);
+    }
+    let _ = world.overlay_in(&call(syn()));
+    let _ = world.overlay_in(&call(data(b"more")));
+    assert_eq!(world.count(Outcome::VipToTask), 2);
+    world.remove::<_, u32>("UNREAD_PORTS", &port);
+    world.insert("UNREAD_PORTS", UnreadPort { network: overlay::OTHER_NETWORK, ..port }, 1_u32);
+    let _ = world.overlay_in(&call(data(b"more").with_source(999)));
+    assert_eq!(world.count(Outcome::VipToTask), 3);
 }
 
 /// A connection as Docker's mesh has it: to an address of the node, translated on its way.

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::migration::Migration;
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
+use mesh_agent::dataplane::unread_ports::UnreadPorts;
 use mesh_agent::node::Interface;
 use mesh_common::maps::Sizes;
 use mesh_common::outcome::Outcome;
@@ -120,7 +122,8 @@ fn by_clsact_a_successor_takes_the_place_of_the_program() {
 /// An agent on the uplink.
 fn agent(pins: &Pins, flows: u32, mode: TcMode) -> (Attachments, Migration) {
     let (_, ebpf, migration) = kernel::load(pins, Sizes { flows, backends: 256 }).expect("an agent starts");
-    let mut attachments = Attachments::new(ebpf, pins.clone(), mode);
+    let unread = Arc::new(UnreadPorts::open(pins).expect("the table is pinned"));
+    let mut attachments = Attachments::new(ebpf, pins.clone(), mode, unread);
     let name = CString::new(UPLINK).expect("a name");
     // SAFETY: the name ends with a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

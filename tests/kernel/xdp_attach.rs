@@ -1,6 +1,7 @@
 //! The agent puts the XDP program on uplinks, replaces it there, and takes it off again.
 
 use std::ffi::CString;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::object::XDP_OBJECT;
 use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
+use mesh_agent::dataplane::unread_ports::UnreadPorts;
 use mesh_agent::dataplane::xdp::{XdpMode, XdpState};
 use mesh_agent::node::{self, Interface};
 use mesh_common::maps::Sizes;
@@ -156,7 +158,9 @@ impl Node {
 
     fn agent_on(&self, uplink: Interface, mode: XdpMode) -> Agent {
         let (_, ebpf, _) = kernel::load(&self.pins, SIZES).expect("an agent starts");
-        let mut attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Auto).with_xdp(mode, SIZES);
+        let unread = Arc::new(UnreadPorts::open(&self.pins).expect("the table is pinned"));
+        let attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Auto, unread);
+        let mut attachments = attachments.with_xdp(mode, SIZES);
         let errors = attachments.sync(&[uplink], None, &[]);
         assert!(errors.is_empty(), "{errors:?}");
         Agent(attachments)

@@ -23,11 +23,14 @@ pub(crate) fn cuts_nothing(swarm: &Swarm) -> Result<()> {
     dockers.are_whole().context("those that Docker's mesh carried when ours came")?;
 
     swarm.web.update(&["--label-add", "mesh.enable=false"])?;
-    swarm.serves(Mesh::Dockers, PORT)?;
-    linger();
-    ours.are_whole().context("those that ours carried when the service was disabled")?;
+    let kept = swarm.serves(Mesh::Dockers, PORT).and_then(|()| {
+        linger();
+        ours.are_whole().context("those that ours carried when the service was disabled")
+    });
+    // What comes next wants it, whatever has become of this.
     swarm.web.update(&["--label-rm", "mesh.enable"])?;
-    swarm.serves(Mesh::Ours, PORT)
+    swarm.serves(Mesh::Ours, PORT)?;
+    kept
 }
 
 /// Long enough for what has changed hands to be asked for again.

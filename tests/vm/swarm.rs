@@ -192,7 +192,7 @@ fn deploy(lab: &Lab, tc: Tc, xdp: Xdp) -> Result<()> {
     let xdp = if xdp == Xdp::Off { "auto" } else { "native" };
     let settings = format!("{{ MESH_TC: {tc}, MESH_XDP: {xdp} }}");
     // An emulated processor takes minutes to verify an overlay's programs, in which the check would end the agent.
-    let agent = format!("{{ environment: {settings}, healthcheck: {{ disable: true }} }}");
+    let agent = format!("{{ environment: {settings}, healthcheck: {{ test: [NONE] }} }}");
     fs::write(BESIDE, format!("{version}\nservices: {{ agent: {agent} }}\n"))?;
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
     lab.docker(deploy).arg(file).args(["--compose-file", BESIDE, STACK]).read()?;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aya::Ebpf;
@@ -14,12 +15,14 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier};
 use mesh_common::maps::{self, Sizes};
+use mesh_common::unread::UnreadPort;
 use tracing::{debug, info};
 
 use super::DataplaneError;
 use super::object::program;
 use super::pins::{self, Pins};
 use super::tc::{self, Place, TcMode};
+use super::unread_ports::UnreadPorts;
 use super::xdp::{XdpMode, XdpPrograms, XdpState};
 use crate::node::Interface;
 
@@ -29,6 +32,7 @@ pub struct Attachments {
     pins: Pins,
     mode: TcMode,
     xdp: XdpPrograms,
+    unread: Arc<UnreadPorts>,
     interfaces: BTreeMap<u32, Attached>,
 }
 
@@ -50,10 +54,10 @@ const BRIDGE: &[&str] = &[program::BRIDGE_IN];
 
 impl Attachments {
     /// Without XDP.
-    pub fn new(ebpf: Ebpf, pins: Pins, mode: TcMode) -> Self {
+    pub fn new(ebpf: Ebpf, pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Self {
         let sizes = Sizes { flows: maps::FLOWS, backends: maps::BACKENDS };
         let xdp = XdpPrograms::new(XdpMode::Off, pins.clone(), sizes);
-        Self { ebpf, pins, mode, xdp, interfaces: BTreeMap::new() }
+        Self { ebpf, pins, mode, xdp, unread, interfaces: BTreeMap::new() }
     }
 
     /// With XDP on uplinks. Tables have the sizes that they have for the other programs.
@@ -147,6 +151,10 @@ impl Attachments {
         programs: &[&'static str],
     ) -> Result<&'static str, DataplaneError> {
         let mut hook = "tcx";
+        let is_known = programs.iter().any(|name| place(interface, name, &self.pins).is_taken());
+        if programs == UPLINK && !is_known {
+            self.unread.add(UnreadPort { network: 0, interface: interface.index })?;
+        }
         for name in programs {
             hook = self.attach(interface, name).map_err(|source| DataplaneError::Attach {
                 program: name,
@@ -158,12 +166,8 @@ impl Attachments {
     }
 
     fn attach(&mut self, interface: &Interface, name: &str) -> anyhow::Result<&'static str> {
-        let place = Place {
-            interface: &interface.name,
-            link: self.pins.interface_link(name, interface.index),
-            marker: self.pins.qdiscs().join(interface.index.to_string()),
-            pins: &self.pins,
-        };
+        let pins = self.pins.clone();
+        let place = place(interface, name, &pins);
         tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)
     }
 
@@ -193,6 +197,15 @@ impl Attachments {
             }
         }
         Ok(())
+    }
+}
+
+fn place<'a>(interface: &'a Interface, name: &str, pins: &'a Pins) -> Place<'a> {
+    Place {
+        interface: &interface.name,
+        link: pins.interface_link(name, interface.index),
+        marker: pins.qdiscs().join(interface.index.to_string()),
+        pins,
     }
 }
 

@@ -8,6 +8,7 @@
 //! status    ─► Counters         ─► reads the pinned maps
 //! agent     ─► Flows            ─► removes flows that are over, counts the others
 //! reach     ─► AgentSockets     ─► whose probes the programs let pass
+//! handover  ─► UnreadPorts      ─► interfaces whose earlier connections are still to be read
 //! dns       ─► Answers          ─► what was answered about names, for the kernel to answer again
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod pins;
 mod raw_map;
 pub mod remove;
 pub mod tc;
+pub mod unread_ports;
 pub mod xdp;
 
 use std::collections::BTreeMap;

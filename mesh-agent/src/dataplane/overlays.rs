@@ -16,14 +16,16 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use futures::StreamExt;
 use mesh_common::maps;
+use mesh_common::unread::UnreadPort;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::object::{OBJECT, program};
+use super::object::{self, OBJECT, program};
 use super::pins::{self, Pins};
 use super::tc::{self, Place, TcMode};
+use super::unread_ports::UnreadPorts;
 use crate::node::namespaces::{self, Identity};
 use crate::node::{self, Interface, NodeView};
 
@@ -60,6 +62,7 @@ pub struct OverlayState {
 pub struct Overlays {
     pins: Pins,
     mode: TcMode,
+    unread: Arc<UnreadPorts>,
     workers: BTreeMap<String, Worker>,
 }
 
@@ -71,8 +74,8 @@ struct Worker {
 }
 
 impl Overlays {
-    pub fn new(pins: Pins, mode: TcMode) -> Self {
-        Self { pins, mode, workers: BTreeMap::new() }
+    pub fn new(pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Self {
+        Self { pins, mode, unread, workers: BTreeMap::new() }
     }
 
     /// Follows the overlays in `wanted`, by network id, and no others.
@@ -82,7 +85,7 @@ impl Overlays {
             if self.workers.contains_key(id) {
                 continue;
             }
-            match start(overlay.clone(), self.pins.clone(), self.mode) {
+            match start(overlay.clone(), self.pins.clone(), self.mode, self.unread.clone()) {
                 Ok(worker) => {
                     self.workers.insert(id.clone(), worker);
                 }
@@ -98,14 +101,14 @@ impl Overlays {
     }
 }
 
-fn start(overlay: Overlay, pins: Pins, mode: TcMode) -> Result<Worker> {
+fn start(overlay: Overlay, pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Result<Worker> {
     let (stop, stopped) = oneshot::channel();
     let state = Arc::<Mutex<OverlayState>>::default();
     let shared = state.clone();
     let follower = overlay.clone();
     thread::Builder::new()
         .name(format!("overlay-{}", overlay.vni))
-        .spawn(move || live(&follower, &pins, mode, &shared, stopped))
+        .spawn(move || live(&follower, &pins, mode, &unread, &shared, stopped))
         .context("start a thread")?;
     Ok(Worker { overlay, state, _stop: stop })
 }
@@ -115,11 +118,12 @@ fn live(
     overlay: &Overlay,
     pins: &Pins,
     mode: TcMode,
+    unread: &Arc<UnreadPorts>,
     state: &Mutex<OverlayState>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
-        let error = match follow(overlay, pins, mode, state, &mut stopped) {
+        let error = match follow(overlay, pins, mode, unread, state, &mut stopped) {
             Ok(()) => {
                 debug!(network = overlay.name, "the overlay is not on this node any more");
                 return;
@@ -145,11 +149,12 @@ fn follow(
     overlay: &Overlay,
     pins: &Pins,
     mode: TcMode,
+    unread: &Arc<UnreadPorts>,
     state: &Mutex<OverlayState>,
     stopped: &mut oneshot::Receiver<()>,
 ) -> Result<()> {
     namespaces::enter(&overlay.namespace)?;
-    let mut ports = Ports::new(overlay, pins, mode)?;
+    let mut ports = Ports::new(overlay, pins, mode, unread.clone())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
@@ -177,6 +182,7 @@ struct Ports {
     programs: Option<Programs>,
     pins: Pins,
     mode: TcMode,
+    unread: Arc<UnreadPorts>,
     name: String,
     vni: u32,
     /// Where Docker's load balancer is, and what is known of it.
@@ -193,13 +199,14 @@ struct Programs {
 }
 
 impl Ports {
-    fn new(overlay: &Overlay, pins: &Pins, mode: TcMode) -> Result<Self> {
+    fn new(overlay: &Overlay, pins: &Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Result<Self> {
         let folder = pins.overlay(overlay.vni);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(Self {
             programs: None,
             pins: pins.clone(),
             mode,
+            unread,
             name: overlay.name.clone(),
             vni: overlay.vni,
             balancer_namespace: overlay.balancer.clone(),
@@ -287,11 +294,21 @@ impl Ports {
 
     fn attach(&mut self, index: u32, port: &str) -> Result<()> {
         let programs = self.programs.as_mut().context("no programs are loaded")?;
-        for name in program::OVERLAY {
-            let path = self.pins.overlay_link(self.vni, name, index);
-            let marker = self.pins.overlay(self.vni).join(format!("qdisc-{index}"));
-            let place = Place { interface: port, link: path, marker, pins: &self.pins };
-            tc::attach(program(&mut programs.ebpf, name)?, name, &place, self.mode)?;
+        let places = program::OVERLAY.map(|name| Place {
+            interface: port,
+            link: self.pins.overlay_link(self.vni, name, index),
+            marker: self.pins.overlay(self.vni).join(format!("qdisc-{index}")),
+            pins: &self.pins,
+        });
+        let is_new = !places.iter().any(Place::is_taken);
+        if is_new {
+            self.unread.add(UnreadPort { network: self.vni, interface: index })?;
+        }
+        for (name, place) in program::OVERLAY.into_iter().zip(&places) {
+            tc::attach(program(&mut programs.ebpf, name)?, name, place, self.mode)?;
+        }
+        if is_new {
+            self.unread.attached();
         }
         Ok(())
     }
@@ -306,9 +323,7 @@ fn load(pins: &Pins, vni: u32, balancer: u64) -> Result<Ebpf> {
     loader.override_global("NETWORK", &vni, true);
     loader.override_global("BALANCER", &balancer, true);
     let mut ebpf = loader.load(OBJECT).context("load the programs for the overlay")?;
-    for name in program::OVERLAY {
-        program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
-    }
+    object::load(&mut ebpf, &program::OVERLAY)?;
     Ok(ebpf)
 }
 

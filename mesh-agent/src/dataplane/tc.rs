@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError, TcHandle,
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcHandle,
     qdisc_add_clsact, qdisc_detach_program,
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
@@ -39,6 +39,13 @@ pub(super) struct Place<'a> {
     /// A folder that tells that the interface's clsact qdisc is ours.
     pub(super) marker: PathBuf,
     pub(super) pins: &'a Pins,
+}
+
+impl Place<'_> {
+    /// Whether an agent has attached a program there before.
+    pub(super) fn is_taken(&self) -> bool {
+        self.link.exists() || self.marker.is_dir()
+    }
 }
 
 /// Attaches a program, in the place of the one that an agent before this one has left there. Returns `tcx` or `clsact`.
@@ -99,7 +106,7 @@ fn keep_predecessor(place: &Place<'_>) {
 fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
     match qdisc_add_clsact(place.interface) {
         Ok(()) => drop(fs::create_dir(&place.marker)),
-        Err(TcError::AlreadyAttached) => {}
+        // Most often, because there is one already.
         Err(error) => debug!(interface = place.interface, "adding clsact: {error}"),
     }
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };

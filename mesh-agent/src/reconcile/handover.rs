@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use mesh_common::frontend::{Frontend, flags};
+use mesh_common::unread::UnreadPort;
 
 use super::tables::{DockerFlow, Operation, Tables};
 use crate::desired::FrontendId;
@@ -21,13 +22,23 @@ pub fn shared(tables: &Tables) -> BTreeSet<FrontendId> {
     with_flag(tables, flags::SHARED)
 }
 
+/// Frontends that were dialled by these interfaces before they had the programs.
+pub fn behind(tables: &Tables, ports: &BTreeSet<UnreadPort>) -> BTreeSet<FrontendId> {
+    let networks: BTreeSet<u32> = ports.iter().map(|port| port.network).collect();
+    let is_behind = |id: &&FrontendId| match id {
+        FrontendId::Published { .. } => networks.contains(&0),
+        FrontendId::Vip { network, .. } => networks.contains(network),
+    };
+    tables.frontends.keys().filter(is_behind).copied().collect()
+}
+
 fn with_flag(tables: &Tables, flag: u8) -> BTreeSet<FrontendId> {
     let flagged = tables.frontends.iter().filter(|(_, frontend)| frontend.flags & flag != 0);
     flagged.map(|(id, _)| *id).collect()
 }
 
 /// What is to be done when Docker carries these connections. `read` are the frontends for which that is now known for good;
-/// `arriving` those that come into the tables next.
+/// `arriving` those that come into the tables next, or that interfaces have just got the programs for.
 pub fn plan(
     tables: &Tables,
     carried: &BTreeSet<DockerFlow>,
@@ -45,7 +56,8 @@ pub fn plan(
     let stay = tables.docker_flows.intersection(carried).chain(&new);
     let shared: BTreeSet<FrontendId> = stay.filter_map(DockerFlow::frontend).collect();
     for (id, frontend) in &tables.frontends {
-        if frontend.flags & (flags::UNREAD | flags::SHARED) == 0 {
+        let is_asked_for = frontend.flags & (flags::UNREAD | flags::SHARED) != 0 || shared.contains(id);
+        if frontend.flags & flags::LEFT != 0 || !is_asked_for {
             continue;
         }
         let stays_unread = frontend.flags & flags::UNREAD != 0 && !read.contains(id);
@@ -88,8 +100,18 @@ mod tests {
     }
 
     fn carry_out(tables: &mut Tables, carried: &[DockerFlow], read: &[FrontendId]) -> u8 {
+        carry_out_behind(tables, carried, read, &[])
+    }
+
+    fn carry_out_behind(
+        tables: &mut Tables,
+        carried: &[DockerFlow],
+        read: &[FrontendId],
+        ports: &[UnreadPort],
+    ) -> u8 {
         let (carried, read) = (carried.iter().copied().collect(), read.iter().copied().collect());
-        for operation in plan(tables, &carried, &read, &BTreeSet::new()) {
+        let behind = behind(tables, &ports.iter().copied().collect());
+        for operation in plan(tables, &carried, &read, &behind) {
             tables.apply(&operation);
         }
         tables.frontends[&WEB].flags
@@ -131,5 +153,19 @@ mod tests {
         let mut tables = tables(flags::LEFT);
         assert_eq!(carry_out(&mut tables, &[flow(1000, 80)], &[WEB]), flags::LEFT);
         assert!(tables.docker_flows.is_empty());
+        let uplink = UnreadPort { network: 0, interface: 9 };
+        assert_eq!(carry_out_behind(&mut tables, &[flow(1000, 80)], &[], &[uplink]), flags::LEFT);
+    }
+
+    #[test]
+    fn what_came_in_by_an_interface_before_it_had_the_programs_is_dockers_until_it_ends() {
+        let mut tables = tables(0);
+        let (overlay, uplink) =
+            (UnreadPort { network: 7, interface: 9 }, UnreadPort { network: 0, interface: 9 });
+        assert_eq!(carry_out_behind(&mut tables, &[flow(1000, 80)], &[], &[overlay]), 0);
+        assert!(tables.docker_flows.is_empty(), "it came in elsewhere");
+        assert_eq!(carry_out_behind(&mut tables, &[flow(1000, 80)], &[], &[uplink]), flags::SHARED);
+        assert_eq!(tables.docker_flows, [flow(1000, 80)].into());
+        assert_eq!(carry_out(&mut tables, &[], &[]), 0);
     }
 }

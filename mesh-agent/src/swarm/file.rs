@@ -17,7 +17,7 @@
 //!
 //! A backend's `address` is its identity: its address on the network `ingress`. Backends on this node also need `bridge`,
 //! their address on `docker_gwbridge`, and `mac`, their MAC there, unless it is `02:42:` and the address. For virtual
-//! addresses: `networks: {NAME: {subnet: CIDR}}`, in the service `virtual-addresses: {NETWORK: ADDRESS}` (or
+//! addresses: `networks: {NAME: {subnet: CIDR, vni: NUMBER}}` (the overlay's VXLAN network identifier), in the service `virtual-addresses: {NETWORK: ADDRESS}` (or
 //! `endpoint-mode: dnsrr`), in the backend `addresses: {NETWORK: ADDRESS}`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,6 +141,8 @@ struct DescribedNetwork {
     subnet: String,
     #[serde(default)]
     internal: bool,
+    #[serde(default)]
+    vni: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -209,9 +211,11 @@ impl Description {
             view: LocalView { node, ..LocalView::default() },
             identities: BTreeSet::new(),
         };
-        self.networks
-            .entry(INGRESS.to_owned())
-            .or_insert(DescribedNetwork { subnet: "10.0.0.0/24".into(), internal: false });
+        self.networks.entry(INGRESS.to_owned()).or_insert(DescribedNetwork {
+            subnet: "10.0.0.0/24".into(),
+            internal: false,
+            vni: 0,
+        });
         for (name, network) in self.networks {
             builder.network(name, network);
         }
@@ -241,7 +245,7 @@ impl Builder {
             internal: network.internal,
             attachable: false,
             encrypted: false,
-            vni: 0,
+            vni: network.vni,
             subnets: vec![network.subnet],
         };
         self.snapshot.networks.insert(name, network);
@@ -397,7 +401,7 @@ nodes:
   one: { address: 10.99.0.1, role: manager }
   two: { address: 10.99.0.2, labels: { mesh.zone: b }, state: down }
 networks:
-  back: { subnet: 10.0.1.0/24 }
+  back: { subnet: 10.0.1.0/24, vni: 4097 }
 services:
   web:
     ports: ["80:8080", "53:5353/udp"]
@@ -425,6 +429,7 @@ services:
         assert_eq!(web.virtual_ips[0].address, Ipv4Addr::new(10, 0, 1, 2));
         assert_eq!(snapshot.nodes["two"].state, NodeState::Down);
         assert!(snapshot.networks["ingress"].ingress);
+        assert_eq!(snapshot.networks["back"].vni, 4097);
         let draining = &snapshot.tasks["web.2"];
         assert_eq!((draining.desired_state, draining.state), (TaskState::Shutdown, TaskState::Running));
         assert_eq!(view.node.id, "one");
