@@ -1,9 +1,12 @@
 //! Whatever bytes come in, the resolver stays on its feet, and what it says can be understood.
 //!
-//! Runs for `MESH_FUZZ_SECONDS` (2 by default), and begins with the same seeds each time; `MESH_FUZZ_SEED` goes on from
+//! Runs for `MESH_FUZZ_SECONDS` (2 by default) on all processors, and begins with the same seeds each time; `MESH_FUZZ_SEED` goes on from
 //! another. A failure names its seed.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
@@ -22,44 +25,79 @@ struct Swarm {
 
 #[test]
 fn any_message_is_answered_in_words_that_can_be_understood_or_not_at_all() {
-    let swarm: Swarm = serde_json::from_str(include_str!("../src/dns/testdata/swarm.json")).unwrap();
-    let names = Names::from(&swarm.snapshot, &swarm.local);
-    let corpus = corpus();
     let until = Instant::now() + Duration::from_secs(setting("MESH_FUZZ_SECONDS").unwrap_or(2));
-    let mut seed = setting("MESH_FUZZ_SEED").unwrap_or_default();
-    let mut out = Vec::new();
-    let (mut answered, mut lasting_ones, mut elsewhere) = (0_u64, 0_u64, 0_u64);
-    while Instant::now() < until {
-        for _ in 0..1000 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let mut message = mutated(&corpus, &mut random);
-            let about = Circumstances {
-                asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)).into(),
-                transport: if random.bool() { Transport::Udp } else { Transport::Tcp },
-                names: &names,
-                searches_first: random.bool(),
-                rotation: random.usize(..),
-            };
-            match respond(&message, about, &mut out) {
-                Response::Answered { lasting, .. } => {
-                    answered += 1;
-                    check(&message, &out, about.transport, seed);
-                    if lasting {
-                        lasting_ones += 1;
-                        check_lasting(&mut message, about, &out, seed);
-                    }
-                }
-                Response::Elsewhere(_) => elsewhere += 1,
-                Response::Ignored => assert!(out.is_empty(), "seed {seed}"),
-            }
-            seed += 1;
-        }
-    }
-    println!("{seed} messages, {answered} answered ({lasting_ones} lasting), {elsewhere} for other servers");
+    let next = AtomicU64::new(setting("MESH_FUZZ_SEED").unwrap_or_default());
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let sum = thread::scope(|scope| {
+        let fuzzing: Vec<_> = (0..threads).map(|_| scope.spawn(|| fuzz(&next, until))).collect();
+        fuzzing.into_iter().map(|thread| thread.join().expect("a seed failed")).fold(Sum::default(), Sum::add)
+    });
+    println!("{sum:?} up to seed {}", next.into_inner());
     assert!(
-        answered > 0 && lasting_ones > 0 && elsewhere > 0,
+        sum.answered > 0 && sum.lasting > 0 && sum.elsewhere > 0,
         "the messages are too broken to tell anything"
     );
+}
+
+/// How many messages were dealt with how.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    answered: u64,
+    lasting: u64,
+    /// Left to other servers.
+    elsewhere: u64,
+}
+
+impl Sum {
+    fn add(self, other: Self) -> Self {
+        Self {
+            answered: self.answered + other.answered,
+            lasting: self.lasting + other.lasting,
+            elsewhere: self.elsewhere + other.elsewhere,
+        }
+    }
+}
+
+/// Takes a thousand seeds at a time.
+fn fuzz(next: &AtomicU64, until: Instant) -> Sum {
+    const BATCH: u64 = 1000;
+
+    let swarm: Swarm =
+        serde_json::from_str(include_str!("../src/dns/testdata/swarm.json")).expect("it is a Swarm");
+    let names = Names::from(&swarm.snapshot, &swarm.local);
+    let corpus = corpus();
+    let (mut out, mut sum) = (Vec::new(), Sum::default());
+    while Instant::now() < until {
+        let first = next.fetch_add(BATCH, Relaxed);
+        for seed in first..first + BATCH {
+            one(seed, &names, &corpus, &mut out, &mut sum);
+        }
+    }
+    sum
+}
+
+fn one(seed: u64, names: &Names, corpus: &[Vec<u8>], out: &mut Vec<u8>, sum: &mut Sum) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut message = mutated(corpus, &mut random);
+    let about = Circumstances {
+        asker: Ipv4Addr::new(172, 18, 0, random.u8(2..8)).into(),
+        transport: if random.bool() { Transport::Udp } else { Transport::Tcp },
+        names,
+        searches_first: random.bool(),
+        rotation: random.usize(..),
+    };
+    match respond(&message, about, out) {
+        Response::Answered { lasting, .. } => {
+            sum.answered += 1;
+            check(&message, out, about.transport, seed);
+            if lasting {
+                sum.lasting += 1;
+                check_lasting(&mut message, about, out, seed);
+            }
+        }
+        Response::Elsewhere(_) => sum.elsewhere += 1,
+        Response::Ignored => assert!(out.is_empty(), "seed {seed}"),
+    }
 }
 
 fn setting(name: &str) -> Option<u64> {

@@ -10,6 +10,7 @@ use crate::support::packet::{
 };
 use crate::support::random::Random;
 use crate::support::run::{self, Hook};
+use crate::support::whole;
 use crate::support::world::{World, local, remote};
 
 /// The kernel runs no program on a frame that says it is IP and has no room for the header.
@@ -17,6 +18,8 @@ const LEAST: usize = 34;
 const LEAST_IPV6: usize = 54;
 /// From `linux/pkt_cls.h`.
 const PASS: i32 = -1;
+const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
 
 #[test]
 fn a_packet_cut_short_anywhere_passes_untouched() {
@@ -137,7 +140,7 @@ fn random_bytes_are_never_changed_and_passed() {
 }
 
 #[test]
-fn packets_with_random_faults_are_never_changed_and_passed() {
+fn packets_with_random_faults_are_never_changed_and_passed_and_sent_on_whole() {
     let world = busy_world();
     let samples = samples();
     let mut random = Random::seeded(0x6661_756c);
@@ -150,6 +153,10 @@ fn packets_with_random_faults_are_never_changed_and_passed() {
         if random.below(4) == 0 {
             bytes.truncate(LEAST + random.below(bytes.len() - LEAST));
         }
+        // Half of them are whole packets that say something odd.
+        if random.below(2) == 0 {
+            bytes = whole::with_checksums(&bytes);
+        }
         run_everywhere(&world, &bytes);
     }
 }
@@ -161,22 +168,30 @@ fn run_everywhere(world: &World, bytes: &[u8]) {
     }
 }
 
-/// A packet that is passed is as it was, except for one to the node itself that was taken out of the tunnel.
+/// A packet that is passed is as it was, except for one to the node itself: out of the tunnel, or an answer of a task.
 #[track_caller]
 fn assert_untouched(hook: Hook, verdict: i32, before: &[u8], after: &[u8]) {
-    assert!([PASS, 2, 7].contains(&verdict), "{hook:?}: verdict {verdict} for {}", checks::describe(before));
+    assert!(
+        [PASS, DROP, REDIRECT].contains(&verdict),
+        "{hook:?}: verdict {verdict} for {}",
+        checks::describe(before)
+    );
     let taken_out = || {
         hook == Hook::UplinkIn
             && before.len() == after.len() + 50
             && before[..14] == after[..14]
             && before[64..] == after[14..]
     };
+    let answers_node = || hook == Hook::BridgeIn && after.get(30..34) == Some(&cast::NODE);
     assert!(
-        verdict != PASS || before == after || taken_out(),
+        verdict != PASS || before == after || taken_out() || answers_node(),
         "{hook:?} changed a packet and passed it\n before: {}\n after:  {}",
         checks::describe(before),
         checks::describe(after)
     );
+    if verdict == REDIRECT {
+        whole::assert_sent_whole(before, after);
+    }
 }
 
 /// A node on which something is known about each of [`samples`], so that every step is reached.

@@ -8,12 +8,15 @@ use crate::support::overlay::{CALLER, answer, call, from_vip, given, sctp, turne
 use crate::support::packet::{ACK, Icmp, Packet, Payload, between, data, icmp_error, syn, tcp, udp};
 use crate::support::random::Random;
 use crate::support::run::{Hook, Run};
+use crate::support::whole;
 use crate::support::world::World;
 
 const HOOKS: [Hook; 2] = [Hook::OverlayIn, Hook::OverlayOut];
 
 /// The kernel runs no program on a frame that says it is IP and has no room for the header.
 const LEAST: usize = 34;
+/// From `linux/pkt_cls.h`.
+const DROP: i32 = 2;
 
 #[test]
 fn a_packet_cut_short_anywhere_passes_untouched() {
@@ -71,6 +74,9 @@ fn packets_with_random_faults_are_never_changed_and_left() {
         if random.below(4) == 0 {
             bytes.truncate(LEAST + random.below(bytes.len() - LEAST));
         }
+        if random.below(2) == 0 {
+            bytes = whole::with_checksums(&bytes);
+        }
         for hook in HOOKS {
             assert_untouched(&world.run(hook, &bytes));
         }
@@ -88,6 +94,9 @@ fn assert_untouched(run: &Run) {
         checks::describe(&run.before),
         checks::describe(&run.after)
     );
+    if !left && run.verdict != DROP {
+        whole::assert_goes_on_whole(&run.before, &run.after);
+    }
 }
 
 /// A network on which something is known about each of [`samples`], so that every step is reached.

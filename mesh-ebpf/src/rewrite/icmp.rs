@@ -9,20 +9,22 @@ use crate::bytes::TransportChange;
 use crate::frame::Frame;
 use crate::packet::{NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4};
 
-/// Turns a ping into its answer (RFC 792), at the same hardware addresses the other way round.
+/// Turns a ping into its answer (RFC 792), at the same hardware addresses the other way round. A code that means nothing stays,
+/// as in Linux's own answers.
 #[inline(always)]
 pub(crate) fn into_echo_reply(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
-    const REQUEST: u16 = u16::from_ne_bytes([8, 0]);
-    const REPLY: u16 = 0;
+    const REPLY: u8 = 0;
 
+    let request: [u8; 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+    let (before, after) = (u16::from_ne_bytes(request), u16::from_ne_bytes([REPLY, request[1]]));
     swap_macs(frame)?;
     frame.update_transport(&TransportChange {
         offset: packet.transport + 2,
         pseudo_header: Sum::ZERO,
-        segment: Sum::ZERO.remove_word(REQUEST).add_word(REPLY),
+        segment: Sum::ZERO.remove_word(before).add_word(after),
         optional: false,
     })?;
-    write(frame, packet.transport, REPLY)?;
+    write(frame, packet.transport, after)?;
     readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)
 }
 

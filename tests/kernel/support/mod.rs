@@ -13,6 +13,7 @@ pub(crate) mod programs;
 pub(crate) mod random;
 pub(crate) mod run;
 pub(crate) mod tables;
+pub(crate) mod whole;
 pub(crate) mod wire;
 pub(crate) mod world;
 pub(crate) mod xdp;

@@ -117,24 +117,34 @@ impl Wire {
     /// The next IPv4 frame that the interface has sent.
     #[track_caller]
     pub(crate) fn receive(&self) -> Frame {
+        self.next(0).unwrap_or_else(|| panic!("no frame has come: {}", Error::last_os_error()))
+    }
+
+    /// All IPv4 frames that the interface has sent and nobody has received yet.
+    #[allow(dead_code, reason = "text scenarios need it")]
+    pub(crate) fn received(&self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.next(libc::MSG_DONTWAIT)).collect()
+    }
+
+    fn next(&self, flags: libc::c_int) -> Option<Frame> {
         loop {
             let mut bytes = vec![0; LARGEST];
             // SAFETY: the buffer is as long as it says.
-            let length = unsafe { libc::recv(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-            assert!(length >= 0, "no frame has come: {}", Error::last_os_error());
-            bytes.truncate(length.cast_unsigned());
+            let length =
+                unsafe { libc::recv(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), flags) };
+            bytes.truncate(usize::try_from(length).ok()?);
             let frame = bytes.split_off(HEADER);
             if frame.get(12..14) != Some(&[0x08, 0x00]) {
                 // The kernel's own business: neighbours, IPv6.
                 continue;
             }
             let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-            return Frame {
+            return Some(Frame {
                 bytes: frame,
                 segment: (bytes[1] != 0).then(|| word(4)),
                 unfinished: (bytes[0] & NEEDS_CHECKSUM != 0)
                     .then(|| (usize::from(word(6)), usize::from(word(8)))),
-            };
+            });
         }
     }
 
