@@ -188,7 +188,7 @@ pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key, in
     }
     let is_unread = || {
         let port = UnreadPort { network: key.network(), interface };
-        flags & handover::UNREAD != 0 || UNREAD_PORTS.get_ptr(&port).is_some()
+        flags & handover::UNREAD != 0 || UNREAD_PORTS.get_ptr(port).is_some()
     };
     packet.is_tcp() && is_unread() || flags & handover::SHARED != 0 && T::dockers().get_ptr(key).is_some()
 }
