@@ -39,6 +39,9 @@ enum Part {
     Unit,
     /// The programs in this machine's kernel, one packet at a time
     Kernel,
+    /// Scenarios as text, without Docker: on the agent's core, on the programs in this machine's kernel, and on an
+    /// agent in a namespace
+    Mesh,
     /// Scenarios on a Swarm of this machine
     Lab,
     /// The programs, and a Swarm with AppArmor and Docker's own mesh, on other kernels in virtual machines: on Linux 6.1 if no
@@ -51,6 +54,7 @@ impl Part {
         match self {
             Self::Unit => "unit",
             Self::Kernel => "kernel",
+            Self::Mesh => "mesh",
             Self::Lab => "lab",
             Self::Vm => "vm",
         }
@@ -59,7 +63,7 @@ impl Part {
     fn needs(self) -> &'static [Set] {
         match self {
             Self::Unit => &[Set::Build],
-            Self::Kernel | Self::Lab => &[Set::Build, Set::Lab],
+            Self::Kernel | Self::Mesh | Self::Lab => &[Set::Build, Set::Lab],
             Self::Vm => &[Set::Build, Set::Lab, Set::Vm],
         }
     }
@@ -68,6 +72,7 @@ impl Part {
         let tests = match self {
             Self::Unit => &["--lib", "--bins", "--test", "dns_fuzz"][..],
             Self::Kernel => &["--test", "kernel"],
+            Self::Mesh => &["--test", "mesh"],
             Self::Lab => &["--test", "lab"],
             Self::Vm => &["--test", "vm"],
         };
@@ -87,9 +92,10 @@ struct Job {
 
 impl Job {
     /// Without the virtual machines, which take longer than all of these together.
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::of(Part::Unit),
         Self::of(Part::Kernel),
+        Self::of(Part::Mesh),
         Self::of(Part::Lab),
         Self::carrying(Docker::V26_1),
         Self::carrying(Docker::V20_10),
@@ -119,8 +125,8 @@ impl Job {
     }
 }
 
-/// How long malformed queries are thrown at the resolver.
-const FUZZ_SECONDS: &str = "60";
+/// How long malformed queries are thrown at the resolver, on all processors.
+const FUZZ_SECONDS: &str = "30";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.part != Some(Part::Vm) && !args.kernel.is_empty() {
