@@ -94,13 +94,19 @@ fn touch(key: &ReplyKey, known: Known, reply: &Reply, packet: &Packet) {
     known.entry = reply.entry;
     known.uplink = reply.uplink;
     known.flags = reply.flags;
-    if !is_established && packet.opens() {
+    // A SYN on the ports of a conversation that has begun to end is another's, which has its handshake before it.
+    let begins_again = is_established && packet.opens() && tcp::may_be_reused(known.state);
+    if packet.opens() && (!is_established || begins_again) {
         known.state = 0;
     }
     let before = known.state;
     known.state = tcp::after(before, packet.tcp_flags, Sender::Client);
     let proves = tcp::client_proves(before, known.expected, packet.tcp_flags, packet.acknowledgement);
-    settle(key, known, is_established, proves);
+    if begins_again {
+        retire(key, known);
+    } else {
+        settle(key, known, is_established, proves);
+    }
 }
 
 /// Moves a conversation to the table where it belongs now.

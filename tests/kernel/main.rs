@@ -17,6 +17,7 @@ mod handover;
 mod icmp;
 mod malformed;
 mod migration;
+mod model;
 mod overlay;
 mod overlay_errors;
 mod overlay_flows;

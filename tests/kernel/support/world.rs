@@ -339,6 +339,14 @@ impl World {
         self.namespace.ip("link set bridge-far mtu 9000\nlink set bridge mtu 9000\n");
     }
 
+    /// Empties these tables.
+    pub(crate) fn forget(&mut self, names: &[&str]) {
+        for name in names {
+            let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
+            super::tables::empty(map).unwrap_or_else(|error| panic!("{name} cannot be emptied: {error}"));
+        }
+    }
+
     /// How often `outcome` has been counted.
     pub(crate) fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes().into_iter().find(|(counted, _)| *counted == outcome).map_or(0, |(_, count)| count)
