@@ -1,8 +1,6 @@
 //! The dataplane's programs, as the build compiled them, and how the kernel gets them.
 
-use std::{collections::HashMap, thread};
-
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     programs::{Program, ProgramError},
@@ -34,24 +32,14 @@ pub mod program {
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 }
 
-/// Gives the kernel these programs of an object, all at once: checking each of the larger ones takes it a processor for half a
-/// second and more.
+/// Gives the kernel these programs of an object, one after the other: checking a large one takes it so much memory, which is charged
+/// to the agent's container, that several at a time are more than the stack file's limit allows.
 pub(super) fn load(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
-    let mut programs: HashMap<String, &mut Program> =
-        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
-    let mut wanted = Vec::new();
     for name in names {
-        let program = programs.remove(*name).with_context(|| format!("{name}: no such program"))?;
-        wanted.push((*name, program));
+        let program = ebpf.program_mut(name).with_context(|| format!("{name}: no such program"))?;
+        load_one(program).with_context(|| (*name).to_owned())?;
     }
-    thread::scope(|scope| {
-        let loads: Vec<_> =
-            wanted.into_iter().map(|(name, program)| (name, scope.spawn(|| load_one(program)))).collect();
-        loads.into_iter().try_for_each(|(name, load)| {
-            let loaded = load.join().unwrap_or_else(|_| Err(anyhow!("its thread panicked")));
-            loaded.with_context(|| name.to_owned())
-        })
-    })
+    Ok(())
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has thirty types, and ours are these")]
