@@ -99,7 +99,9 @@ pub fn default_backends() -> u32 {
 /// Lets the kernel check the programs, and forgets them again. Returns how many there are.
 pub fn try_load() -> Result<usize, DataplaneError> {
     let load = |source: anyhow::Error| DataplaneError::Load { source };
-    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|error| load(error.into()))?;
+    let mut loader = EbpfLoader::new();
+    object::shrink(&mut loader);
+    let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
     load_programs(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())
 }
 

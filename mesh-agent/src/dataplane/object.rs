@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     programs::{Program, ProgramError},
 };
+use mesh_common::maps::{self, Sizes};
 
 /// An ELF object for `aya::EbpfLoader`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
@@ -30,6 +31,21 @@ pub mod program {
     /// The root cgroup.
     pub const CGROUP: [&str; 7] =
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+}
+
+/// Makes the tables as small as they can be: whoever only tries the programs has next to no room for tables beside those of an agent
+/// that serves, in whose container preflight is run.
+pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
+    const SMALLEST: Sizes = Sizes { flows: 1024, backends: 256 };
+    /// Allocated as a whole too.
+    const FORGETFUL: [&str; 5] = ["AFFINITIES", "ANSWERS", "FRAGMENTS", "SOCKETS", "TRANSLATIONS"];
+
+    for name in maps::NAMES {
+        let capacity = SMALLEST.capacity(name);
+        if let Some(capacity) = capacity.or(FORGETFUL.contains(&name).then_some(SMALLEST.flows)) {
+            loader.map_max_entries(name, capacity);
+        }
+    }
 }
 
 /// Gives the kernel these programs of an object, one after the other: checking a large one takes it so much memory, which is charged

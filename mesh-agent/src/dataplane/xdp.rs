@@ -229,6 +229,9 @@ pub fn try_load() -> Result<()> {
 /// With the maps that are pinned, or with some of its own.
 fn load(tables: Option<(&Pins, Sizes)>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    if tables.is_none() {
+        object::shrink(&mut loader);
+    }
     if let Some((pins, sizes)) = tables {
         for name in maps::NAMES {
             loader.map_pin_path(name, pins.map(name));
