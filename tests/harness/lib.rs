@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod mesh;
 pub mod paths;
+pub mod priority;
 pub mod service;
 pub mod terminal;
 pub mod vm;

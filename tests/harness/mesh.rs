@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -116,8 +117,14 @@ fn exchange(lab: &Lab, options: &[&str]) -> Result<()> {
 
 /// Exchanges the agents of all nodes for some with another setting.
 pub fn set(lab: &Lab, setting: &str) -> Result<()> {
+    set_all(lab, &[setting])
+}
+
+/// [`set`] for several settings at once.
+pub fn set_all(lab: &Lab, settings: &[&str]) -> Result<()> {
     let before = lab.on_every_node(agent_container)?;
-    exchange(lab, &["--env-add", setting])?;
+    let options: Vec<&str> = settings.iter().flat_map(|setting| ["--env-add", setting]).collect();
+    exchange(lab, &options)?;
     wait::for_up_to(2 * REPLACED, "agents with the setting answer", || {
         let now = lab.on_every_node(|node| status(node).and_then(|_| agent_container(node)))?;
         ensure!(now.iter().all(|agent| !before.contains(agent)), "the old ones still run");
@@ -193,6 +200,19 @@ pub fn status(node: &Node) -> Result<Value> {
         serde_json::from_str(&asked).with_context(|| format!("{} said {asked}", node.name))?;
     let report = answer.get_mut("report").map(Value::take);
     report.with_context(|| format!("the agent of {} sent no report: {answer}", node.name))
+}
+
+/// What `mesh-agent check` says on a node, asked of the agent itself.
+pub fn differences(node: &Node) -> Result<Vec<String>> {
+    let asked = ask(node, r#"{"command":"check"}"#).with_context(|| format!("the agent of {}", node.name))?;
+    let answer: Answer =
+        serde_json::from_str(&asked).with_context(|| format!("{} said {asked}", node.name))?;
+    Ok(answer.differences)
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    differences: Vec<String>,
 }
 
 /// One line to the agent's socket, and one from it, as its own command line does it (`mesh-agent/src/status/server.rs`).

@@ -4,19 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    client::{At, Conversation, Report},
     images::AGENT,
     lab::{Lab, Node},
-    mesh,
-    service::Spec,
-    wait,
+    mesh, wait,
 };
 use serde_json::Value;
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Callers, under_load},
-    support::{PATIENCE, Undo, all_ok, exact_through_every_node, live, live_on, target},
+    support::{PATIENCE, Undo, live, live_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -30,50 +27,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn killed_agents(lab: &Lab) -> Result<()> {
-    let spec = Spec::workload("steady").replicas(4).publish("8701:8080").publish("8702:9000");
-    let service = spec.create(lab)?;
-    live(lab, "steady", 4)?;
-    let mut talks = Vec::new();
-    let mut loads = Vec::new();
-    for node in &lab.nodes {
-        let (web, echo) = (target(node, 8701), target(node, 8702));
-        for place in [At::Client, At::Node(node)] {
-            let load = ["get", &web, "--duration", "8000", "--interval", "10", "--concurrency", "2"];
-            loads.push((place, &node.name, place.start(&load)?));
-            talks.push((
-                place,
-                &node.name,
-                place.start(&["tcp", &echo, "--lines", "80", "--interval", "100"])?,
-            ));
-        }
-    }
-    let before = lab.on_every_node(mesh::agent_container)?;
-    lab.on_every_node(|node| {
-        let agent = mesh::agent_container(node)?;
-        node.docker(["kill", &agent]).quiet().read()
+    canary::exchanges_agents();
+    let nodes: Vec<&Node> = lab.nodes.iter().collect();
+    let (outcome, _) = under_load(lab, 4, &nodes, Callers::EverywhereAndTask, |service| {
+        let before = lab.on_every_node(mesh::agent_container)?;
+        lab.on_every_node(|node| {
+            let agent = mesh::agent_container(node)?;
+            node.docker(["kill", &agent]).quiet().read()
+        })?;
+        nodes.iter().zip(&before).try_for_each(|(node, old)| replaced(node, old))?;
+        // The new ones hold the reins.
+        service.scale(2)?;
+        live_on(&nodes, service.name(), 2, Duration::from_secs(5))
     })?;
-    wait::for_up_to(PATIENCE, "new agents answer", || {
-        let now = lab.on_every_node(|node| mesh::status(node).and_then(|_| mesh::agent_container(node)))?;
-        ensure!(now.iter().all(|agent| !before.contains(agent)), "the old ones still run");
-        Ok(())
-    })?;
-    for (place, through, running) in loads {
-        let report: Report = running.report()?;
-        all_ok(report).with_context(|| format!("from {place:?} through {through}"))?;
-    }
-    for (place, through, running) in talks {
-        let talk: Conversation = running.report()?;
-        let whole = talk.error.is_none() && talk.echoed == 80;
-        ensure!(whole, "from {place:?} through {through}: {talk:?}");
-    }
-    // The new ones hold the reins.
-    let nodes: Vec<_> = lab.nodes.iter().collect();
-    service.scale(2)?;
-    live_on(&nodes, "steady", 2, Duration::from_secs(5))?;
-    exact_through_every_node(lab, 8701, 2, 3)
+    outcome.nothing_failed()?;
+    outcome.nothing_broke()
 }
 
 fn killed_in_turn(lab: &Lab) -> Result<()> {
+    canary::exchanges_agents();
     let (outcome, _) =
         under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
             for node in &lab.nodes {
@@ -93,13 +65,14 @@ fn killed_in_turn(lab: &Lab) -> Result<()> {
 const OTHER_BUILD: &str = "mesh-agent:other";
 
 fn exchanged(lab: &Lab) -> Result<()> {
+    canary::exchanges_agents();
     lab.on_every_node(|node| node.docker(["tag", AGENT, OTHER_BUILD]).quiet().read())?;
     let name = format!("{}_agent", mesh::STACK);
     let (outcome, _) =
         under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
             let _as_deployed = Undo::at_the_end(|| {
                 let options = ["--image", AGENT, "--env-rm", "MESH_FLOWS", "--update-monitor", "1s"];
-                let _ = exchange(lab, &name, &[&options[..], &["--update-parallelism", "1"]].concat());
+                let _ = update(lab, &name, &[&options[..], &["--update-parallelism", "1"]].concat());
             });
             exchange(lab, &name, &["--force", "--update-monitor", "500ms", "--rollback-monitor", "500ms"])
                 .context("restarted in turn")?;
@@ -119,10 +92,14 @@ fn exchanged(lab: &Lab) -> Result<()> {
 /// Updates the agents' service, and waits until all nodes have an agent that it made and that answers.
 fn exchange(lab: &Lab, service: &str, options: &[&str]) -> Result<()> {
     let before = lab.on_every_node(mesh::agent_container)?;
-    let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
-    lab.docker(update).args(options).arg(service).read()?;
+    update(lab, service, options)?;
     let nodes = lab.nodes.iter().zip(&before);
     nodes.into_iter().try_for_each(|(node, old)| replaced(node, old))
+}
+
+fn update(lab: &Lab, service: &str, options: &[&str]) -> Result<()> {
+    let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
+    lab.docker(update).args(options).arg(service).read().map(drop)
 }
 
 /// Waits until another agent than that one answers.

@@ -11,16 +11,17 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
+    load::{Ports, Pressure},
     support::{
-        PATIENCE, PROMPT, Undo, agent_answers, all_ok, exact_through_every_node, get, live, live_on, silent,
-        target,
+        PATIENCE, PROMPT, PROMPT_TABLES, Undo, agent_answers, all_ok, exact_through_every_node, get, live,
+        live_on, silent, target,
     },
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    ("scaling is known everywhere within three seconds and no request fails on the way up", scaling),
-    ("a killed task is left out everywhere within three seconds and its successor joins", a_killed_task),
+    ("scaling is known everywhere within two seconds and no request fails on the way up", scaling),
+    ("a killed task is left out everywhere within two seconds and its successor joins", a_killed_task),
     ("tasks of a drained node are followed to where they move", a_drained_node),
     ("a port published at run time is served, and left alone when it is taken back", ports_at_run_time),
     ("a service without tasks refuses at once and serves again when it has some", nobody_home),
@@ -40,27 +41,17 @@ fn scaling(lab: &Lab) -> Result<()> {
     service.wait_for(2)?;
     exact_through_every_node(lab, 8101, 2, 3)?;
 
-    let load = load_through_every_node(lab, 8101, 7000)?;
+    let mut pressure = Pressure::new();
+    pressure.by_client(&lab.nodes.iter().collect::<Vec<_>>(), Ports { web: Some(8101), echo: None })?;
     service.scale(5)?;
     service.wait_for(5)?;
     live(lab, "scale", 5)?;
-    for (node, running) in load {
-        let report: Report = running.report()?;
-        let report = all_ok(report).with_context(|| format!("through {}, scaling up", node.name))?;
-        ensure!(report.tasks.len() == 5, "through {}: {:?}", node.name, report.tasks);
+    let outcome = pressure.release()?;
+    outcome.nothing_failed()?;
+    for load in outcome.loads() {
+        ensure!(load.tasks.len() == 5, "not all have been asked: {:?}", load.tasks);
     }
     exact_through_every_node(lab, 8101, 5, 2)
-}
-
-/// One client per node that asks over and over.
-fn load_through_every_node(lab: &Lab, port: u16, milliseconds: u32) -> Result<Vec<(&Node, Running)>> {
-    let duration = milliseconds.to_string();
-    let start = |node| {
-        let load =
-            ["get", &target(node, port), "--duration", &duration, "--interval", "10", "--concurrency", "2"];
-        Ok((node, At::Client.start(&load)?))
-    };
-    lab.nodes.iter().map(start).collect()
 }
 
 fn a_killed_task(lab: &Lab) -> Result<()> {
@@ -83,6 +74,8 @@ fn a_killed_task(lab: &Lab) -> Result<()> {
 }
 
 fn a_drained_node(lab: &Lab) -> Result<()> {
+    // The Swarm takes the agent away too.
+    canary::exchanges_agents();
     let service = Spec::workload("drain").replicas(3).publish("8103:8080").create(lab)?;
     live(lab, "drain", 3)?;
     let drained = lab.nodes.last().context("a lab has nodes")?;
@@ -100,7 +93,7 @@ fn a_drained_node(lab: &Lab) -> Result<()> {
         ensure!(tasks.len() == 3 && tasks.iter().all(|task| task.node != drained.name), "{tasks:?}");
         Ok(())
     })?;
-    live_on(&others, "drain", 3, PROMPT)?;
+    live_on(&others, "drain", 3, PROMPT_TABLES)?;
     for node in &others {
         get(node, 8103, 30).with_context(|| format!("through {}, {} drained", node.name, drained.name))?;
     }

@@ -11,7 +11,7 @@ use mesh_tests::{
     deaths::Death,
     inside::{Inside, Network},
     lab::Lab,
-    service::{Service, Spec},
+    service::{Service, Spec, Task},
     wait,
 };
 
@@ -65,7 +65,7 @@ fn end_a_task(lab: &Lab, command: &[&str]) -> Result<()> {
             ensure!(deaths.len() == round, "{deaths:?}");
             Ok(deaths)
         })?;
-        service.wait_for(5)?;
+        is_replaced(&service, &victim, 5)?;
         live(lab, "mortal", 5)?;
     }
     let outcome = pressure.release()?;
@@ -74,6 +74,15 @@ fn end_a_task(lab: &Lab, command: &[&str]) -> Result<()> {
             && deaths.iter().any(|death| was_under_way(failure.at, failure.task.as_deref(), death))
     })?;
     outcome.only_the_dead_broke(&deaths)
+}
+
+/// Waits until a task that has ended is none any more to Docker, and all that there shall be run.
+fn is_replaced(service: &Service<'_>, task: &Task, count: usize) -> Result<()> {
+    wait::for_up_to(PATIENCE, "the task is replaced", || {
+        let now = service.tasks()?;
+        ensure!(now.len() == count && now.iter().all(|other| other.id != task.id), "{now:?}");
+        Ok(())
+    })
 }
 
 /// Whether a request that began then was on this task when it died; its head may not have come any more.
@@ -107,11 +116,7 @@ fn datagrams_go_on(lab: &Lab) -> Result<()> {
     for task in service.tasks()? {
         thread::sleep(Duration::from_millis(700));
         lab.node(&task.node)?.docker(["kill", &service.container(&task)?]).read()?;
-        wait::for_up_to(PATIENCE, "it is replaced", || {
-            let now = service.tasks()?;
-            ensure!(now.len() == 2 && now.iter().all(|other| other.id != task.id), "{now:?}");
-            Ok(())
-        })?;
+        is_replaced(&service, &task, 2)?;
         live(lab, "echoes", 2)?;
     }
     for (who, running) in talks {

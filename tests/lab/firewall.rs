@@ -10,7 +10,7 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     support::{PATIENCE, Undo, get, live_on, service_row, silent, target},
 };
 
@@ -34,6 +34,8 @@ fn nothing_on_stock(lab: &Lab) -> Result<()> {
 }
 
 fn filtered(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
+    canary::warns("firewall rule");
     let service = Spec::workload("guarded").replicas(2).publish("8852:8080").create(lab)?;
     let nodes: Vec<_> = lab.nodes.iter().collect();
     live_on(&nodes, "guarded", 2, PATIENCE)?;
@@ -79,6 +81,8 @@ fn stays_dockers(node: &Node, rule: &Rule) -> Result<()> {
 }
 
 fn later(lab: &Lab) -> Result<()> {
+    canary::exchanges_agents();
+    canary::warns("firewall rule");
     let service = Spec::workload("served").replicas(2).publish("8853:8080").create(lab)?;
     let nodes: Vec<_> = lab.nodes.iter().collect();
     live_on(&nodes, "served", 2, PATIENCE)?;

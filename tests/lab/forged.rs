@@ -16,7 +16,7 @@ use mesh_tests::{
 use serde::Deserialize;
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     support::{PATIENCE, Undo, get, live, only_on},
 };
 
@@ -102,6 +102,7 @@ fn from_a_process(lab: &Lab) -> Result<()> {
 
 /// Past the doors of the sender's node: only those of the receiver are left.
 fn from_the_network(lab: &Lab) -> Result<()> {
+    canary::packets_end("unknown_answer");
     let [home, named, third] = &lab.nodes[..] else { anyhow::bail!("the lab has another shape") };
     let victim = Victim::prepare(lab, home)?;
     let target = format!("{}:{TUNNEL}", home.address);

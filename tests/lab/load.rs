@@ -28,6 +28,8 @@ pub(crate) enum Callers {
     Outside,
     /// From a task too, to the virtual address.
     OutsideAndTask,
+    /// From a process of every node, and from a task.
+    EverywhereAndTask,
 }
 
 /// Does something while a service `loaded` with so many tasks is asked by the client through these nodes, by a process of
@@ -50,9 +52,10 @@ pub(crate) fn under_load(
 
     let mut pressure = Pressure::new();
     pressure.by_client(entries, PORTS)?;
-    pressure.by_node(first, PORTS)?;
+    let ways_in = if from == Callers::EverywhereAndTask { entries } else { &entries[..1] };
+    ways_in.iter().try_for_each(|node| pressure.by_node(node, PORTS))?;
     let vip = service.vip(&network.name)?;
-    if from == Callers::OutsideAndTask {
+    if from != Callers::Outside {
         let place = Inside::tasks(lab, &callers)?.remove(0);
         pressure.by_task(&place, &vip, Ports::new(8080, 9000))?;
     }

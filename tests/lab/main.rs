@@ -4,6 +4,7 @@
 
 mod agent;
 mod balance;
+mod canary;
 mod change;
 mod deaths;
 mod evidence;
@@ -18,6 +19,7 @@ mod names;
 mod nodes;
 mod peers;
 mod policies;
+mod promises;
 mod runner;
 mod selection;
 mod stack_file;
@@ -58,6 +60,7 @@ const SUITES: &[&[Scenario]] = &[
     upstreams::SCENARIOS,
     change::SCENARIOS,
     policies::SCENARIOS,
+    promises::SCENARIOS,
     updates::SCENARIOS,
     deaths::SCENARIOS,
     agent::SCENARIOS,
@@ -134,10 +137,7 @@ fn main() -> ExitCode {
 fn run_all(scenarios: &[&Scenario], docker: Docker) -> Result<usize> {
     let images = mesh::build_all()?;
     if scenarios.iter().any(|(name, _)| upgrade::SCENARIOS.iter().any(|(own, _)| name == own)) {
-        // Before there is a lab that would have to wait for it; the scenario itself fails where it cannot be built.
-        if let Err(error) = upgrade::build_the_version_before() {
-            eprintln!("{error:#}");
-        }
+        upgrade::begin_to_build_the_version_before();
     }
     let _lock = Lock::take()?;
     interrupt::catch();

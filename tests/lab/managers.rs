@@ -14,10 +14,10 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Callers, under_load, unix_ms},
     peers::promote,
-    support::{PATIENCE, PROMPT, Undo, agent_answers, backends, is_active, live, live_on},
+    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, backends, is_active, live, live_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -27,6 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn one_of_three(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let _managers = all_managers(lab)?;
     let leader = leader(lab)?;
     // Another one is asked: the leader's Docker will not answer.
@@ -56,7 +57,7 @@ fn one_of_three(lab: &Lab) -> Result<()> {
         })?;
         // Tasks of the frozen node may be replaced meanwhile: how many there are is asked again.
         wait::for_up_to(PATIENCE, "the tables follow", || {
-            live_on(&others, service.name(), service.tasks()?.len(), PROMPT)
+            live_on(&others, service.name(), service.tasks()?.len(), PROMPT_TABLES)
         })?;
         drop(back);
         service.wait_for(6)?;
@@ -67,6 +68,7 @@ fn one_of_three(lab: &Lab) -> Result<()> {
 }
 
 fn all_of_them(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let _managers = all_managers(lab)?;
     let all: Vec<&Node> = lab.nodes.iter().collect();
     let mut killed = None;
@@ -111,6 +113,7 @@ fn all_of_them(lab: &Lab) -> Result<()> {
 const CUT: Duration = Duration::from_secs(20);
 
 fn cut_from_managers(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let (alone, others) = lab.nodes.split_last().context("a lab has nodes")?;
     let others: Vec<&Node> = others.iter().collect();
     let all: Vec<&Node> = lab.nodes.iter().collect();
@@ -123,7 +126,7 @@ fn cut_from_managers(lab: &Lab) -> Result<()> {
         thread::sleep(Duration::from_secs(3));
         service.scale(6)?;
         service.wait_for(6)?;
-        live_on(&others, service.name(), 6, PROMPT)?;
+        live_on(&others, service.name(), 6, PROMPT_TABLES)?;
         while begin.elapsed() < CUT {
             for node in &others {
                 active(node, service, 6)?;

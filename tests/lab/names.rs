@@ -13,8 +13,8 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
-    support::{PATIENCE, PROMPT, Undo, agent_answers, live_on, only_on},
+    Scenario, canary,
+    support::{PATIENCE, PROMPT, PROMPT_TABLES, Undo, agent_answers, live_on, only_on},
     upstreams::Upstream,
 };
 
@@ -359,10 +359,11 @@ fn without_agent(lab: &Lab) -> Result<()> {
 }
 
 fn check_finds_a_hole(lab: &Lab) -> Result<()> {
+    canary::warns("the tables in the kernel are not what was written");
     let net = Network::create(lab, "check-net", &[])?;
     let node = &lab.nodes[1];
     let service = Spec::workload("checked").option(&net.option()).option(&only_on(node)).create(lab)?;
-    live_on(&[node], service.name(), 1, PROMPT)?;
+    live_on(&[node], service.name(), 1, PROMPT_TABLES)?;
     wait::for_up_to(PATIENCE, "the check is content", || mesh::agent(node, &["check"])?.quiet().read())?;
     let (map, bpftool) = ("/sys/fs/bpf/mesh/maps/VIPS", || node.command("bpftool").arg("--json"));
     let dump = bpftool().args(["map", "dump", "pinned", map]).quiet().read()?;

@@ -13,9 +13,9 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Callers, Cause, under_load, unix_ms},
-    support::{PATIENCE, PROMPT, Undo, agent_answers, get, live, live_on},
+    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, get, live, live_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -57,6 +57,8 @@ fn scaling(lab: &Lab) -> Result<()> {
 }
 
 fn draining(lab: &Lab) -> Result<()> {
+    // The Swarm takes the agent away too.
+    canary::exchanges_agents();
     let (third, others) = the_last(lab)?;
     let availability =
         |what| lab.docker(["node", "update", "--availability", what, &third.name]).quiet().read().map(drop);
@@ -66,7 +68,7 @@ fn draining(lab: &Lab) -> Result<()> {
         });
         availability("drain")?;
         moved_away(service, 6, third)?;
-        live_on(&others, service.name(), 6, PROMPT)?;
+        live_on(&others, service.name(), 6, PROMPT_TABLES)?;
         drop(back);
         // Whatever is started now may go there again.
         service.scale(9)?;
@@ -78,6 +80,7 @@ fn draining(lab: &Lab) -> Result<()> {
 }
 
 fn leaving(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let (third, others) = the_last(lab)?;
     let mut there = Vec::new();
     let (mut leaves, mut left) = (0, 0);
@@ -90,7 +93,7 @@ fn leaving(lab: &Lab) -> Result<()> {
         lab.leave(third)?;
         left = unix_ms(SystemTime::now());
         moved_away(service, 6, third)?;
-        live_on(&others, service.name(), 6, PROMPT)?;
+        live_on(&others, service.name(), 6, PROMPT_TABLES)?;
         drop(back);
         service.scale(9)?;
         service.wait_for(9)?;
@@ -107,6 +110,7 @@ fn leaving(lab: &Lab) -> Result<()> {
 }
 
 fn unplugged(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let (third, others) = the_last(lab)?;
     let mut there = Vec::new();
     let (mut cut, mut noticed, mut plugged) = (0, 0, 0);
@@ -150,6 +154,7 @@ fn unplugged(lab: &Lab) -> Result<()> {
 }
 
 fn docker_restarted(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let (third, others) = the_last(lab)?;
     let mut there = Vec::new();
     let (mut stopped, mut noticed) = (0, 0);

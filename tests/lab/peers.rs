@@ -13,9 +13,11 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
+    load::{Ports, Pressure},
     support::{
-        PATIENCE, PROMPT, Undo, agent_answers, all_ok, exact_through_every_node, get, live, live_on, target,
+        PATIENCE, PROMPT_TABLES, Undo, agent_answers, all_ok, exact_through_every_node, get, live, live_on,
+        target,
     },
 };
 
@@ -29,7 +31,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 const PORT: u16 = 4798;
 
+/// Until agents have given up one that was killed with its Docker: three seconds, and some more.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
 fn strangers_are_refused(lab: &Lab) -> Result<()> {
+    canary::warns("refused to tell");
     let dir = mesh_tests::paths::target().join("tmp/strangers");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let (certificate, key) = (dir.join("foreign.crt"), dir.join("foreign.key"));
@@ -76,6 +82,7 @@ fn workers_serve_nobody(lab: &Lab) -> Result<()> {
 }
 
 fn another_managers_agent(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let [first, second, worker, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
     // Where there is no agent, a new task can be reached by nobody.
     let elsewhere = format!("--constraint=node.hostname!={}", first.name);
@@ -106,7 +113,7 @@ fn another_managers_agent(lab: &Lab) -> Result<()> {
         get(node, 8601, 12).with_context(|| format!("through {}", node.name))?;
     }
     service.scale(2)?;
-    live_on(&left, "follow", 2, PROMPT)?;
+    live_on(&left, "follow", 2, PROMPT_TABLES)?;
 
     drop(returned);
     live_on(&[first, second, worker], "follow", 2, PATIENCE)?;
@@ -114,22 +121,23 @@ fn another_managers_agent(lab: &Lab) -> Result<()> {
 }
 
 fn a_manager_down(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let [first, second, third, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
     let service = Spec::workload("fewer").replicas(3).publish("8602:8080").create(lab)?;
     live(lab, "fewer", 3)?;
     let _second = promote(lab, second)?;
     let _third = promote(lab, third)?;
 
-    let target = target(second, 8602);
-    let load = ["get", &target, "--duration", "6000", "--interval", "10"];
-    let load = At::Client.start(&load)?;
+    let mut pressure = Pressure::new();
+    pressure.by_client(&[second], Ports { web: Some(8602), echo: None })?;
     let restarted = Undo::at_the_end(|| {
         let _ = start_docker(lab, third);
     });
     // Its tasks live on for now, as after a crash of dockerd.
     third.stop_docker("KILL")?;
-    let report: Report = load.report()?;
-    all_ok(report).with_context(|| format!("while dockerd of {} died", third.name))?;
+    std::thread::sleep(GIVEN_UP);
+    let outcome = pressure.release()?;
+    outcome.nothing_failed().with_context(|| format!("while dockerd of {} died", third.name))?;
 
     // As soon as the Swarm has given the node up, its tasks are elsewhere.
     let left = [first, second];
@@ -140,7 +148,7 @@ fn a_manager_down(lab: &Lab) -> Result<()> {
         ensure!(there == 4, "{tasks:?}");
         Ok(())
     })?;
-    live_on(&left, "fewer", 4, PROMPT)?;
+    live_on(&left, "fewer", 4, PROMPT_TABLES)?;
     for node in left {
         get(node, 8602, 20).with_context(|| format!("through {}", node.name))?;
     }
@@ -150,6 +158,7 @@ fn a_manager_down(lab: &Lab) -> Result<()> {
 }
 
 fn a_lost_quorum(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let [_, _, second, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
     let _service = Spec::workload("frozen").replicas(3).publish("8603:8080").create(lab)?;
     live(lab, "frozen", 3)?;
@@ -172,11 +181,13 @@ fn a_lost_quorum(lab: &Lab) -> Result<()> {
     }
     // The agent of the second one cannot be asked without its Docker.
     let others: Vec<&Node> = lab.nodes.iter().filter(|node| node.name != second.name).collect();
-    live_on(&others, "frozen", 3, PROMPT)
+    live_on(&others, "frozen", 3, PROMPT_TABLES)
 }
 
 /// Makes a node a manager until the end of the scope.
 pub(crate) fn promote<'a>(lab: &'a Lab, node: &'a Node) -> Result<Undo<impl FnMut() + 'a>> {
+    // Whether it serves others is asked without a certificate.
+    canary::warns("refused to tell");
     let undo = Undo::at_the_end(|| {
         let demote =
             || lab.docker(["node", "demote", &node.name]).quiet().read().map(drop).context("cannot demote");

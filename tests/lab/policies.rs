@@ -13,7 +13,7 @@ use mesh_tests::{
 use serde_json::Value;
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Ports, Pressure},
     support::{PROMPT, Undo, all_ok, get, live, service_row, target},
 };
@@ -80,6 +80,7 @@ fn affinity(lab: &Lab) -> Result<()> {
 }
 
 fn weights(lab: &Lab) -> Result<()> {
+    canary::warns("mesh.weight=much is ignored");
     let heavy = lab.nodes.last().context("a lab has nodes")?;
     let label = |change: &[&str]| {
         lab.docker(["node", "update"]).args(change).arg(&heavy.name).quiet().read().map(drop)

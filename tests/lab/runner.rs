@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Instant,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -19,7 +19,11 @@ use mesh_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{Scenario, evidence, selection};
+use crate::{
+    Scenario,
+    canary::{self, Announced, Canary, Ran},
+    evidence, selection,
+};
 
 /// How many of those that may have company run at a time.
 const SIDE_BY_SIDE: usize = 3;
@@ -31,8 +35,20 @@ const SLOWEST: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
-    pub(crate) seconds: f64,
+    begin: SystemTime,
+    end: SystemTime,
+    announced: Announced,
     pub(crate) error: Option<String>,
+}
+
+impl Outcome {
+    fn ran(&self) -> Ran<'_> {
+        Ran { begin: self.begin, end: self.end, announced: &self.announced, findings: Vec::new() }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.end.duration_since(self.begin).unwrap_or_default().as_secs_f64()
+    }
 }
 
 /// Runs all of them, first those that may have company, and returns what became of each. Each leaves the lab as it found it.
@@ -41,8 +57,37 @@ pub(crate) fn run(scenarios: &[&Scenario], lab: &Lab) -> Vec<Outcome> {
     let (mut together, alone): (Vec<&Scenario>, Vec<&Scenario>) =
         scenarios.iter().partition(|(name, _)| selection::together(name).is_some());
     together.sort_by_key(|(name, _)| selection::together(name));
-    let mut outcomes = side_by_side(&together, lab, &progress);
-    outcomes.extend(alone.into_iter().map(|scenario| one(scenario, lab, &progress)));
+    let mut outcomes = watched(lab, || side_by_side(&together, lab, &progress));
+    for scenario in alone {
+        outcomes.extend(watched(lab, || vec![one(scenario, lab, &progress)]));
+    }
+    outcomes
+}
+
+/// Runs scenarios, and has those fail that leave something behind or have caused what they have not announced.
+fn watched(lab: &Lab, run: impl FnOnce() -> Vec<Outcome>) -> Vec<Outcome> {
+    let canary = Canary::look(lab);
+    let mut outcomes = run();
+    if interrupt::happened() {
+        return outcomes;
+    }
+    let findings: Vec<Vec<String>> = match canary {
+        Err(error) => vec![vec![format!("nobody could look at the lab before: {error:#}")]; outcomes.len()],
+        Ok(canary) => {
+            let mut batch: Vec<Ran<'_>> = outcomes.iter().map(Outcome::ran).collect();
+            canary.judge(lab, &mut batch);
+            batch.into_iter().map(|ran| ran.findings).collect()
+        }
+    };
+    let mut seen = None;
+    for (outcome, findings) in outcomes.iter_mut().zip(findings) {
+        // What a failure leaves behind follows from it.
+        if !findings.is_empty() && outcome.error.is_none() {
+            evidence::of(outcome.name);
+            let seen = seen.get_or_insert_with(|| evidence::look(lab));
+            outcome.error = Some(failed(outcome, &findings.join("\n"), seen));
+        }
+    }
     outcomes
 }
 
@@ -65,27 +110,31 @@ fn side_by_side(scenarios: &[&Scenario], lab: &Lab, progress: &Progress) -> Vec<
 fn one((name, check): &Scenario, lab: &Lab, progress: &Progress) -> Outcome {
     println!("----  {} {name}", progress.next());
     evidence::of(name);
-    let begin = Instant::now();
-    let outcome = if interrupt::happened() {
+    canary::take();
+    let begin = SystemTime::now();
+    let result = if interrupt::happened() {
         Err(anyhow!("interrupted"))
     } else {
         // A panic is a failure like any other; the lab is repaired by the scenario's own guards.
         catch_unwind(AssertUnwindSafe(|| check(lab))).unwrap_or_else(|_| Err(anyhow!("it panicked")))
     };
-    let seconds = begin.elapsed().as_secs_f64();
-    let error = outcome.err().map(|error| format!("{error:#}"));
-    match &error {
-        None => println!("PASS  {name} ({seconds:.1} s)"),
-        Some(error) => {
-            let seen = evidence::look(lab);
-            if let Err(error) = evidence::save(&format!("{error}\n{seen}")) {
-                eprintln!("{error:#}");
-            }
-            let file = evidence::file(name);
-            println!("FAIL  {name} ({seconds:.1} s): {error}\n{seen}\nFAIL  {name}: see {}", file.display());
-        }
+    let mut outcome = Outcome { name, begin, end: SystemTime::now(), announced: canary::take(), error: None };
+    match result {
+        Ok(()) => println!("PASS  {name} ({:.1} s)", outcome.seconds()),
+        Err(error) => outcome.error = Some(failed(&outcome, &format!("{error:#}"), &evidence::look(lab))),
     }
-    Outcome { name, seconds, error }
+    outcome
+}
+
+/// Says that a scenario has failed, and keeps what there is to see. Returns the reason.
+fn failed(outcome: &Outcome, error: &str, seen: &str) -> String {
+    let (name, seconds) = (outcome.name, outcome.seconds());
+    if let Err(error) = evidence::save(&format!("{error}\n{seen}")) {
+        eprintln!("{error:#}");
+    }
+    let file = evidence::file(name);
+    println!("FAIL  {name} ({seconds:.1} s): {error}\n{seen}\nFAIL  {name}: see {}", file.display());
+    error.to_owned()
 }
 
 /// How far it is.
@@ -103,10 +152,10 @@ impl Progress {
 /// Shows the slowest, those that failed, and how many did what.
 pub(crate) fn show(outcomes: &[Outcome]) {
     let mut slowest: Vec<&Outcome> = outcomes.iter().collect();
-    slowest.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+    slowest.sort_by(|one, other| other.seconds().total_cmp(&one.seconds()));
     println!("\nthe slowest:");
     for outcome in slowest.iter().take(SLOWEST) {
-        println!("{:>6.1} s  {}", outcome.seconds, outcome.name);
+        println!("{:>6.1} s  {}", outcome.seconds(), outcome.name);
     }
     let failed = outcomes.iter().filter(|outcome| outcome.error.is_some());
     for outcome in failed.clone() {
@@ -121,7 +170,7 @@ pub(crate) fn save(outcomes: &[Outcome], docker: Docker, version: &str, seconds:
     let scenario = |outcome: &Outcome| {
         json!({
             "name": outcome.name,
-            "seconds": rounded(outcome.seconds),
+            "seconds": rounded(outcome.seconds()),
             "passed": outcome.error.is_none(),
             "error": outcome.error,
         })

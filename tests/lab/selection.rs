@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{SUITES, Scenario, balance, flows, host, names, untouched, updates, upstreams, vip};
+use crate::{SUITES, Scenario, balance, flows, host, names, promises, untouched, updates, upstreams, vip};
 
 /// Those that carry the rest, one for each thing that a Docker of another version might do otherwise: what it tells of
 /// services, tasks and networks, its bridges, namespaces and rules, and how tasks, nodes and daemons come and go.
@@ -47,6 +47,7 @@ const TOGETHER: &[&[Scenario]] = &[
     vip::SCENARIOS,
     names::SCENARIOS,
     upstreams::SCENARIOS,
+    promises::SCENARIOS,
 ];
 
 /// But not those that count what all do, or stop what all need.
@@ -59,6 +60,9 @@ const ALONE: &[&str] = &[
     "names that were asked for before are answered by the kernel until they change",
     "names are answered by Docker within a second after the agent stopped",
     "check finds an entry that somebody deleted",
+    "IPv6 from outside is left alone",
+    "with --vip=off and --dns=off published ports are served, and the rest is Docker's",
+    "an autolocked manager's agent follows the Swarm after a restart, and the other nodes serve on",
     // They hold connections, and Docker tells of their tasks' ends the later the more there is to do.
     "an update of graceful tasks, started first, fails no request",
     "an update of tasks that close their ports at once, stopped first, fails no request",

@@ -11,7 +11,7 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Callers, under_load},
     support::{PATIENCE, Undo, agent_answers, live},
 };
@@ -25,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const OLDER: &str = "tests/fixtures/stack-fd87607.yml";
 
 fn exchanged(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let nodes: Vec<_> = lab.nodes.iter().collect();
     let (outcome, deaths) = under_load(lab, 4, &nodes, Callers::OutsideAndTask, |service| {
         let _as_deployed = Undo::at_the_end(|| {

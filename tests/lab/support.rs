@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::tables::Tables;
 
-/// Within what time every node's tables follow a change of the Swarm.
+/// Within what time all nodes' tables follow a change of the Swarm together, on a machine that all of them share with their load.
+pub(crate) const PROMPT_TABLES: Duration = Duration::from_secs(2);
+
+/// Within what time whatever else follows a change must have followed.
 pub(crate) const PROMPT: Duration = Duration::from_secs(3);
 
 /// Within what time whatever else a scenario waits for must have happened.
@@ -20,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits until the tables of every node hold so many active backends for each frontend of a service.
 pub(crate) fn live(lab: &Lab, service: &str, count: usize) -> Result<()> {
-    live_on(&lab.nodes.iter().collect::<Vec<_>>(), service, count, PROMPT)
+    live_on(&lab.nodes.iter().collect::<Vec<_>>(), service, count, PROMPT_TABLES)
 }
 
 /// [`live`] for some nodes, with a limit of one's own, which all of them have together.

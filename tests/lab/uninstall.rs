@@ -1,12 +1,22 @@
 //! Giving the nodes back: nothing of the mesh is left, and the kernel is as it was before.
 
-use std::{collections::BTreeSet, fs, sync::OnceLock, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use mesh_agent::node::namespaces;
 use mesh_common::maps;
 use mesh_tests::{
-    client::At,
+    client::{At, Report},
     cmd::Cmd,
+    inside::{Inside, Network},
     lab::{Lab, Node},
     mesh,
     service::{Service, Spec},
@@ -15,8 +25,10 @@ use mesh_tests::{
 use serde_json::Value;
 
 use crate::{
-    Scenario,
-    support::{PATIENCE, get, get_at, live},
+    Scenario, canary,
+    load::network,
+    support::{PATIENCE, all_ok, get, get_at, live},
+    vip::have_programs,
 };
 
 /// To be run at the very end: there is no mesh afterwards.
@@ -45,48 +57,131 @@ pub(crate) fn remember(lab: &Lab) -> Result<()> {
 }
 
 fn without_any_agent(lab: &Lab) -> Result<()> {
-    let service = serving(lab)?;
+    canary::exchanges_agents();
+    let site = Site::used(lab)?;
     let programs = programs(lab)?;
     mesh::withdraw(lab)?;
     for node in &lab.nodes {
         get(node, 8801, 10).with_context(|| format!("through {}", node.name))?;
         get_at(At::Node(node), "127.0.0.1:8801", 10).with_context(|| format!("on {}", node.name))?;
     }
+    site.calls(10)?;
     lab.on_every_node(mesh::uninstall_without_agent)?;
-    service.remove()?;
+    lab.on_every_node(|node| is_bare(node, &programs))?;
+    drop(site);
     let clean = no_trace(lab, &programs);
     // The next one wants a mesh.
     clean.and(mesh::deploy(lab))
 }
 
 fn uninstall_leaves_no_trace(lab: &Lab) -> Result<()> {
-    let service = serving(lab)?;
+    canary::removes_the_mesh();
+    let site = Site::used(lab)?;
     let programs = programs(lab)?;
     lab.on_every_node(|node| mesh::agent(node, &["uninstall"])?.read().map(drop))?;
+    lab.on_every_node(|node| is_bare(node, &programs))?;
     // Agents that still run leave new containers alone.
-    service.scale(6)?;
-    service.wait_for(6)?;
-    thread::sleep(Duration::from_millis(500));
-    lab.on_every_node(|node| {
-        let attached = node.network_command("bpftool").args(["net", "show"]).quiet().read()?;
-        let put_back = programs.iter().find(|program| attached.contains(program.as_str()));
-        ensure!(put_back.is_none(), "an agent has put a program back on {}: {attached}", node.name);
-        Ok(())
-    })?;
+    site.service.scale(6)?;
+    site.service.wait_for(6)?;
+    thread::sleep(LOOKS_AGAIN + Duration::from_secs(1));
+    lab.on_every_node(|node| is_bare(node, &programs).context("an agent has put a program back"))?;
     mesh::withdraw(lab)?;
-    service.remove()?;
+    drop(site);
     no_trace(lab, &programs)
 }
 
-/// A service that has been used from everywhere.
-fn serving(lab: &Lab) -> Result<Service<'_>> {
-    let service = Spec::workload("last").replicas(2).publish("8801:8080").create(lab)?;
-    live(lab, "last", 2)?;
-    for node in &lab.nodes {
-        get(node, 8801, 2)?;
-        get_at(At::Node(node), "127.0.0.1:8801", 2)?;
+/// How often an agent looks whether its programs are where they belong.
+const LOOKS_AGAIN: Duration = Duration::from_secs(5);
+
+/// Everything that the mesh serves: a published port, and a virtual address with callers on every node.
+struct Site<'a> {
+    lab: &'a Lab,
+    service: Service<'a>,
+    callers: Service<'a>,
+    network: Network<'a>,
+}
+
+impl<'a> Site<'a> {
+    /// It has been used from everywhere, and the programs that serve it are where they should be.
+    fn used(lab: &'a Lab) -> Result<Self> {
+        let network = network(lab, "last")?;
+        let callers = Spec::workload("last-caller").global().option(&network.option()).create(lab)?;
+        let spec = Spec::workload("last").replicas(2).publish("8801:8080").option(&network.option());
+        let site = Self { lab, service: spec.create(lab)?, callers, network };
+        live(lab, "last", 2)?;
+        have_programs(&site.network, &Inside::tasks(lab, &site.callers)?)?;
+        for node in &lab.nodes {
+            get(node, 8801, 2)?;
+            get_at(At::Node(node), "127.0.0.1:8801", 2)?;
+            let attached = attached(node)?;
+            ensure!(
+                attached.contains("overlay_in"),
+                "no program in an overlay of {}: {attached:?}",
+                node.name
+            );
+            ensure!(attached.contains("uplink_in"), "no program at an uplink of {}: {attached:?}", node.name);
+        }
+        site.calls(2)?;
+        Ok(site)
     }
-    Ok(service)
+
+    /// Each caller reaches the service at its virtual address.
+    fn calls(&self, count: usize) -> Result<()> {
+        let target = format!("{}:8080", self.service.vip(&self.network.name)?);
+        for caller in Inside::tasks(self.lab, &self.callers)? {
+            let report: Report = caller.run(&["get", &target, "--count", &count.to_string()])?;
+            all_ok(report).with_context(|| format!("from {}", caller.node.name))?;
+        }
+        Ok(())
+    }
+}
+
+/// No program of the mesh is attached anywhere on a node, also at the ports of what runs there.
+fn is_bare(node: &Node, programs: &BTreeSet<String>) -> Result<()> {
+    let attached = attached(node)?;
+    let left: Vec<&String> = programs.intersection(&attached).collect();
+    ensure!(left.is_empty(), "{} has {left:?}", node.name);
+    Ok(())
+}
+
+/// The names of the programs that are attached in the node's namespace, and in all that Docker has made. `bpftool` of Debian knows
+/// no tcx.
+fn attached(node: &Node) -> Result<BTreeSet<String>> {
+    let docker = node.processes(&["dockerd"])?.into_iter().next().context("the node has no dockerd")?;
+    let mut places = vec![PathBuf::from(format!("/proc/{docker}/ns/net"))];
+    let folder = node.path("/run/docker/netns");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    places.extend(entries.flatten().map(|entry| entry.path()));
+    let mut found = BTreeSet::new();
+    for place in places {
+        let visitor = thread::spawn(move || attached_in(&place));
+        found.extend(visitor.join().map_err(|_| anyhow!("a visitor panicked"))??);
+    }
+    Ok(found)
+}
+
+/// Moves the thread there for good.
+fn attached_in(namespace: &Path) -> Result<BTreeSet<String>> {
+    // A file that Docker has left lying about is no namespace.
+    if namespaces::enter(namespace).is_err() {
+        return Ok(BTreeSet::new());
+    }
+    let mut found = BTreeSet::new();
+    let links = Cmd::new("ip").args(["-oneline", "link", "show"]).quiet().read()?;
+    let names = links.lines().filter_map(|line| line.split(": ").nth(1));
+    for interface in names.filter_map(|name| name.split('@').next()) {
+        for (hook, direction) in [(TcAttachType::Ingress, "ingress"), (TcAttachType::Egress, "egress")] {
+            // It may have gone meanwhile; before Linux 6.6 there is no tcx.
+            if let Ok((_, programs)) = SchedClassifier::query_tcx(interface, hook) {
+                found.extend(programs.iter().filter_map(|program| program.name_as_str()).map(str::to_owned));
+            }
+            let filters =
+                Cmd::new("tc").args(["filter", "show", "dev", interface, direction]).quiet().output()?;
+            let text = String::from_utf8_lossy(&filters.stdout).into_owned();
+            found.extend(text.split_whitespace().map(str::to_owned));
+        }
+    }
+    Ok(found)
 }
 
 /// The names of all programs that the agents have attached.
@@ -221,6 +316,7 @@ fn traces(node: &Node) -> Result<BTreeSet<String>> {
     let settings = "sysctl net.ipv4.conf net.ipv6.conf.eth0 2>/dev/null; true";
     see("sysctl", net("sh", "-c").arg(settings))?;
     see("running", inside("ls /run/mesh-agent"))?;
+    traces.extend(attached(node)?.into_iter().map(|word| format!("attached: {word}")));
     Ok(traces)
 }
 

@@ -4,23 +4,25 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mesh_tests::{
     client::{At, Report},
     images::{AGENT, Revision},
     inside::Inside,
     lab::{Lab, Node},
-    mesh, paths,
+    mesh, paths, priority,
     service::{Service, Spec},
     wait,
 };
 use serde_json::Value;
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     load::{Ports, Pressure, network},
     support::{PATIENCE, all_ok, exact_through_every_node, live, target},
 };
@@ -48,12 +50,27 @@ struct Before {
     stack: PathBuf,
 }
 
-/// Builds the version before, if that has not been done; it takes minutes the first time.
-pub(crate) fn build_the_version_before() -> Result<()> {
-    before().map(drop)
+/// The version before, as it is built beside other scenarios.
+static BUILDING: Mutex<Option<JoinHandle<Result<Before>>>> = Mutex::new(None);
+
+/// Begins to build the version before, by what the scenarios that come first leave of the processors. It takes minutes the
+/// first time.
+pub(crate) fn begin_to_build_the_version_before() {
+    let build = || {
+        priority::give_way()?;
+        build()
+    };
+    *BUILDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::spawn(build));
 }
 
 fn before() -> Result<Before> {
+    let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let built = building.map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("it panicked"))));
+    // What was begun and has failed may have been in another's way.
+    built.and_then(Result::ok).map_or_else(build, Ok)
+}
+
+fn build() -> Result<Before> {
     let revision = Revision::find(BEFORE).context("the version before cannot be built")?;
     let archive = revision.quick_image()?;
     // Its stack file names the image that every version has.
@@ -66,6 +83,7 @@ fn before() -> Result<Before> {
 }
 
 fn upgraded(lab: &Lab) -> Result<()> {
+    canary::loses_nodes();
     let before = before()?;
     mesh::load(lab, &[before.archive])?;
     mesh::uninstall(lab)?;

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     Scenario,
-    support::{PATIENCE, PROMPT, Undo, all_ok, exact, live, live_on, only_on},
+    support::{PATIENCE, PROMPT, PROMPT_TABLES, Undo, all_ok, exact, live, live_on, only_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -65,7 +65,7 @@ fn callers<'a>(lab: &'a Lab, network: &Network<'_>, name: &str) -> Result<(Servi
 
 /// Waits until the agents have attached their programs to these tasks' ports. On a busy machine that takes longer than the start of a
 /// container, whose calls are left to Docker's balancer until then: the lab's kernel has none.
-fn have_programs(network: &Network<'_>, places: &[Inside<'_>]) -> Result<()> {
+pub(crate) fn have_programs(network: &Network<'_>, places: &[Inside<'_>]) -> Result<()> {
     wait::for_up_to(PATIENCE, &format!("the tasks on {} have programs at their ports", network.name), || {
         for place in places {
             let tasks = places.iter().filter(|other| other.node.name == place.node.name).count();
@@ -79,7 +79,7 @@ fn have_programs(network: &Network<'_>, places: &[Inside<'_>]) -> Result<()> {
 
 /// Waits until the nodes of these callers have so many tasks of a service in their tables; others need not know it.
 fn serving(places: &[Inside<'_>], service: &str, count: usize) -> Result<()> {
-    live_on(&places.iter().map(|place| place.node).collect::<Vec<_>>(), service, count, PROMPT)
+    live_on(&places.iter().map(|place| place.node).collect::<Vec<_>>(), service, count, PROMPT_TABLES)
 }
 
 /// Requests that must all be answered, each by a new connection.
@@ -355,7 +355,7 @@ fn nothing_stays(lab: &Lab) -> Result<()> {
     let network = Network::create(lab, "gone-net", &[])?;
     let (node, other) = (&lab.nodes[1], &lab.nodes[2]);
     let _keeper = Spec::workload("keeper").option(&network.option()).option(&only_on(node)).create(lab)?;
-    live_on(&[node], "keeper", 1, PROMPT)?;
+    live_on(&[node], "keeper", 1, PROMPT_TABLES)?;
     let row = wait::for_up_to(PROMPT, "the network's ports are known", || {
         let row = network.status(node)?;
         ensure!(row["vni"].is_u64(), "{row}");

@@ -13,7 +13,7 @@ use mesh_tests::{
 };
 
 use crate::{
-    Scenario, balance, change, deaths, flows, runner,
+    Scenario, balance, canary, change, deaths, flows, runner,
     support::{Undo, live, only_on},
     tunnel, untouched,
 };
@@ -42,6 +42,8 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
     let before = lab.on_every_node(by_uplink)?;
     let again: Vec<&Scenario> = AGAIN.iter().copied().flatten().collect();
     let outcomes = runner::run(&again, lab);
+    // Those have announced what they cause; this is the whole's.
+    canary::exchanges_agents();
     let failed: Vec<String> = outcomes
         .into_iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.name, outcome.error?)))
