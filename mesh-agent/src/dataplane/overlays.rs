@@ -158,8 +158,9 @@ fn follow(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
-        let (connection, handle, mut messages) = new_multicast_connection(&[MulticastGroup::Link])
+        let (mut connection, handle, mut messages) = new_multicast_connection(&[MulticastGroup::Link])
             .context("open a netlink socket in the namespace")?;
+        node::enlarge(&mut connection);
         tokio::spawn(connection);
         loop {
             let names = ports.sync(&handle).await?;

@@ -21,7 +21,7 @@ pub use facts::{
     Told, Uplinks, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks,
 };
 pub use frames::frame_takers;
-pub use watch::watch;
+pub use watch::{enlarge, watch};
 
 /// What the node's network looks like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,10 @@ use anyhow::{Context, Result};
 use futures::StreamExt;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::proto::Connection;
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::sync::watch::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -31,15 +34,28 @@ pub async fn watch(view: &Sender<Option<Arc<NodeView>>>) -> Infallible {
 }
 
 /// Clients of an address that has moved here, with keepalived for instance, do not wait: until the tables have it, Docker's
-/// rules get their packets, and reset their connections.
+/// rules get their packets, and reset their connections. What was lost may have been of one.
 fn brings_address(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    matches!(message.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_)))
+    matches!(
+        message.payload,
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_)) | NetlinkPayload::Overrun(_)
+    )
+}
+
+/// Gives a socket that hears of changes room for what many containers make when they start at once: the default was too small for
+/// thirty.
+pub fn enlarge(connection: &mut Connection<RouteNetlinkMessage>) {
+    const BYTES: usize = 4 << 20;
+
+    // Without the right to it things are as they were: what is lost is noticed, and read again.
+    let _ = set_socket_recv_buffer_size_force(connection.socket_mut().socket_ref(), BYTES);
 }
 
 async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
-    let (connection, handle, mut messages) =
+    let (mut connection, handle, mut messages) =
         new_multicast_connection(&groups).context("open a netlink socket")?;
+    enlarge(&mut connection);
     let connection = tokio::spawn(connection);
     loop {
         let now = Arc::new(read(&handle).await?);
