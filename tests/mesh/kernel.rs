@@ -25,8 +25,7 @@ use mesh_common::{
     backend::state,
     frontend::SlotKey,
     maps::{self, Sizes},
-    net::{Address, Port},
-    settings::Settings,
+    net::Address,
 };
 
 use crate::{
@@ -216,15 +215,7 @@ fn backends(
 }
 
 fn facts() -> NodeFacts {
-    let settings = Settings {
-        node: Address::new(cast::NODE),
-        bridge: cast::BRIDGE,
-        vni: cast::VNI,
-        inner_mtu: cast::INNER_MTU,
-        tunnel_port: Port::new(cast::TUNNEL_PORT),
-        bridge_mac: cast::BRIDGE_MAC,
-        ..Settings::default()
-    };
+    let settings = cast::settings();
     let addresses = [Address::new(cast::NODE)].into();
     let uplinks = [cast::UPLINK].into();
     NodeFacts { settings, addresses, uplinks, default_uplink: cast::UPLINK, ..NodeFacts::default() }

@@ -21,7 +21,6 @@ use mesh_agent::{
     node::namespaces,
     swarm::snapshot::{LocalView, Network},
 };
-use mesh_common::maps;
 use mesh_tests::{cmd::Cmd, paths, wait};
 use serde_json::Value;
 
@@ -48,25 +47,6 @@ const PROMPT: Duration = Duration::from_secs(2);
 /// A container asks by this port.
 const ASKING_PORT: u16 = 5353;
 const RESOLVER_PORT: u16 = 4796;
-
-/// What packets leave behind: a scenario knows nothing of those before.
-const FLOWS: [&str; 15] = [
-    "TURNS",
-    "FLOWS",
-    "OPENING",
-    "UDP_FLOWS",
-    "REPLIES",
-    "OPENING_REPLIES",
-    "UDP_REPLIES",
-    "TRANSLATIONS",
-    "FRAGMENTS",
-    "AFFINITIES",
-    "SUSPECTS",
-    "VIP_FLOWS",
-    "VIP_OPENING",
-    "VIP_UDP_FLOWS",
-    "VIP_REPLIES",
-];
 
 /// How many there have been.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
@@ -287,11 +267,11 @@ impl Level for Agent {
     fn begin(&mut self) -> Result<()> {
         let all: Vec<String> = self.overlays.keys().cloned().collect();
         all.iter().try_for_each(|id| self.remove_overlay(id))?;
-        for name in FLOWS {
+        // A scenario knows nothing of those before.
+        for name in any_table::left_by_packets() {
             let map = Map::from_map_data(MapData::from_pin(self.pins.map(name))?)?;
             any_table::empty(&map).with_context(|| format!("{name} cannot be emptied"))?;
         }
-        debug_assert!(FLOWS.iter().all(|name| maps::NAMES.contains(name)));
         Ok(())
     }
 
@@ -394,7 +374,7 @@ fn is_for_a_task(frame: &[u8], local: &LocalView) -> bool {
 /// The agent as it is built for tests.
 pub(crate) fn built() -> Result<PathBuf> {
     let build = ["--workspace", "--exclude", "mesh-ebpf", "--bin", "mesh-agent"];
-    Cmd::cargo("build").args(build).quiet().output()?;
+    Cmd::cargo("build").args(build).quiet().read()?;
     let binary = paths::target().join("debug/mesh-agent");
     ensure!(binary.is_file(), "cargo has made no {}", binary.display());
     Ok(binary)

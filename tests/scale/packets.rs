@@ -13,7 +13,6 @@ use mesh_agent::reconcile::plan::NodeFacts;
 use mesh_agent::status::collect::monotonic_nanoseconds;
 use mesh_common::flow::{Flow, FlowKey};
 use mesh_common::net::{Address, Port, protocol};
-use mesh_common::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::support::cast;
@@ -48,15 +47,7 @@ pub(crate) fn node(nodes: usize) -> Namespace {
 }
 
 pub(crate) fn facts() -> NodeFacts {
-    let settings = Settings {
-        node: Address::new(cast::NODE),
-        bridge: cast::BRIDGE,
-        vni: cast::VNI,
-        inner_mtu: cast::INNER_MTU,
-        tunnel_port: Port::new(cast::TUNNEL_PORT),
-        bridge_mac: cast::BRIDGE_MAC,
-        ..Settings::default()
-    };
+    let settings = cast::settings();
     let addresses = [Address::new(cast::NODE)].into();
     NodeFacts { settings, addresses, default_uplink: cast::UPLINK, ..NodeFacts::default() }
 }

@@ -12,6 +12,7 @@ use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::overlay::{self, call, from_vip, given};
 use crate::support::packet::{Packet, Payload, Tunnel, between};
 use crate::support::run::{self, Hook};
+use crate::support::tables;
 use crate::support::world::{World, flow_key, local, remote};
 use crate::support::xdp::Driver;
 
@@ -42,24 +43,6 @@ pub(super) struct Node {
     replaced: BTreeMap<u8, u8>,
 }
 
-/// What packets leave behind.
-const KEPT: [&str; 14] = [
-    "TURNS",
-    "SLOTS",
-    "SUSPECTS",
-    "FLOWS",
-    "OPENING",
-    "UDP_FLOWS",
-    "REPLIES",
-    "OPENING_REPLIES",
-    "UDP_REPLIES",
-    "TRANSLATIONS",
-    "VIP_FLOWS",
-    "VIP_OPENING",
-    "VIP_UDP_FLOWS",
-    "VIP_REPLIES",
-];
-
 /// From `linux/pkt_cls.h` and `linux/bpf.h`.
 const TC_PASS: i32 = -1;
 const TC_DROP: i32 = 2;
@@ -75,7 +58,7 @@ impl Node {
 
     /// As a new one, in a fraction of the time.
     pub(super) fn begin_again(&mut self) {
-        self.world.forget(&KEPT);
+        self.world.forget(tables::left_by_packets().chain(["SLOTS"]));
         self.replaced.clear();
         for task in 1..=TASKS {
             self.world.set_backend(task.into(), self.way.backend(task));

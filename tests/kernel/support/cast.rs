@@ -1,6 +1,7 @@
 //! Who takes part: the same few machines in every test.
 
-use mesh_common::net::Mac;
+use mesh_common::net::{Address, Mac, Port};
+use mesh_common::settings::Settings;
 
 pub(crate) type Ip = [u8; 4];
 
@@ -50,4 +51,17 @@ pub(crate) const fn task_mac(number: u8) -> Mac {
 /// Task `number`'s name in the tunnel.
 pub(crate) const fn identity(number: u8) -> Ip {
     [10, 0, 0, number]
+}
+
+/// What the agent tells the programs of the node.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        node: Address::new(NODE),
+        bridge: BRIDGE,
+        vni: VNI,
+        inner_mtu: INNER_MTU,
+        tunnel_port: Port::new(TUNNEL_PORT),
+        bridge_mac: BRIDGE_MAC,
+        ..Settings::default()
+    }
 }

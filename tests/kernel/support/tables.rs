@@ -8,6 +8,12 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo};
 use aya::util::nr_cpus;
 use aya_obj::generated::{bpf_attr, bpf_cmd};
+use mesh_common::maps;
+
+/// Those that remember packets.
+pub(crate) fn left_by_packets() -> impl Iterator<Item = &'static str> {
+    maps::SIZED_BY_FLOWS.into_iter().chain(["TURNS", "TRANSLATIONS", "FRAGMENTS", "AFFINITIES", "SUSPECTS"])
+}
 
 /// All that can change.
 pub(crate) fn of(ebpf: &Ebpf) -> impl Iterator<Item = (&str, &Map)> {

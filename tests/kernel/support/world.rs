@@ -144,15 +144,7 @@ impl World {
     }
 
     pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
-        let mut settings = Settings {
-            node: Address::new(cast::NODE),
-            bridge: cast::BRIDGE,
-            vni: cast::VNI,
-            inner_mtu: cast::INNER_MTU,
-            tunnel_port: Port::new(cast::TUNNEL_PORT),
-            bridge_mac: cast::BRIDGE_MAC,
-            ..Settings::default()
-        };
+        let mut settings = cast::settings();
         change(&mut settings);
         self.set("SETTINGS", 0, settings);
     }
@@ -340,7 +332,7 @@ impl World {
     }
 
     /// Empties these tables.
-    pub(crate) fn forget(&mut self, names: &[&str]) {
+    pub(crate) fn forget(&mut self, names: impl IntoIterator<Item = &'static str>) {
         for name in names {
             let map = self.ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
             super::tables::empty(map).unwrap_or_else(|error| panic!("{name} cannot be emptied: {error}"));
