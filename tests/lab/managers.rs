@@ -17,7 +17,7 @@ use crate::{
     Scenario, canary,
     load::{Callers, under_load, unix_ms},
     peers::promote,
-    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, backends, is_active, live, live_on},
+    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, backends, holds, is_active, live, live_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -57,7 +57,8 @@ fn one_of_three(lab: &Lab) -> Result<()> {
         })?;
         // Tasks of the frozen node may be replaced meanwhile: how many there are is asked again.
         wait::for_up_to(PATIENCE, "the tables follow", || {
-            live_on(&others, service.name(), service.tasks()?.len(), PROMPT_TABLES)
+            let count = service.tasks()?.len();
+            others.iter().try_for_each(|node| holds(node, service.name(), count))
         })?;
         drop(back);
         service.wait_for(6)?;

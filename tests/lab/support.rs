@@ -34,8 +34,8 @@ pub(crate) fn live_on(nodes: &[&Node], service: &str, count: usize, limit: Durat
     })
 }
 
-/// Both what the agent says and what the kernel has.
-fn holds(node: &Node, service: &str, count: usize) -> Result<()> {
+/// Whether a node's tables hold so many, by what the agent says and by what the kernel has.
+pub(crate) fn holds(node: &Node, service: &str, count: usize) -> Result<()> {
     let rows = backends(node, service)?;
     let mut frontends: Vec<&str> = rows.iter().filter_map(|row| row["frontend"].as_str()).collect();
     frontends.sort_unstable();
