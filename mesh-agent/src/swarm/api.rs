@@ -1,41 +1,22 @@
 //! The Docker API's JSON about the Swarm → our own words. Pure.
-//!
-//! An entry that cannot be understood is left out and named in `complaints`; the rest of its list counts.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::de::value::{Error as WordError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::listing::{Converted, Listed, list};
 use super::snapshot::{
     Attachment, Availability, EndpointMode, Network, Node, NodeState, Port, PublishMode, Role, Service,
     ServiceMode, ServiceNetwork, Task, TaskState, VirtualIp,
 };
 use super::wire::{
-    Identified, WireAttachment, WireMode, WireNetwork, WireNode, WirePort, WireService, WireTarget, WireTask,
+    WireAttachment, WireMode, WireNetwork, WireNode, WirePort, WireService, WireTarget, WireTask,
     WireVirtualIp,
 };
-
-/// One list of the API, by id.
-#[derive(Debug)]
-pub(super) struct Listed<T> {
-    pub(super) objects: BTreeMap<String, T>,
-    pub(super) complaints: BTreeSet<Complaint>,
-}
-
-/// What was left out, and why. Equal complaints are the same news, however often the object is listed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Complaint {
-    kind: &'static str,
-    id: String,
-    version: u64,
-    reason: String,
-}
 
 pub(super) fn services(json: &[u8]) -> Result<Listed<Service>, serde_json::Error> {
     list(json, "service", service)
@@ -65,42 +46,6 @@ pub(super) fn ipv4_of_cidr(text: &str) -> Result<Option<Ipv4Addr>, String> {
         Err(_) if text.is_empty() => Ok(None),
         Err(_) => Err(format!("{text:?} is not an IP address")),
     }
-}
-
-impl fmt::Display for Complaint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {} (version {}): {}", self.kind, self.id, self.version, self.reason)
-    }
-}
-
-/// With its id. Complaints about parts of it go into the conversion's second argument.
-pub(super) type Converted<T> = (String, T);
-
-fn list<Wire: DeserializeOwned, T>(
-    json: &[u8],
-    kind: &'static str,
-    convert: impl Fn(Wire, &mut Vec<String>) -> Converted<T>,
-) -> Result<Listed<T>, serde_json::Error> {
-    let entries: Option<Vec<&RawValue>> = serde_json::from_slice(json)?;
-    let mut listed = Listed { objects: BTreeMap::new(), complaints: BTreeSet::new() };
-    for entry in entries.unwrap_or_default() {
-        let mut reasons = Vec::new();
-        match serde_json::from_str::<Wire>(entry.get()) {
-            Ok(wire) => {
-                let (id, object) = convert(wire, &mut reasons);
-                listed.objects.insert(id, object);
-            }
-            Err(error) => reasons.push(format!("left out: {error}")),
-        }
-        if !reasons.is_empty() {
-            let who: Identified = serde_json::from_str(entry.get()).unwrap_or_default();
-            for reason in reasons {
-                let (id, version) = (who.id.clone(), who.version.index);
-                listed.complaints.insert(Complaint { kind, id, version, reason });
-            }
-        }
-    }
-    Ok(listed)
 }
 
 pub(super) fn service(wire: WireService, complaints: &mut Vec<String>) -> Converted<Service> {

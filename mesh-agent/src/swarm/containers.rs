@@ -4,18 +4,12 @@
 //! before its own list knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 
-use bollard::models::{
-    ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointResource, EventMessage,
-    EventMessageTypeEnum, LocalNodeState, SystemInfo,
-};
+use bollard::models::{ContainerSummary, EndpointResource, EventMessage, EventMessageTypeEnum};
 
-use super::api::{host_of, ipv4_of_cidr};
+use super::container::{container, is_in_the_swarm};
 use super::docker::TASK_LABEL;
-use super::snapshot::{BridgeEndpoint, ContainerDetails, LocalContainer, ThisNode};
-
-const SERVICE_LABEL: &str = "com.docker.swarm.service.id";
+use super::snapshot::{ContainerDetails, LocalContainer};
 
 /// The containers on this node that concern the Swarm, by id.
 #[derive(Debug, Default)]
@@ -185,144 +179,11 @@ pub(super) fn is_stop_signal(number: &str, configured: &str) -> bool {
     number == configured || (number == "28" && name == "WINCH")
 }
 
-fn container(
-    summary: ContainerSummary,
-    endpoints: &HashMap<String, EndpointResource>,
-    names: &mut BTreeMap<String, String>,
-) -> Option<(String, LocalContainer)> {
-    let id = summary.id?;
-    let mut labels = summary.labels.unwrap_or_default();
-    let networks = summary.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-    let addresses = networks
-        .into_iter()
-        .filter_map(|(name, endpoint)| {
-            let address = endpoint.ip_address?.parse().ok()?;
-            let network_id = endpoint.network_id?;
-            names.insert(network_id.clone(), name);
-            Some((network_id, address))
-        })
-        .collect();
-    // Links of others to it are names like `/other/alias`.
-    let own_name = summary.names.into_iter().flatten().find(|name| name.matches('/').count() == 1);
-    let name = own_name.map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
-    let is_paused = summary.state == Some(ContainerSummaryStateEnum::PAUSED);
-    let is_unhealthy = summary.status.is_some_and(|status| status.contains("(unhealthy)"));
-    let container = LocalContainer {
-        task_id: labels.remove(TASK_LABEL).unwrap_or_default(),
-        service_id: labels.remove(SERVICE_LABEL).unwrap_or_default(),
-        bridge: endpoints.get(&id).and_then(bridge_endpoint),
-        addresses,
-        draining: is_paused || is_unhealthy,
-        name,
-        details: None,
-    };
-    Some((id, container))
-}
-
-fn is_in_the_swarm(container: &LocalContainer) -> bool {
-    container.addresses.keys().any(|id| !is_of_this_node_only(id))
-}
-
-/// The Swarm's own objects have short ids; networks of a single Docker have 64 hexadecimal digits.
-fn is_of_this_node_only(network_id: &str) -> bool {
-    network_id.len() == 64 && network_id.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-pub(super) fn details(response: ContainerInspectResponse) -> ContainerDetails {
-    let settings = response.network_settings.unwrap_or_default();
-    let endpoints = settings.networks.unwrap_or_default().into_values();
-    let aliases = endpoints.filter_map(|endpoint| {
-        // Docker 25 and later keep what they make names of apart from what was asked for.
-        let mut names = endpoint.dns_names.unwrap_or_default();
-        names.extend(endpoint.aliases.unwrap_or_default());
-        names.sort_unstable();
-        names.dedup();
-        Some((endpoint.network_id?, names))
-    });
-    let host = response.host_config.unwrap_or_default();
-    let name_servers = host.dns.unwrap_or_default();
-    ContainerDetails {
-        hostname: response.config.and_then(|config| config.hostname).unwrap_or_default(),
-        aliases: aliases.collect(),
-        name_servers: name_servers.iter().filter_map(|server| server.parse().ok()).collect(),
-        dns_options: host.dns_options.unwrap_or_default(),
-        sandbox: settings.sandbox_key.unwrap_or_default(),
-        namespace: None,
-    }
-}
-
-fn bridge_endpoint(endpoint: &EndpointResource) -> Option<BridgeEndpoint> {
-    let address = ipv4_of_cidr(endpoint.ipv4_address.as_deref()?).ok()??;
-    Some(BridgeEndpoint { address, mac: mac_address(endpoint.mac_address.as_deref()?)? })
-}
-
-pub(super) fn mac_address(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok());
-    let mut mac = [0; 6];
-    for byte in &mut mac {
-        *byte = bytes.next()??;
-    }
-    bytes.next().is_none().then_some(mac)
-}
-
-/// This node's place in a Swarm, as `GET /info` tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Membership {
-    NotInSwarm {
-        why: String,
-    },
-    Member {
-        /// `cluster_id` is empty on workers: they are not told.
-        node: ThisNode,
-        /// Where the managers are.
-        managers: Vec<IpAddr>,
-    },
-}
-
-pub(super) fn membership(info: &SystemInfo) -> Membership {
-    let Some(swarm) = info.swarm.as_ref() else {
-        return Membership::NotInSwarm { why: "Docker says nothing about a Swarm".into() };
-    };
-    let state = swarm.local_node_state.unwrap_or(LocalNodeState::EMPTY);
-    let why = match state {
-        LocalNodeState::ACTIVE => None,
-        LocalNodeState::EMPTY | LocalNodeState::INACTIVE => Some(
-            "this node is in no Swarm; `docker swarm init` or `docker swarm join` changes that".to_owned(),
-        ),
-        LocalNodeState::PENDING => Some("this node is joining a Swarm".to_owned()),
-        LocalNodeState::LOCKED => {
-            Some("this node's Swarm state is locked; `docker swarm unlock` opens it".to_owned())
-        }
-        LocalNodeState::ERROR => Some(format!(
-            "this node's membership has an error: {}",
-            swarm.error.as_deref().unwrap_or("unknown")
-        )),
-    };
-    if let Some(why) = why {
-        return Membership::NotInSwarm { why };
-    }
-    let node = ThisNode {
-        id: swarm.node_id.clone().unwrap_or_default(),
-        hostname: info.name.clone().unwrap_or_default(),
-        address: swarm.node_addr.as_deref().and_then(usable_ipv4),
-        cluster_id: swarm.cluster.as_ref().and_then(|cluster| cluster.id.clone()).unwrap_or_default(),
-        manager: swarm.control_available.unwrap_or_default(),
-    };
-    let managers = swarm.remote_managers.iter().flatten();
-    let managers = managers.filter_map(|manager| host_of(manager.addr.as_deref()?)).collect();
-    Membership::Member { node, managers }
-}
-
-fn usable_ipv4(text: &str) -> Option<Ipv4Addr> {
-    match host_of(text)? {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::swarm::container::details;
+    use crate::swarm::snapshot::BridgeEndpoint;
 
     fn listing() -> (Vec<ContainerSummary>, HashMap<String, EndpointResource>) {
         let summaries = serde_json::from_slice(include_bytes!("testdata/containers.json")).unwrap();
@@ -500,39 +361,5 @@ mod tests {
         let (summaries, _) = listing();
         containers.listed(summaries, &HashMap::new());
         assert!(containers.lacks_a_bridge_address());
-    }
-
-    #[test]
-    fn a_worker_learns_who_it_is_and_where_the_managers_are() {
-        let info = serde_json::from_slice(include_bytes!("testdata/info_worker.json")).unwrap();
-        let expected = Membership::Member {
-            node: ThisNode {
-                id: "node2".into(),
-                hostname: "two".into(),
-                address: Some([10, 99, 0, 2].into()),
-                cluster_id: String::new(),
-                manager: false,
-            },
-            managers: vec![IpAddr::from([10, 99, 0, 1])],
-        };
-        assert_eq!(membership(&info), expected);
-    }
-
-    #[test]
-    fn a_manager_learns_the_clusters_id_too() {
-        let info = serde_json::from_slice(include_bytes!("testdata/info_manager.json")).unwrap();
-        let Membership::Member { node, .. } = membership(&info) else { panic!("{info:?}") };
-        assert!(node.manager);
-        assert_eq!(node.cluster_id, "clusterid");
-    }
-
-    #[test]
-    fn a_node_in_no_swarm_is_told_what_to_do() {
-        for (state, text) in [("inactive", "docker swarm join"), ("locked", "docker swarm unlock")] {
-            let info = serde_json::json!({"Name": "x", "Swarm": {"NodeID": "", "LocalNodeState": state}});
-            let info: SystemInfo = serde_json::from_value(info).unwrap();
-            let Membership::NotInSwarm { why } = membership(&info) else { panic!("{info:?}") };
-            assert!(why.contains(text), "{why}");
-        }
     }
 }

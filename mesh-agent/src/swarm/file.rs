@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::containers::mac_address;
+use super::container::mac_address;
 use super::snapshot::{
     Attachment, Availability, BridgeEndpoint, ContainerDetails, EndpointMode, LocalContainer, LocalView,
     Network, Node, NodeState, Port, Protocol, PublishMode, Role, Service, ServiceMode, ServiceNetwork,

@@ -19,9 +19,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
 use super::backoff::Backoff;
-use super::containers::{Containers, Membership, details, is_stop_signal, membership};
+use super::container::details;
+use super::containers::{Containers, is_stop_signal};
 use super::docker::{Docker, DockerError};
 use super::manager::a_moment_ago;
+use super::membership::{Membership, membership};
 use super::snapshot::{ContainerDetails, LocalView, ThisNode};
 use super::status::{Part, StatusBoard};
 use crate::node::namespaces;

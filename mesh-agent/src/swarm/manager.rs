@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::api::{self, Complaint, Listed};
+use super::api;
 use super::backoff::Backoff;
 use super::control::{Control, Told};
 use super::docker::{Docker, DockerError};
+use super::listing::{Complaint, Listed};
 use super::snapshot::Snapshot;
 use super::status::{Part, StatusBoard};
 use super::store::{Change, Pushed, Store};

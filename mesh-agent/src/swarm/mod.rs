@@ -13,14 +13,17 @@
 
 mod api;
 pub mod backoff;
+mod container;
 mod containers;
 mod control;
 mod control_api;
 mod control_wire;
 mod docker;
 pub mod file;
+mod listing;
 mod local;
 mod manager;
+mod membership;
 pub mod snapshot;
 pub mod source;
 pub mod status;
