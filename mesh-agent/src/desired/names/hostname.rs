@@ -1,6 +1,6 @@
 //! The hostname that a service gives its tasks, with the placeholders that Swarm fills in (swarmkit, template/context.go).
 
-use super::container_name;
+use crate::desired::backends;
 use crate::swarm::snapshot::{Node, Service, Task};
 
 /// `None` if the template asks for something that the agent does not know.
@@ -41,6 +41,11 @@ fn label(placeholder: &str, service: &Service) -> Option<String> {
         return None;
     }
     service.labels.get(name).cloned()
+}
+
+/// As Docker names a task's container (swarmkit, api/naming): tasks of global services have the node for a slot.
+pub(super) fn container_name(service: &Service, task: &Task) -> String {
+    format!("{}.{}", backends::name(service, task), task.id)
 }
 
 #[cfg(test)]
