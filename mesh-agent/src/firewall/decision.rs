@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use super::judge::{Filter, PublishedPort};
+use super::judge::Filter;
+use super::probe::PublishedPort;
 
 /// What operators want of rules that the mesh would pass by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

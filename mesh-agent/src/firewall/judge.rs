@@ -6,33 +6,13 @@
 //! packet comes to Docker's chain for published ports, it is Docker's, and what stands behind is of no effect.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use mesh_common::net::protocol;
-use mesh_common::tcp::flag;
 
-use super::ruleset::{
-    Action, Backend, Base, Chain, Family, Field, Hook, Match, Rule, Ruleset, Stop, Table, Test, Verdict,
-};
+use super::dockers::{dockers_turn, is_dockers_chain, is_dockers_table};
+use super::probe::{Place, Probe, PublishedPort, Scene, Truth, all};
+use super::ruleset::{Action, Field, Hook, Rule, Ruleset, Test, Verdict};
 use super::text;
-
-/// What the rules are judged for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scene {
-    /// Name and index of each.
-    pub uplinks: BTreeMap<String, u32>,
-    /// The bridge that Docker's mesh sends packets to: docker_gwbridge.
-    pub bridge: String,
-    /// First and last address on it; `None` while it has none.
-    pub bridge_subnet: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// This node's own.
-    pub addresses: BTreeSet<Ipv4Addr>,
-    pub published: Arc<BTreeSet<PublishedPort>>,
-}
-
-/// Protocol, as in an IP header, and port.
-pub type PublishedPort = (u8, u16);
 
 /// A rule that Docker's mesh obeys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,25 +58,6 @@ pub fn filters(ruleset: &Ruleset, scene: &Scene) -> Vec<Filter> {
     filters
 }
 
-/// A kind of packet.
-#[derive(Clone, Copy, Debug)]
-struct Probe<'a> {
-    uplink: (&'a str, u32),
-    protocol: u8,
-    port: u16,
-    is_general: bool,
-    /// The first of its connection, or a later one.
-    is_new: bool,
-}
-
-/// What is known about a match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Truth {
-    Always,
-    Maybe,
-    Never,
-}
-
 /// Whether packets may go on behind a chain or rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
@@ -119,14 +80,6 @@ struct Found<'a> {
     /// By the number of the table, the name of the chain, and the number of the rule.
     rules: BTreeMap<(usize, &'a str, usize), Filter>,
     steps: usize,
-}
-
-/// Where a probe is.
-struct Place<'a, 's> {
-    table: (usize, &'a Table),
-    base: &'a Base,
-    scene: &'s Scene,
-    probe: &'s Probe<'s>,
 }
 
 impl<'a> Found<'a> {
@@ -243,183 +196,6 @@ impl<'a> Found<'a> {
     }
 }
 
-/// In a chain of iptables' where Docker's own rules take published ports: how many rules stand before that. Docker puts its own
-/// before others, at the latest when it makes the first port. `has_docker` tells whether its rules are in any table; then those
-/// of the other backend (`iptables-legacy` beside `iptables`) are not its.
-fn dockers_turn(table: &Table, name: &str, chain: &Chain, has_docker: bool) -> Option<usize> {
-    let is_dockers = table.family == Family::Ip
-        && matches!((table.name.as_str(), name), ("filter", "FORWARD") | ("nat", "PREROUTING"));
-    if !is_dockers {
-        return None;
-    }
-    let jump = |wanted: &[&str]| {
-        chain.rules.iter().position(
-            |rule| matches!(&rule.action, Action::Verdict(Verdict::Jump(to)) if wanted.contains(&to.as_str())),
-        )
-    };
-    // 28 has the jump to DOCKER-INGRESS in DOCKER-FORWARD.
-    let turn = jump(&["DOCKER-INGRESS", "DOCKER-FORWARD"]);
-    let turn = turn.or_else(|| jump(&["DOCKER-USER"]).map(|place| place + 1));
-    let is_other_backend = has_docker && !table.chains.keys().any(|name| is_dockers_chain(table, name));
-    turn.or((!is_other_backend).then_some(0))
-}
-
-/// Chains that Docker fills by itself. DOCKER-USER is the operators'.
-fn is_dockers_chain(table: &Table, name: &str) -> bool {
-    const CHAINS: [&str; 9] = [
-        "DOCKER",
-        "DOCKER-INGRESS",
-        "DOCKER-FORWARD",
-        "DOCKER-BRIDGE",
-        "DOCKER-CT",
-        "DOCKER-INTERNAL",
-        "DOCKER-ISOLATION",
-        "DOCKER-ISOLATION-STAGE-1",
-        "DOCKER-ISOLATION-STAGE-2",
-    ];
-    table.family == Family::Ip && CHAINS.contains(&name)
-}
-
-/// Docker 29 can keep its rules in tables of its own.
-fn is_dockers_table(table: &Table) -> bool {
-    table.backend == Backend::NfTables && table.name == "docker-bridges"
-}
-
-impl Place<'_, '_> {
-    fn judge(&self, condition: &Match) -> Truth {
-        let truth = match &condition.test {
-            Test::Opaque(_) => return Truth::Maybe,
-            Test::Name(patterns) => {
-                // Nothing else is a name.
-                let name = if condition.field == Field::InInterface {
-                    self.probe.uplink.0
-                } else if self.base.hook == Hook::Forward {
-                    &self.scene.bridge
-                } else {
-                    ""
-                };
-                if patterns.iter().any(|pattern| pattern.matches(name)) {
-                    Truth::Always
-                } else {
-                    Truth::Never
-                }
-            }
-            Test::Number { mask, ranges } => {
-                all_or_none(self.known(condition.field).iter().map(|known| compare(*known, *mask, ranges)))
-            }
-        };
-        match (truth, condition.inverted) {
-            (Truth::Always, true) => Truth::Never,
-            (Truth::Never, true) => Truth::Always,
-            (truth, _) => truth,
-        }
-    }
-
-    /// The values that a field can have: one of these ranges.
-    fn known(&self, field: Field) -> Vec<(u32, u32)> {
-        const ANY: (u32, u32) = (0, u32::MAX);
-        /// From `linux/netfilter/nf_conntrack_common.h`: seen a reply, assured, confirmed.
-        const ANSWERED: u32 = 2 | 4 | 8;
-        /// Destination translated, and both translations decided on.
-        const TRANSLATED: u32 = 32 | 128 | 256;
-
-        let (probe, scene) = (self.probe, self.scene);
-        let is_forward = self.base.hook == Hook::Forward;
-        let one = |value: u32| vec![(value, value)];
-        match field {
-            Field::InIndex => one(probe.uplink.1),
-            Field::OutIndex if !is_forward => one(0),
-            Field::Family => one(2),
-            Field::EtherType => one(0x0800),
-            Field::Protocol => one(probe.protocol.into()),
-            Field::Destination if is_forward => {
-                let subnet = scene.bridge_subnet;
-                vec![subnet.map_or(ANY, |(first, last)| (first.into(), last.into()))]
-            }
-            Field::Destination | Field::OriginalDestination => {
-                scene.addresses.iter().map(|address| (u32::from(*address), u32::from(*address))).collect()
-            }
-            Field::DestinationPort | Field::OriginalPort => one(probe.port.into()),
-            Field::SourcePort => vec![(1, u16::MAX.into())],
-            Field::ConntrackState => one(if probe.is_new { 8 } else { 2 } | if is_forward { 128 } else { 0 }),
-            Field::ConntrackStatus => match (probe.is_new, is_forward) {
-                (true, true) => one(TRANSLATED),
-                (true, false) => one(0),
-                (false, _) => one(TRANSLATED | ANSWERED),
-            },
-            Field::ConntrackDirection | Field::PacketType => one(0),
-            Field::TcpFlags if probe.protocol == protocol::TCP => tcp_flags(probe.is_new),
-            Field::DestinationType => one(if is_forward { 1 } else { 2 }),
-            Field::InInterface
-            | Field::OutInterface
-            | Field::OutIndex
-            | Field::Source
-            | Field::TcpFlags
-            | Field::Other => vec![ANY],
-        }
-    }
-}
-
-/// Those that belong together; with ECN and without (RFC 3168).
-fn tcp_flags(is_new: bool) -> Vec<(u32, u32)> {
-    const PSH: u8 = 0x08;
-    const ECE: u8 = 0x40;
-    const CWR: u8 = 0x80;
-    const ACK: u8 = flag::ACK;
-    let flags: &[u8] = if is_new {
-        &[flag::SYN, flag::SYN | ECE | CWR]
-    } else {
-        &[
-            ACK,
-            ACK | PSH,
-            ACK | flag::FIN,
-            ACK | PSH | flag::FIN,
-            ACK | flag::RST,
-            flag::RST,
-            ACK | ECE,
-            ACK | CWR,
-        ]
-    };
-    flags.iter().map(|flags| (u32::from(*flags), u32::from(*flags))).collect()
-}
-
-/// Whether a value in a range has these bits in one of the wanted ranges.
-fn compare(known: (u32, u32), mask: u32, wanted: &[(u32, u32)]) -> Truth {
-    let holds = |value: u32| wanted.iter().any(|(first, last)| (*first..=*last).contains(&value));
-    if known.0 == known.1 {
-        return if holds(known.0 & mask) { Truth::Always } else { Truth::Never };
-    }
-    if mask != u32::MAX {
-        return Truth::Maybe;
-    }
-    if wanted.iter().any(|(first, last)| *first <= known.0 && known.1 <= *last) {
-        Truth::Always
-    } else if wanted.iter().all(|(first, last)| *last < known.0 || known.1 < *first) {
-        Truth::Never
-    } else {
-        Truth::Maybe
-    }
-}
-
-/// Of one that each of several values may be.
-fn all_or_none(mut truths: impl Iterator<Item = Truth>) -> Truth {
-    let Some(first) = truths.next() else { return Truth::Maybe };
-    if truths.all(|truth| truth == first) { first } else { Truth::Maybe }
-}
-
-/// Of conditions that must all hold.
-fn all(truths: impl Iterator<Item = Truth>) -> Truth {
-    let mut whole = Truth::Always;
-    for truth in truths {
-        match truth {
-            Truth::Never => return Truth::Never,
-            Truth::Maybe => whole = Truth::Maybe,
-            Truth::Always => {}
-        }
-    }
-    whole
-}
-
 /// What rules say about ports, Docker's own aside.
 fn named_ports(ruleset: &Ruleset) -> BTreeSet<(u32, u32)> {
     let tables = ruleset.tables.iter().filter(|table| !is_dockers_table(table));
@@ -453,20 +229,4 @@ fn general_port(named: &BTreeSet<(u32, u32)>) -> u32 {
             .any(|(first, last)| last.saturating_sub(*first) < NARROW && (*first..=*last).contains(port))
     };
     DYNAMIC.into_iter().find(|port| !is_meant(port)).unwrap_or(*DYNAMIC.start())
-}
-
-impl Stop {
-    /// Its names in iptables and in nft.
-    pub(super) fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Drop => ("DROP", "drop"),
-            Self::Reject => ("REJECT", "reject"),
-            Self::Dnat => ("DNAT", "dnat"),
-            Self::Redirect => ("REDIRECT", "redirect"),
-            Self::Tproxy => ("TPROXY", "tproxy"),
-            Self::Queue => ("NFQUEUE", "queue"),
-            Self::Forward => ("TEE", "fwd"),
-            Self::Synproxy => ("SYNPROXY", "synproxy"),
-        }
-    }
 }

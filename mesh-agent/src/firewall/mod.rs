@@ -9,10 +9,12 @@
 //! netdev's ingress, at prerouting or forward. Docker's own do not count, nor what Docker passes by as well (INPUT).
 
 mod decision;
+mod dockers;
 pub mod inspection;
 mod judge;
 mod legacy;
 mod nft;
+mod probe;
 mod ruleset;
 mod state;
 mod text;
@@ -28,7 +30,8 @@ use tokio::sync::watch::Sender;
 use tokio::time::sleep;
 
 pub use decision::{Decision, Filtered, Mode};
-pub use judge::{Filter, PublishedPort, Scene, filters};
+pub use judge::{Filter, filters};
+pub use probe::{PublishedPort, Scene};
 pub use ruleset::Ruleset;
 pub use state::Firewall;
 

@@ -223,3 +223,19 @@ fn bits(field: Field, mask: u32, ranges: &[(u32, u32)], is_iptables: bool) -> St
         _ => words(mask),
     }
 }
+
+impl Stop {
+    /// Its names in iptables and in nft.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Drop => ("DROP", "drop"),
+            Self::Reject => ("REJECT", "reject"),
+            Self::Dnat => ("DNAT", "dnat"),
+            Self::Redirect => ("REDIRECT", "redirect"),
+            Self::Tproxy => ("TPROXY", "tproxy"),
+            Self::Queue => ("NFQUEUE", "queue"),
+            Self::Forward => ("TEE", "fwd"),
+            Self::Synproxy => ("SYNPROXY", "synproxy"),
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod constants;
 mod expressions;
+mod register;
 mod sets;
 
 use std::io;
