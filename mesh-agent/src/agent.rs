@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::args::{HttpPlace, RunArguments, Switch};
 use crate::core::{Core, Inputs, Outputs};
 use crate::dataplane::agent_sockets::AgentSockets;
+use crate::dataplane::clock::monotonic_nanoseconds;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flows::{Collection, Flows};
 use crate::dataplane::heartbeat::Heartbeat;
@@ -23,7 +24,8 @@ use crate::health::Vitals;
 use crate::node::{self, namespaces};
 use crate::reach::{self, Findings};
 use crate::single::Single;
-use crate::status::collect::{Collector, Published};
+use crate::status::collect::Collector;
+use crate::status::published::Published;
 use crate::swarm::snapshot::LocalView;
 use crate::swarm::source::{self, SourceHandles};
 use crate::{dns, firewall, status};
@@ -130,7 +132,7 @@ async fn collect_flows(
         let limits = known.idle_limits();
         // The tables may be long, and each of their entries is a system call.
         let turn = tokio::task::spawn_blocking(move || {
-            let found = flows.collect(status::collect::monotonic_nanoseconds(), &limits);
+            let found = flows.collect(monotonic_nanoseconds(), &limits);
             (flows, found)
         });
         let Ok((back, found)) = turn.await else {
@@ -170,7 +172,7 @@ async fn show_life(resolver: Arc<Resolver>, mut heartbeat: Heartbeat) {
     loop {
         ticks.tick().await;
         let turns = resolver.last_turn().is_some_and(|turn| turn.elapsed() < TURN);
-        if turns && let Err(error) = heartbeat.beat(status::collect::monotonic_nanoseconds()) {
+        if turns && let Err(error) = heartbeat.beat(monotonic_nanoseconds()) {
             warn!("the hooks cannot be told that the resolver lives, so names are left to Docker: {error:#}");
             sleep(Duration::from_secs(5)).await;
         }

@@ -43,7 +43,8 @@ use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
 use crate::reconcile::tables::Tables;
 use crate::shared_map::SharedMap;
-use crate::status::collect::{Inquiry, Published};
+use crate::status::collect::Inquiry;
+use crate::status::published::Published;
 use crate::swarm::snapshot::{LocalView, PublishMode, Service, Snapshot};
 
 /// How long packets that have looked at a table may still be on their way: far longer than any takes.

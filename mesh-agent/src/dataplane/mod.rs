@@ -18,6 +18,7 @@ pub mod agent_sockets;
 pub mod answers;
 pub mod attachments;
 pub mod batch;
+pub mod clock;
 pub mod counters;
 pub mod flows;
 pub mod heartbeat;

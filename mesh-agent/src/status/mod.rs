@@ -9,7 +9,9 @@ pub mod client;
 pub mod collect;
 pub mod http;
 pub mod metrics;
+pub mod published;
 pub mod report;
+mod rows;
 pub mod server;
 pub mod table;
 #[cfg(test)]
