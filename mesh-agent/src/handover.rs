@@ -111,9 +111,9 @@ impl Handover {
             self.due = Some(Instant::now() + ROUND);
         }
         let is_due = self.due.is_some_and(|due| due <= Instant::now());
-        let has_failed = self.blind.is_some();
-        let needed = if unread.is_empty() && ports.is_empty() || has_failed { is_due } else { true };
-        if self.reading.is_some() || !needed {
+        // After a failure only when it is time to try again.
+        let is_news = self.blind.is_none() && !(unread.is_empty() && ports.is_empty());
+        if self.reading.is_some() || !(is_due || is_news) {
             return;
         }
         // Containers come and go often, and all that the node translates can be much.

@@ -20,8 +20,10 @@ use crate::{
     wait,
 };
 
-/// The stack's name, so that the service is `mesh_agent`.
+/// The stack's name.
 pub const STACK: &str = "mesh";
+/// The service's, which is named for its stack.
+pub const SERVICE: &str = "mesh_agent";
 
 /// Builds the images of the workloads.
 pub fn build_workloads() -> Result<Vec<PathBuf>> {
@@ -59,13 +61,12 @@ pub fn deploy_with_xdp(lab: &Lab) -> Result<()> {
 }
 
 fn deploy_with(lab: &Lab, xdp: &str) -> Result<()> {
-    let service = format!("{STACK}_agent");
     let deployed = is_deployed(lab);
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--compose-file"];
     lab.docker(deploy).arg(prompt(&stack_file())?).arg(STACK).env("MESH_XDP", xdp).read()?;
     if deployed {
         // The tag names another image, which the Swarm cannot know.
-        lab.docker(["service", "update", "--quiet", "--force", "--no-resolve-image", &service]).read()?;
+        lab.docker(["service", "update", "--quiet", "--force", "--no-resolve-image", SERVICE]).read()?;
     }
     answers(lab)
 }
@@ -85,7 +86,7 @@ pub fn prompt(file: &Path) -> Result<PathBuf> {
 
 /// Whether there is a stack, whatever its agents do.
 pub fn is_deployed(lab: &Lab) -> bool {
-    lab.docker(["service", "inspect", &format!("{STACK}_agent")]).succeeds()
+    lab.docker(["service", "inspect", SERVICE]).succeeds()
 }
 
 /// Waits until every node's agent answers.
@@ -112,7 +113,7 @@ pub fn without_xdp(lab: &Lab) -> Result<()> {
 
 fn exchange(lab: &Lab, options: &[&str]) -> Result<()> {
     let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image"];
-    lab.docker(update).args(options).arg(format!("{STACK}_agent")).read().map(drop)
+    lab.docker(update).args(options).arg(SERVICE).read().map(drop)
 }
 
 /// Exchanges the agents of all nodes for some with another setting.
@@ -194,19 +195,21 @@ pub fn uninstall(lab: &Lab) -> Result<()> {
 
 /// What `mesh-agent status --format json` says on a node, asked of the agent itself: Docker is neither needed nor disturbed.
 pub fn status(node: &Node) -> Result<Value> {
-    let asked =
-        ask(node, r#"{"command":"report"}"#).with_context(|| format!("the agent of {}", node.name))?;
-    let mut answer: Value =
-        serde_json::from_str(&asked).with_context(|| format!("{} said {asked}", node.name))?;
-    let report = answer.get_mut("report").map(Value::take);
-    report.with_context(|| format!("the agent of {} sent no report: {answer}", node.name))
+    socket(node).and_then(|socket| report(&socket)).with_context(|| format!("the agent of {}", node.name))
+}
+
+/// [`status`] of the agent with this socket.
+pub fn report(socket: &Path) -> Result<Value> {
+    let said = ask(socket, r#"{"command":"report"}"#)?;
+    let mut answer: Value = serde_json::from_str(&said).with_context(|| format!("it said {said}"))?;
+    answer.get_mut("report").map(Value::take).with_context(|| format!("it sent no report: {answer}"))
 }
 
 /// What `mesh-agent check` says on a node, asked of the agent itself.
 pub fn differences(node: &Node) -> Result<Vec<String>> {
-    let asked = ask(node, r#"{"command":"check"}"#).with_context(|| format!("the agent of {}", node.name))?;
-    let answer: Answer =
-        serde_json::from_str(&asked).with_context(|| format!("{} said {asked}", node.name))?;
+    let said = socket(node).and_then(|socket| ask(&socket, r#"{"command":"check"}"#));
+    let said = said.with_context(|| format!("the agent of {}", node.name))?;
+    let answer: Answer = serde_json::from_str(&said).with_context(|| format!("{} said {said}", node.name))?;
     Ok(answer.differences)
 }
 
@@ -215,12 +218,15 @@ struct Answer {
     differences: Vec<String>,
 }
 
-/// One line to the agent's socket, and one from it, as its own command line does it (`mesh-agent/src/status/server.rs`).
-fn ask(node: &Node, question: &str) -> Result<String> {
+fn socket(node: &Node) -> Result<PathBuf> {
     let agent = node.processes(&["mesh-agent", "run"])?.into_iter().next();
     let agent = agent.context("it does not run")?;
-    let inside = PathBuf::from(format!("/proc/{agent}/root"));
-    let mut socket = UnixStream::connect(inside.join("run/mesh-agent/agent.sock"))?;
+    Ok(PathBuf::from(format!("/proc/{agent}/root/run/mesh-agent/agent.sock")))
+}
+
+/// One line to an agent's socket, and one from it, as its own command line does it (`mesh-agent/src/status/server.rs`).
+fn ask(socket: &Path, question: &str) -> Result<String> {
+    let mut socket = UnixStream::connect(socket)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.write_all(format!("{question}\n").as_bytes())?;
     let mut answer = String::new();
@@ -252,7 +258,7 @@ pub fn evidence(lab: &Lab) -> String {
 /// What the agents have logged, node by node.
 pub fn logs(lab: &Lab) -> String {
     let log = |node: &Node| {
-        let filter = format!("label=com.docker.swarm.service.name={STACK}_agent");
+        let filter = format!("label=com.docker.swarm.service.name={SERVICE}");
         let all =
             node.docker(["ps", "--all", "--quiet", "--filter", &filter]).quiet().read().unwrap_or_default();
         let said =
@@ -265,7 +271,7 @@ pub fn logs(lab: &Lab) -> String {
 
 /// The container in which a node's agent runs.
 pub fn agent_container(node: &Node) -> Result<String> {
-    let filter = format!("label=com.docker.swarm.service.name={STACK}_agent");
+    let filter = format!("label=com.docker.swarm.service.name={SERVICE}");
     let ids = node.docker(["ps", "--quiet", "--filter", &filter]).quiet().read()?;
     let id = ids.lines().next().with_context(|| format!("{} runs no agent", node.name))?;
     Ok(id.to_owned())

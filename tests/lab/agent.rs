@@ -67,20 +67,24 @@ const OTHER_BUILD: &str = "mesh-agent:other";
 fn exchanged(lab: &Lab) -> Result<()> {
     canary::exchanges_agents();
     lab.on_every_node(|node| node.docker(["tag", AGENT, OTHER_BUILD]).quiet().read())?;
-    let name = format!("{}_agent", mesh::STACK);
     let (outcome, _) =
         under_load(lab, 4, &lab.nodes.iter().collect::<Vec<_>>(), Callers::OutsideAndTask, |service| {
             let _as_deployed = Undo::at_the_end(|| {
                 let options = ["--image", AGENT, "--env-rm", "MESH_FLOWS", "--update-monitor", "1s"];
-                let _ = update(lab, &name, &[&options[..], &["--update-parallelism", "1"]].concat());
+                let _ = update(lab, mesh::SERVICE, &[&options[..], &["--update-parallelism", "1"]].concat());
             });
-            exchange(lab, &name, &["--force", "--update-monitor", "500ms", "--rollback-monitor", "500ms"])
-                .context("restarted in turn")?;
-            exchange(lab, &name, &["--image", OTHER_BUILD, "--update-parallelism", "3"])
+            exchange(
+                lab,
+                mesh::SERVICE,
+                &["--force", "--update-monitor", "500ms", "--rollback-monitor", "500ms"],
+            )
+            .context("restarted in turn")?;
+            exchange(lab, mesh::SERVICE, &["--image", OTHER_BUILD, "--update-parallelism", "3"])
                 .context("another image, all at once")?;
             // Tables of another size are new tables.
-            exchange(lab, &name, &["--env-add", "MESH_FLOWS=65536"]).context("smaller tables")?;
-            exchange(lab, &name, &["--image", AGENT, "--env-rm", "MESH_FLOWS"]).context("and back")?;
+            exchange(lab, mesh::SERVICE, &["--env-add", "MESH_FLOWS=65536"]).context("smaller tables")?;
+            exchange(lab, mesh::SERVICE, &["--image", AGENT, "--env-rm", "MESH_FLOWS"])
+                .context("and back")?;
             service.scale(6)?;
             service.wait_for(6)?;
             live(lab, service.name(), 6)

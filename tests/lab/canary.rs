@@ -12,9 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
+    cmd::{self, Cmd},
     lab::{Lab, Node},
-    mesh, wait,
+    mesh::{self, SERVICE},
+    wait,
 };
+use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Within what time what a scenario has removed must be gone, and the tables must agree with the Swarm.
@@ -138,7 +141,9 @@ impl Canary {
         self.settled(lab, batch);
         match warnings(lab, self.since) {
             Ok(warnings) => warnings.into_iter().for_each(|(time, line)| {
-                let announced = |ran: &Ran<'_>| ran.announced.warnings.iter().any(|part| line.contains(part));
+                let announced = |ran: &Ran<'_>| {
+                    ran.ran_at(time) && ran.announced.warnings.iter().any(|part| line.contains(part))
+                };
                 if !batch.iter().any(announced) {
                     blame(batch, Some(time), &format!("an agent warned: {line}"));
                 }
@@ -214,7 +219,7 @@ fn blame(batch: &mut [Ran<'_>], time: Option<SystemTime>, finding: &str) {
 fn left_behind(lab: &Lab) -> Result<Vec<Dated>> {
     let mut found = Vec::new();
     let services = lab.docker(["service", "ls", "--format", "{{.Name}}"]).quiet().read()?;
-    for name in services.lines().filter(|name| *name != MESH) {
+    for name in services.lines().filter(|name| *name != SERVICE) {
         found.push((created(lab.docker(["service", "inspect", name]))?, format!("service {name}")));
     }
     let list = ["network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}}"];
@@ -228,8 +233,6 @@ fn left_behind(lab: &Lab) -> Result<Vec<Dated>> {
     Ok(found)
 }
 
-const MESH: &str = "mesh_agent";
-
 /// Containers that run, and stopped ones that no service will forget by itself.
 fn strange_containers(node: &Node) -> Result<Vec<Dated>> {
     let service = r#"{{.Label "com.docker.swarm.service.name"}}"#;
@@ -242,7 +245,7 @@ fn strange_containers(node: &Node) -> Result<Vec<Dated>> {
             continue;
         };
         let service = words.next();
-        if service == Some(MESH) || (service.is_some() && state != "running") {
+        if service == Some(SERVICE) || (service.is_some() && state != "running") {
             continue;
         }
         let created = created(node.docker(["container", "inspect", id]))?;
@@ -252,8 +255,8 @@ fn strange_containers(node: &Node) -> Result<Vec<Dated>> {
 }
 
 /// When a thing was made that `docker … inspect` describes.
-fn created(inspect: mesh_tests::cmd::Cmd) -> Result<SystemTime> {
-    let said: serde_json::Value = serde_json::from_str(&inspect.quiet().read()?)?;
+fn created(inspect: Cmd) -> Result<SystemTime> {
+    let said: Value = serde_json::from_str(&inspect.quiet().read()?)?;
     let time = said[0]["CreatedAt"].as_str().or(said[0]["Created"].as_str());
     parse(time.with_context(|| format!("no time in {said}"))?)
 }
@@ -306,14 +309,14 @@ fn outcomes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
 fn warnings(lab: &Lab, since: SystemTime) -> Result<Vec<Dated>> {
     let seconds = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let of_node = |node: &Node| {
-        let filter = format!("label=com.docker.swarm.service.name={MESH}");
+        let filter = format!("label=com.docker.swarm.service.name={SERVICE}");
         let all = node.docker(["ps", "--all", "--quiet", "--filter", &filter]).quiet().read()?;
         let mut found = Vec::new();
         for id in all.lines() {
             let logs = ["logs", "--timestamps", "--since", &seconds.to_string(), id];
             // One that has just been forgotten has none.
             let Ok(said) = node.docker(logs).quiet().output() else { continue };
-            for line in mesh_tests::cmd::said(&said).lines().filter(|line| is_warning(line)) {
+            for line in cmd::said(&said).lines().filter(|line| is_warning(line)) {
                 let Some((time, text)) = line.split_once(' ') else { continue };
                 let time = parse(time)?;
                 if time >= since {

@@ -90,11 +90,10 @@ fn another_managers_agent(lab: &Lab) -> Result<()> {
     live(lab, "follow", 2)?;
     let _demoted = promote(lab, second)?;
 
-    let agents = format!("{}_agent", mesh::STACK);
     let constrain = |option: &str| {
         let constraint = format!("node.hostname!={}", first.name);
         let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image", option, &constraint];
-        lab.docker(update).arg(&agents).read().map(drop)
+        lab.docker(update).arg(mesh::SERVICE).read().map(drop)
     };
     let returned = Undo::at_the_end(|| {
         let _ = constrain("--constraint-rm").and_then(|()| agent_answers(first));

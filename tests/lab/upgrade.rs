@@ -15,7 +15,8 @@ use mesh_tests::{
     images::{AGENT, Revision},
     inside::Inside,
     lab::{Lab, Node},
-    mesh, paths, priority,
+    mesh::{self, SERVICE},
+    paths, priority,
     service::{Service, Spec},
     wait,
 };
@@ -39,7 +40,6 @@ const BEFORE: &str = "fd87607";
 /// Within what time all agents are exchanged, one after the other, each when the one before is healthy.
 const EXCHANGED: Duration = Duration::from_mins(2);
 
-const SERVICE: &str = "mesh_agent";
 const PORTS: Ports = Ports { web: Some(8341), echo: Some(8342) };
 const STEADY_WEB: u16 = 8343;
 const STEADY_ECHO: u16 = 8344;

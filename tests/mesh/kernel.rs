@@ -36,6 +36,7 @@ use crate::{
     support::{
         bpffs::BpfFs,
         cast::{self, Ip},
+        checks::mac,
         namespace::Namespace,
         overlay,
         run::{self, Hook},
@@ -223,7 +224,6 @@ fn facts() -> NodeFacts {
 
 /// What `ip` is told: an uplink with neighbours, the bridge, and a port of an overlay.
 fn interfaces() -> String {
-    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
     let interfaces = [
         ("uplink", cast::UPLINK, cast::NODE_MAC, "10.99.0.1/24"),
         ("bridge", cast::BRIDGE, cast::BRIDGE_MAC, "172.18.0.1/16"),
@@ -235,7 +235,7 @@ fn interfaces() -> String {
             lines,
             "link add name {name} index {index} address {} type veth peer name {name}-far\n\
              addr add {address} dev {name}\nlink set {name} up\nlink set {name}-far up\n",
-            mac(hardware)
+            mac(&hardware)
         );
     }
     for last in 2..=254 {
@@ -243,7 +243,7 @@ fn interfaces() -> String {
         let _ = writeln!(
             lines,
             "neigh replace 10.99.0.{last} lladdr {} nud permanent dev uplink",
-            mac(outside(address))
+            mac(&outside(address))
         );
     }
     lines

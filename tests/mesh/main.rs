@@ -1,9 +1,10 @@
-//! Scenarios as text: a Swarm, what happens on one of its nodes, and what comes of it. Each is played on the agent's pure core, on the
-//! programs in this machine's kernel, and on an agent in a namespace. Arguments select scenarios by a part of their name; `--list`
-//! shows them; `--level` takes one of the three.
+//! Scenarios as text: a Swarm, what happens on one of its nodes, and what comes of it. Each is played on the agent's pure
+//! core, on the programs in this machine's kernel, and on an agent in a namespace. Arguments select scenarios by a part of
+//! their name; `--list` shows them; `--level` takes one of the three.
 
 mod core;
 mod dns;
+mod files;
 mod kernel;
 mod letters;
 mod level;

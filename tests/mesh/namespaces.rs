@@ -5,32 +5,31 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs::{self, File},
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData};
 use mesh_agent::{
     dataplane::pins::Pins,
     node::namespaces,
     swarm::snapshot::{LocalView, Network},
 };
-use mesh_tests::{cmd::Cmd, paths, wait};
+use mesh_tests::{cmd::Cmd, mesh, paths, wait};
 use serde_json::Value;
 
 use crate::{
     core::Core,
+    files::{self, Files, Mount},
     level::{Level, Views, Went},
     packets::{Coming, Door, is_probe, outside},
     scenario::{Becomes, Tables},
     support::{
         cast::{self, Ip},
+        checks::mac,
         namespace::Namespace,
         packet::{Packet, Payload, Udp},
         tables as any_table,
@@ -38,6 +37,8 @@ use crate::{
     },
 };
 
+/// Within what time an agent answers.
+const STARTS: Duration = Duration::from_secs(30);
 /// Within what time the agent must have followed a change of its file, which it looks at every half second.
 const FOLLOWED: Duration = Duration::from_secs(5);
 /// How long nothing must come for nothing to have come.
@@ -48,28 +49,35 @@ const PROMPT: Duration = Duration::from_secs(2);
 const ASKING_PORT: u16 = 5353;
 const RESOLVER_PORT: u16 = 4796;
 
-/// How many there have been.
-static STARTED: AtomicUsize = AtomicUsize::new(0);
-
 pub(crate) struct Agent {
-    folder: PathBuf,
+    process: Running,
+    overlays: BTreeMap<String, Overlay>,
     pins: Pins,
-    cgroup: PathBuf,
-    process: Child,
-    node: Namespace,
+    files: Files,
+    _node: Namespace,
     /// All far ends are here.
     world: Namespace,
     uplink: Wire,
     tasks: Wire,
-    overlays: BTreeMap<String, Overlay>,
     /// Interfaces that have had a name.
     named: usize,
+}
+
+/// Ends with its user.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A network as Docker makes it on a node: a bridge, a port for each task here, and one towards the other nodes.
 struct Overlay {
     _namespace: Namespace,
-    file: PathBuf,
+    /// The namespace where Docker has it.
+    file: Mount,
     ports: BTreeMap<String, Wire>,
     elsewhere: Wire,
 }
@@ -77,16 +85,8 @@ struct Overlay {
 impl Agent {
     /// Starts one that reads this file. Nobody else sees what is mounted for it, not even other threads.
     pub(crate) fn start(binary: &Path, file: &Path) -> Result<Self> {
-        own_mounts()?;
-        let name = format!("mesh-test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(&name);
-        let bpffs = folder.join("bpf");
-        fs::create_dir_all(&bpffs)?;
-        fs::create_dir_all(folder.join("docker/netns"))?;
-        Cmd::new("mount").args(["-t", "bpf", "bpf"]).arg(&bpffs).quiet().read()?;
-        let cgroups = mesh_agent::cgroup::root()?.context("no cgroup2 hierarchy is mounted")?;
-        let cgroup = cgroups.join(&name);
-        fs::create_dir_all(&cgroup)?;
+        files::own_mounts()?;
+        let files = Files::make()?;
         let node = Namespace::new();
         let world = Namespace::new();
         node.ip(&node_lines(&world));
@@ -95,35 +95,37 @@ impl Agent {
         let (uplink, tasks) = (Wire::at_far_end_of("uplink"), Wire::at_far_end_of("tasks"));
         fs::write(file, "node: one\nnodes: { one: { address: 10.99.0.1 } }\n")?;
         node.enter();
-        let log = File::create(folder.join("agent.log"))?;
+        let log = File::create(files.log())?;
         let process = Command::new(binary)
             .args(["run", "--uplink=uplink", "--http=off", "--xdp=off", "--firewall=bypass"])
             .arg(format!("--source=file:{}", file.display()))
-            .arg(format!("--bpffs={}", bpffs.display()))
-            .arg(format!("--cgroup={}", cgroup.display()))
-            .arg(format!("--docker-run={}", folder.join("docker").display()))
-            .arg(format!("--socket={}", folder.join("agent.sock").display()))
+            .arg(format!("--bpffs={}", files.bpffs().display()))
+            .arg(format!("--cgroup={}", files.cgroup().display()))
+            .arg(format!("--docker-run={}", files.docker().display()))
+            .arg(format!("--socket={}", files.socket().display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("cannot start the agent")?;
-        let pins = Pins::under(&bpffs);
-        let (overlays, named) = (BTreeMap::new(), 0);
-        let mut agent = Self { folder, pins, cgroup, process, node, world, uplink, tasks, overlays, named };
-        agent.until("the agent answers", Duration::from_secs(30), |agent| agent.report().map(drop))?;
+        let mut agent = Self {
+            process: Running(process),
+            pins: Pins::under(files.bpffs()),
+            files,
+            _node: node,
+            world,
+            uplink,
+            tasks,
+            overlays: BTreeMap::new(),
+            named: 0,
+        };
+        agent.until("the agent answers", STARTS, |agent| agent.report().map(drop))?;
         Ok(agent)
     }
 
     /// What the agent says of itself.
     fn report(&self) -> Result<Value> {
-        let mut socket = UnixStream::connect(self.folder.join("agent.sock"))?;
-        socket.set_read_timeout(Some(PROMPT))?;
-        socket.write_all(b"{\"command\":\"report\"}\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        let mut answer: Value = serde_json::from_str(&answer)?;
-        answer.get_mut("report").map(Value::take).context("it sent no report")
+        mesh::report(&self.files.socket())
     }
 
     fn until(
@@ -132,7 +134,7 @@ impl Agent {
         limit: Duration,
         mut ask: impl FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        let log = self.folder.join("agent.log");
+        let log = self.files.log();
         let told = || fs::read_to_string(&log).unwrap_or_default();
         wait::until(what, limit, Duration::from_millis(20), || ask(self))
             .with_context(|| format!("the agent has logged:\n{}", told()))
@@ -167,9 +169,9 @@ impl Agent {
         let namespace = Namespace::new();
         namespace.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
         let far = self.cable(&namespace, "vxlan0")?;
-        let file = namespaces::of_overlay(&self.folder.join("docker"), &network.id);
+        let file = namespaces::of_overlay(&self.files.docker(), &network.id);
         File::create(&file)?;
-        Cmd::new("mount").arg("--bind").arg(namespace.path()).arg(&file).quiet().read()?;
+        let file = Mount::make(&["--bind", &namespace.path()], &file)?;
         Ok(Overlay { _namespace: namespace, file, ports: BTreeMap::new(), elsewhere: far })
     }
 
@@ -178,7 +180,7 @@ impl Agent {
         if overlay.ports.contains_key(task) {
             return Ok(());
         }
-        let namespace = overlay.file.clone();
+        let namespace = overlay.file.at().to_owned();
         let name = format!("veth{}", overlay.ports.len());
         let far = self.cable_at(&namespace, &name)?;
         let overlay = self.overlays.get_mut(network).context("the network is there")?;
@@ -211,9 +213,9 @@ impl Agent {
 
     fn remove_overlay(&mut self, id: &str) -> Result<()> {
         let Some(overlay) = self.overlays.remove(id) else { return Ok(()) };
-        Cmd::new("umount").args(["--lazy"]).arg(&overlay.file).quiet().read()?;
-        fs::remove_file(&overlay.file)?;
-        Ok(())
+        drop(overlay);
+        let file = namespaces::of_overlay(&self.files.docker(), id);
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
     }
 
     /// The agent's programs are at the ports of all overlays.
@@ -276,7 +278,7 @@ impl Level for Agent {
     }
 
     fn follow(&mut self, views: &Views) -> Result<()> {
-        ensure!(self.process.try_wait()?.is_none(), "the agent has ended");
+        ensure!(self.process.0.try_wait()?.is_none(), "the agent has ended");
         self.make_overlays(views)?;
         // The file has been written a moment ago.
         thread::sleep(Duration::from_millis(600));
@@ -347,18 +349,6 @@ impl Level for Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        self.node.enter();
-        // Its mounts go with this process; what is on the machine's own file systems does not.
-        let _ = Command::new("umount").arg("--lazy").arg(self.folder.join("bpf")).status();
-        let _ = fs::remove_dir_all(&self.folder);
-        let _ = fs::remove_dir(&self.cgroup);
-    }
-}
-
 /// docker_gwbridge's own address.
 const RESOLVER: Ip = [172, 18, 0, 1];
 
@@ -380,18 +370,8 @@ pub(crate) fn built() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// From now on what is mounted is this thread's alone, and that of what it starts.
-fn own_mounts() -> Result<()> {
-    // SAFETY: the call takes no pointers.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-        bail!("cannot have mounts of its own: {}; run it as root", std::io::Error::last_os_error());
-    }
-    Cmd::new("mount").args(["--make-rprivate", "/"]).quiet().read().map(drop)
-}
-
 /// What `ip` is told on the node: an uplink and docker_gwbridge with a port, and neighbours that are known for good.
 fn node_lines(world: &Namespace) -> String {
-    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
     let world = world.path();
     let mut lines = format!(
         "link set lo up\n\
@@ -401,13 +381,14 @@ fn node_lines(world: &Namespace) -> String {
          addr add 172.18.0.1/16 dev docker_gwbridge\nlink set docker_gwbridge up\n\
          link add tasks type veth peer name tasks-far netns {world}\n\
          link set tasks master docker_gwbridge\nlink set tasks up\n",
-        mac(cast::NODE_MAC),
-        mac(cast::BRIDGE_MAC)
+        mac(&cast::NODE_MAC),
+        mac(&cast::BRIDGE_MAC)
     );
     for last in 2..=254 {
         let (node, task) = (outside([10, 99, 0, last]), [0x02, 0x42, 172, 18, 0, last]);
-        let _ = writeln!(lines, "neigh replace 10.99.0.{last} lladdr {} nud permanent dev uplink", mac(node));
-        let on_bridge = format!("neigh replace 172.18.0.{last} lladdr {} nud permanent", mac(task));
+        let _ =
+            writeln!(lines, "neigh replace 10.99.0.{last} lladdr {} nud permanent dev uplink", mac(&node));
+        let on_bridge = format!("neigh replace 172.18.0.{last} lladdr {} nud permanent", mac(&task));
         let _ = writeln!(lines, "{on_bridge} dev docker_gwbridge");
     }
     lines

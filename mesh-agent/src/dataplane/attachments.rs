@@ -151,8 +151,8 @@ impl Attachments {
         programs: &[&'static str],
     ) -> Result<&'static str, DataplaneError> {
         let mut hook = "tcx";
-        let is_known = programs.iter().any(|name| place(interface, name, &self.pins).is_taken());
-        if programs == UPLINK && !is_known {
+        let is_taken = |name: &&str| place(interface, name, &self.pins).is_taken();
+        if programs == UPLINK && !programs.iter().any(is_taken) {
             self.unread.add(UnreadPort { network: 0, interface: interface.index })?;
         }
         for name in programs {

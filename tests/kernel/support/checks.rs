@@ -196,6 +196,6 @@ fn describe_icmp(payload: &[u8], text: &mut String) {
     text.push_str("] ");
 }
 
-fn mac(bytes: &[u8]) -> String {
+pub(crate) fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }

@@ -24,6 +24,7 @@ use mesh_common::settings::Settings;
 
 use super::bpffs::BpfFs;
 use super::cast::{self, Ip};
+use super::checks;
 use super::namespace::Namespace;
 use super::overlay;
 use super::packet::Packet;
@@ -566,13 +567,12 @@ pub(crate) fn flow_key(protocol: u8) -> FlowKey {
 
 /// The lines for `ip` that make the node's interfaces, and its neighbours known for good.
 fn interfaces() -> String {
-    let mac = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
     let address = |ip: Ip| ip.map(|byte| byte.to_string()).join(".");
     let link = |name: &str, index: u32, hardware: Mac, prefix: &str| {
         [
             format!(
                 "link add name {name} index {index} address {} type veth peer name {name}-far",
-                mac(hardware)
+                checks::mac(&hardware)
             ),
             format!("addr add {prefix} dev {name}"),
             format!("link set {name} up"),
@@ -580,7 +580,7 @@ fn interfaces() -> String {
         ]
     };
     let neighbour = |ip: Ip, hardware: Mac| {
-        format!("neigh replace {} lladdr {} nud permanent dev uplink", address(ip), mac(hardware))
+        format!("neigh replace {} lladdr {} nud permanent dev uplink", address(ip), checks::mac(&hardware))
     };
     let mut lines = Vec::new();
     lines.extend(link("uplink", cast::UPLINK, cast::NODE_MAC, &format!("{}/24", address(cast::NODE))));
