@@ -48,7 +48,7 @@ pub fn load(lab: &Lab, archives: &[PathBuf]) -> Result<()> {
     .map(drop)
 }
 
-/// Deploys the stack, or exchanges the agents of one that is there, and waits until every node's agent answers.
+/// Deploys the stack, or exchanges the agents of one that is there, and waits until every node's agent serves.
 pub fn deploy(lab: &Lab) -> Result<()> {
     deploy_with(lab, "auto")
 }
@@ -89,10 +89,10 @@ pub fn is_deployed(lab: &Lab) -> bool {
     lab.docker(["service", "inspect", SERVICE]).succeeds()
 }
 
-/// Waits until every node's agent answers.
+/// Waits until every node's agent serves.
 pub fn answers(lab: &Lab) -> Result<()> {
-    let answers = wait::for_up_to(Duration::from_mins(1), "an agent answers on every node", || {
-        lab.on_every_node(status).map(drop)
+    let answers = wait::for_up_to(Duration::from_mins(1), "an agent serves on every node", || {
+        lab.on_every_node(serves).map(drop)
     });
     answers.with_context(|| logs(lab))
 }
@@ -126,20 +126,20 @@ pub fn set_all(lab: &Lab, settings: &[&str]) -> Result<()> {
     let before = lab.on_every_node(agent_container)?;
     let options: Vec<&str> = settings.iter().flat_map(|setting| ["--env-add", setting]).collect();
     exchange(lab, &options)?;
-    wait::for_up_to(2 * REPLACED, "agents with the setting answer", || {
-        let now = lab.on_every_node(|node| status(node).and_then(|_| agent_container(node)))?;
+    wait::for_up_to(2 * REPLACED, "agents with the setting serve", || {
+        let now = lab.on_every_node(|node| serves(node).and_then(|()| agent_container(node)))?;
         ensure!(now.iter().all(|agent| !before.contains(agent)), "the old ones still run");
         Ok(())
     })
 }
 
-/// Ends a node's agent, and waits until the one with which the Swarm replaces it answers.
+/// Ends a node's agent, and waits until the one with which the Swarm replaces it serves.
 pub fn restart(node: &Node) -> Result<()> {
     let old = agent_container(node)?;
     node.docker(["kill", &old]).quiet().read()?;
-    wait::for_up_to(REPLACED, "another agent answers", || {
+    wait::for_up_to(REPLACED, "another agent serves", || {
         ensure!(agent_container(node)? != old, "it is the old one");
-        status(node).map(drop)
+        serves(node)
     })
 }
 
@@ -196,6 +196,17 @@ pub fn uninstall(lab: &Lab) -> Result<()> {
 /// What `mesh-agent status --format json` says on a node, asked of the agent itself: Docker is neither needed nor disturbed.
 pub fn status(node: &Node) -> Result<Value> {
     socket(node).and_then(|socket| report(&socket)).with_context(|| format!("the agent of {}", node.name))
+}
+
+/// Whether a node's agent answers and has read the Swarm, which it does a moment later.
+pub fn serves(node: &Node) -> Result<()> {
+    let source = &status(node)?["source"];
+    ensure!(
+        source["swarm"]["age_seconds"].is_number(),
+        "the agent of {} is without a view: {source}",
+        node.name
+    );
+    Ok(())
 }
 
 /// [`status`] of the agent with this socket.

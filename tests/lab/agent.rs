@@ -106,11 +106,11 @@ fn update(lab: &Lab, service: &str, options: &[&str]) -> Result<()> {
     lab.docker(update).args(options).arg(service).read().map(drop)
 }
 
-/// Waits until another agent than that one answers.
+/// Waits until another agent than that one serves.
 fn replaced(node: &Node, old: &str) -> Result<()> {
-    wait::for_up_to(PATIENCE, &format!("a new agent of {} answers", node.name), || {
+    wait::for_up_to(PATIENCE, &format!("a new agent of {} serves", node.name), || {
         ensure!(mesh::agent_container(node)? != old, "the old one runs");
-        mesh::status(node).map(drop)
+        mesh::serves(node)
     })
 }
 

@@ -123,9 +123,9 @@ pub(crate) fn only_on(node: &Node) -> String {
     format!("--constraint=node.hostname=={}", node.name)
 }
 
-/// Waits until a node's agent answers.
+/// Waits until a node's agent serves.
 pub(crate) fn agent_answers(node: &Node) -> Result<()> {
-    wait::for_up_to(PATIENCE, &format!("the agent of {} answers", node.name), || mesh::status(node).map(drop))
+    wait::for_up_to(PATIENCE, &format!("the agent of {} serves", node.name), || mesh::serves(node))
 }
 
 /// Undoes something at the end of a scope, however that is left.

@@ -88,7 +88,7 @@ impl Client<'_> {
                     error
                 }
             };
-            self.board.failed(Part::Swarm, &error);
+            self.board.failed_for_now(Part::Swarm, &error);
             turn = turn.wrapping_add(1);
             sleep(backoff.pause_after(started.elapsed())).await;
         }

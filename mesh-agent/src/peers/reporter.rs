@@ -26,6 +26,7 @@ use super::server::HEARTBEAT;
 use super::tls::Witness;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::snapshot::{AttachedContainers, LocalView, Snapshot};
+use crate::swarm::trouble::{PATIENCE, Trouble};
 
 /// What the reports are made from, and whom they go to.
 #[derive(Debug)]
@@ -105,32 +106,40 @@ struct Line {
 impl Line {
     async fn run(self) -> Infallible {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut trouble = None;
+        let mut trouble = Trouble::default();
         loop {
             let started = Instant::now();
             let Err(error) = self.tell(&mut trouble).await;
             let text = error.to_string();
-            if trouble.as_ref() != Some(&text) {
+            if trouble.is_news(&text, PATIENCE, Instant::now()) {
                 warn!("what happens on this node reaches others only as fast as Docker tells them: {text}");
-                trouble = Some(text);
             }
             sleep(backoff.pause_after(started.elapsed())).await;
         }
     }
 
-    async fn tell(&self, trouble: &mut Option<String>) -> Result<Infallible, ClientError> {
+    async fn tell(&self, trouble: &mut Trouble) -> Result<Infallible, ClientError> {
         let manager = self.manager;
         let identity = self.certificates.identity()?;
         let stream = client::connect(manager, &identity, &Witness::default()).await?;
         let mut grpc = client::grpc_over(manager, stream).await?;
-        if trouble.take().is_some() {
-            info!(%manager, "what happens on this node is told at once again");
-        }
         debug!(%manager, "reporting");
         let reports = reports(identity.node_id.clone(), self.told.clone());
         let codec = ProstCodec::<Conditions, ReportEnd>::default();
         let path = PathAndQuery::from_static(REPORT);
-        match grpc.client_streaming(tonic::Request::new(reports), path, codec).await {
+        let call = grpc.client_streaming(tonic::Request::new(reports), path, codec);
+        tokio::pin!(call);
+        let end = tokio::select! {
+            end = &mut call => end,
+            // Who refuses does so at once.
+            () = sleep(2 * HEARTBEAT) => {
+                if trouble.ends() {
+                    info!(%manager, "what happens on this node is told at once again");
+                }
+                call.await
+            }
+        };
+        match end {
             Ok(_) => Err(ClientError::Broken { manager, reason: "it wants no more reports".into() }),
             Err(status) => Err(client::trouble(manager, &status)),
         }

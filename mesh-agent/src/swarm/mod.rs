@@ -31,6 +31,7 @@ mod store;
 pub mod survey;
 #[cfg(test)]
 mod tests;
+pub mod trouble;
 mod wire;
 
 use std::path::Path;

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
+
+use super::trouble::{PATIENCE, Trouble};
 
 /// Where the snapshots come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +49,7 @@ pub struct Health {
     /// Why the last try failed; `None` while all is well.
     pub last_error: Option<String>,
     pub errors_total: u64,
-    /// What this trouble was already reported as.
-    reported: BTreeSet<String>,
+    trouble: Trouble,
 }
 
 /// The agent of another node that reads the Swarm through us.
@@ -99,32 +100,41 @@ impl StatusBoard {
     }
 
     pub fn succeeded(&self, part: Part) {
-        let recovered = {
+        let is_news = {
             let mut status = self.lock();
             let health = status.health(part);
             health.last_success = Some(Instant::now());
-            health.reported.clear();
-            health.last_error.take()
+            health.last_error = None;
+            health.trouble.ends()
         };
-        if recovered.is_some() {
+        if is_news {
             info!("{} again", part.works());
         }
     }
 
     /// Warns of each kind of trouble once, not each time it shows, until all is well again.
     pub fn failed(&self, part: Part, error: &dyn Display) {
+        self.fails(part, error, Duration::ZERO);
+    }
+
+    /// [`StatusBoard::failed`] for what others bring about by being exchanged: it is a warning only if it lasts.
+    pub fn failed_for_now(&self, part: Part, error: &dyn Display) {
+        self.fails(part, error, PATIENCE);
+    }
+
+    fn fails(&self, part: Part, error: &dyn Display, patience: Duration) {
         let text = error.to_string();
         let is_news = {
             let mut status = self.lock();
             let health = status.health(part);
             health.errors_total += 1;
             health.last_error = Some(text.clone());
-            health.reported.len() < REPORTED_AT_MOST && health.reported.insert(text.clone())
+            health.trouble.is_news(&text, patience, Instant::now().into())
         };
         if is_news {
             warn!("{}: {text}", part.fails());
         } else {
-            debug!("still: {}: {text}", part.fails());
+            debug!("{}: {text}", part.fails());
         }
     }
 
@@ -144,9 +154,6 @@ impl StatusBoard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// An error whose text is never the same twice must not fill the log or the memory.
-const REPORTED_AT_MOST: usize = 32;
 
 impl SourceStatus {
     fn health(&mut self, part: Part) -> &mut Health {
