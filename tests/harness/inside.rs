@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     client::Running,
     cmd::Cmd,
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     paths::static_binary,
     service::{Service, Task},
     wait,
@@ -25,8 +25,8 @@ pub struct Inside<'a> {
 
 impl<'a> Inside<'a> {
     pub fn container(node: &'a Node, container: &str) -> Result<Self> {
-        let inspect = ["inspect", "--format", "{{.NetworkSettings.SandboxKey}}", container];
-        let sandbox = node.docker(inspect).quiet().read()?;
+        let known = node.ask(&format!("/containers/{container}/json"))?;
+        let sandbox = text(&known, "/NetworkSettings/SandboxKey").to_owned();
         ensure!(!sandbox.is_empty(), "{container} on {} has no network namespace", node.name);
         Ok(Self { node, container: container.into(), sandbox })
     }
@@ -64,11 +64,11 @@ impl<'a> Inside<'a> {
     /// `getent` as a program that is linked with glibc would look names up in this container.
     pub fn getent(&self, arguments: &[&str]) -> Result<String> {
         const WITH_ITS_RESOLV_CONF: &str = r#"mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec nsenter --net="$1" getent "${@:2}""#;
-        let format = ["inspect", "--format", "{{.ResolvConfPath}}", &self.container];
-        let file = self.node.docker(format).quiet().read()?;
+        let known = self.known()?;
         self.node
             .command("unshare")
-            .args(["--mount", "--", "bash", "-c", WITH_ITS_RESOLV_CONF, &file, &self.sandbox])
+            .args(["--mount", "--", "bash", "-c", WITH_ITS_RESOLV_CONF])
+            .args([text(&known, "/ResolvConfPath"), &self.sandbox])
             .shown_as(format!("{}, inside {:.12}: getent", self.node.name, self.container))
             .args(arguments)
             .quiet()
@@ -82,13 +82,20 @@ impl<'a> Inside<'a> {
 
     /// The container's whole id.
     pub fn container_id(&self) -> Result<String> {
-        self.node.docker(["inspect", "--format", "{{.Id}}", &self.container]).quiet().read()
+        Ok(text(&self.known()?, "/Id").to_owned())
     }
 
     /// Its address on a network.
     pub fn address(&self, network: &str) -> Result<String> {
-        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
-        self.node.docker(["inspect", "--format", &format, &self.container]).quiet().read()
+        let known = self.known()?;
+        let address = text(&known, &format!("/NetworkSettings/Networks/{network}/IPAddress"));
+        ensure!(!address.is_empty(), "{} is not on {network}: {known}", self.container);
+        Ok(address.to_owned())
+    }
+
+    /// All that Docker says of it.
+    fn known(&self) -> Result<Value> {
+        self.node.ask(&format!("/containers/{}/json", self.container))
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     cmd::Cmd,
     images,
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     paths::{self, stack_file},
     wait,
 };
@@ -74,13 +74,13 @@ fn deploy_with(lab: &Lab, xdp: &str) -> Result<()> {
 /// A copy of a stack file by which agents are exchanged faster. Docker waits a whole interval before the first look at a
 /// container's health, and the Swarm as long again before it goes on to the next node.
 pub fn prompt(file: &Path) -> Result<PathBuf> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let written = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let name = file.file_name().context("a stack file has a name")?;
     let copy = paths::target().join("prompt");
     fs::create_dir_all(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
     let copy = copy.join(name);
-    let text = text.replace(" interval: 10s", " interval: 2s").replace("monitor: 10s", "monitor: 1s");
-    fs::write(&copy, text).with_context(|| format!("cannot write {}", copy.display()))?;
+    let prompt = written.replace(" interval: 10s", " interval: 2s").replace("monitor: 10s", "monitor: 1s");
+    fs::write(&copy, prompt).with_context(|| format!("cannot write {}", copy.display()))?;
     Ok(copy)
 }
 
@@ -282,8 +282,7 @@ pub fn logs(lab: &Lab) -> String {
 
 /// The container in which a node's agent runs.
 pub fn agent_container(node: &Node) -> Result<String> {
-    let filter = format!("label=com.docker.swarm.service.name={SERVICE}");
-    let ids = node.docker(["ps", "--quiet", "--filter", &filter]).quiet().read()?;
-    let id = ids.lines().next().with_context(|| format!("{} runs no agent", node.name))?;
-    Ok(id.to_owned())
+    let containers = node.containers_of(SERVICE)?;
+    let container = containers.first().with_context(|| format!("{} runs no agent", node.name))?;
+    Ok(text(container, "/Id").to_owned())
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     deaths::Deaths,
     images::{NGINX, WORKLOAD},
-    lab::Lab,
+    lab::{Lab, text},
     wait,
 };
 
@@ -144,31 +145,34 @@ impl Service<'_> {
 
     /// The tasks that run and are meant to.
     pub fn tasks(&self) -> Result<Vec<Task>> {
-        let format = "{{.ID}} {{.Name}} {{.Node}} {{.CurrentState}}";
-        let list =
-            ["service", "ps", "--no-trunc", "--filter=desired-state=running", "--format", format, &self.name];
-        let text = self.lab.docker(list).quiet().read()?;
-        let task = |line: &str| {
-            let mut words = line.split(' ').map(String::from);
-            let task = Task { id: words.next()?, name: words.next()?, node: words.next()? };
-            (words.next()? == "Running").then_some(task)
+        let manager = self.lab.manager();
+        let tasks =
+            manager.list("/tasks", &[("service", self.name.as_str()), ("desired-state", "running")])?;
+        let nodes = manager.ask("/nodes")?;
+        let nodes = nodes.as_array().context("the nodes are no list")?;
+        let task = |task: &Value| {
+            let node = text(task, "/NodeID");
+            let host = nodes.iter().find(|other| text(other, "/ID") == node)?;
+            // Tasks of a global service have no slot.
+            let slot = task["Slot"].as_u64().map_or_else(|| node.to_owned(), |slot| slot.to_string());
+            let name = format!("{}.{slot}", self.name);
+            let node = text(host, "/Description/Hostname").to_owned();
+            Some(Task { id: text(task, "/ID").to_owned(), name, node })
         };
-        let mut tasks: Vec<Task> = text.lines().filter_map(task).collect();
+        let running = tasks.iter().filter(|task| text(task, "/Status/State") == "running");
+        let mut tasks: Vec<Task> = running.filter_map(task).collect();
         tasks.sort();
         Ok(tasks)
     }
 
     /// The id of the container of a task, on the task's node.
     pub fn container(&self, task: &Task) -> Result<String> {
-        let filter = format!("label=com.docker.swarm.task.id={}", task.id);
-        let id = self
-            .lab
-            .node(&task.node)?
-            .docker(["ps", "--quiet", "--no-trunc", "--filter", &filter])
-            .quiet()
-            .read()?;
-        ensure!(!id.is_empty(), "{} has no container on {}", task.name, task.node);
-        Ok(id)
+        let label = format!("com.docker.swarm.task.id={}", task.id);
+        let containers = self.lab.node(&task.node)?.list("/containers/json", &[("label", &label)])?;
+        let container = containers.first();
+        let container =
+            container.with_context(|| format!("{} has no container on {}", task.name, task.node))?;
+        Ok(text(container, "/Id").to_owned())
     }
 
     /// `docker service rollback`, without waiting for its end.
@@ -178,10 +182,9 @@ impl Service<'_> {
 
     /// Waits until an update or a rollback has come to this end: `completed`, `rollback_completed`.
     pub fn wait_for_update(&self, end: &str) -> Result<()> {
-        let state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}";
         wait::for_up_to(Duration::from_secs(90), &format!("the update of {} is {end}", self.name), || {
-            let inspect = ["service", "inspect", "--format", state, &self.name];
-            let state = self.lab.docker(inspect).quiet().read()?;
+            let service = self.lab.manager().ask(&format!("/services/{}", self.name))?;
+            let state = text(&service, "/UpdateStatus/State");
             ensure!(state == end, "it is {state:?}");
             Ok(())
         })
@@ -194,12 +197,7 @@ impl Service<'_> {
 
     /// Its virtual address on a network.
     pub fn vip(&self, network: &str) -> Result<String> {
-        let id = self.lab.docker(["network", "inspect", "--format", "{{.Id}}", network]).quiet().read()?;
-        let format = "{{range .Endpoint.VirtualIPs}}{{.NetworkID}} {{.Addr}} {{end}}";
-        let text = self.lab.docker(["service", "inspect", "--format", format, &self.name]).quiet().read()?;
-        let address = text.split(' ').skip_while(|word| *word != id).nth(1);
-        let address = address.and_then(|address| address.split('/').next());
-        Ok(address.with_context(|| format!("{} has no address on {network}: {text}", self.name))?.into())
+        virtual_address(self.lab, &self.name, network)
     }
 
     /// All that its containers on all nodes have written.
@@ -227,15 +225,26 @@ impl Service<'_> {
 
     fn remove_now(&self) -> Result<()> {
         self.lab.docker(["service", "rm", &self.name]).quiet().read()?;
-        let filter = format!("label=com.docker.swarm.service.name={}", self.name);
         wait::for_up_to(Duration::from_secs(30), &format!("containers of {} end", self.name), || {
             for node in &self.lab.nodes {
-                let left = node.docker(["ps", "--quiet", "--filter", &filter]).quiet().read()?;
-                ensure!(left.is_empty(), "{} still runs {left}", node.name);
+                let left = node.containers_of(&self.name)?;
+                ensure!(left.is_empty(), "{} still runs {}", node.name, left.len());
             }
             Ok(())
         })
     }
+}
+
+/// The virtual address of a service on a network.
+pub fn virtual_address(lab: &Lab, service: &str, network: &str) -> Result<String> {
+    let manager = lab.manager();
+    let network_id = manager.ask(&format!("/networks/{network}"))?;
+    let found = manager.ask(&format!("/services/{service}"))?;
+    let addresses = found["Endpoint"]["VirtualIPs"].as_array();
+    let on_it = |address: &&Value| text(address, "/NetworkID") == text(&network_id, "/Id");
+    let address = addresses.and_then(|addresses| addresses.iter().find(on_it));
+    let address = address.map(|address| text(address, "/Addr")).and_then(|address| address.split('/').next());
+    Ok(address.with_context(|| format!("{service} has no address on {network}: {found}"))?.to_owned())
 }
 
 impl Drop for Service<'_> {

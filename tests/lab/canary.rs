@@ -12,12 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    cmd::{self, Cmd},
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     mesh::{self, SERVICE},
     wait,
 };
-use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Within what time what a scenario has removed must be gone, and the tables must agree with the Swarm.
@@ -34,6 +32,9 @@ const BAD_OUTCOMES: &[&str] = &[
     "unknown_fragment",
     "too_big_dropped",
 ];
+
+/// How agents' containers are known, also those that have ended.
+const AGENTS: &str = "com.docker.swarm.service.name=mesh_agent";
 
 /// What a scenario causes on purpose.
 #[derive(Debug, Default, Clone)]
@@ -218,14 +219,18 @@ fn blame(batch: &mut [Ran<'_>], time: Option<SystemTime>, finding: &str) {
 /// Services, networks and containers that are not the mesh's or Docker's own.
 fn left_behind(lab: &Lab) -> Result<Vec<Dated>> {
     let mut found = Vec::new();
-    let services = lab.docker(["service", "ls", "--format", "{{.Name}}"]).quiet().read()?;
-    for name in services.lines().filter(|name| *name != SERVICE) {
-        found.push((created(lab.docker(["service", "inspect", name]))?, format!("service {name}")));
+    let manager = lab.manager();
+    for service in manager.list("/services", &[])? {
+        let name = text(&service, "/Spec/Name");
+        if name != SERVICE {
+            found.push((parse(text(&service, "/CreatedAt"))?, format!("service {name}")));
+        }
     }
-    let list = ["network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}}"];
-    let networks = lab.docker(list).quiet().read()?;
-    for name in networks.lines().filter(|name| *name != "ingress") {
-        found.push((created(lab.docker(["network", "inspect", name]))?, format!("network {name}")));
+    for network in manager.list("/networks", &[("driver", "overlay")])? {
+        let name = text(&network, "/Name");
+        if name != "ingress" {
+            found.push((parse(text(&network, "/Created"))?, format!("network {name}")));
+        }
     }
     for containers in lab.on_every_node(strange_containers)? {
         found.extend(containers);
@@ -235,30 +240,22 @@ fn left_behind(lab: &Lab) -> Result<Vec<Dated>> {
 
 /// Containers that run, and stopped ones that no service will forget by itself.
 fn strange_containers(node: &Node) -> Result<Vec<Dated>> {
-    let service = r#"{{.Label "com.docker.swarm.service.name"}}"#;
-    let format = format!("{{{{.ID}}}} {{{{.State}}}} {{{{.Names}}}} {service}");
-    let list = node.docker(["ps", "--all", "--no-trunc", "--format", &format]).quiet().read()?;
     let mut found = Vec::new();
-    for line in list.lines() {
-        let mut words = line.split_whitespace();
-        let (Some(id), Some(state), Some(name)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
-        let service = words.next();
+    for container in node.list("/containers/json?all=1", &[])? {
+        let service = container["Labels"]["com.docker.swarm.service.name"].as_str();
+        let state = text(&container, "/State");
         if service == Some(SERVICE) || (service.is_some() && state != "running") {
             continue;
         }
-        let created = created(node.docker(["container", "inspect", id]))?;
-        found.push((created, format!("container {name} ({state}) on {}", node.name)));
+        // In whole seconds: taken for the end of that one, it is not an earlier scenario's.
+        let created = container["Created"].as_u64().context("a container has a beginning")? + 1;
+        let name = text(&container, "/Names/0").trim_start_matches('/');
+        found.push((
+            UNIX_EPOCH + Duration::from_secs(created),
+            format!("container {name} ({state}) on {}", node.name),
+        ));
     }
     Ok(found)
-}
-
-/// When a thing was made that `docker … inspect` describes.
-fn created(inspect: Cmd) -> Result<SystemTime> {
-    let said: Value = serde_json::from_str(&inspect.quiet().read()?)?;
-    let time = said[0]["CreatedAt"].as_str().or(said[0]["Created"].as_str());
-    parse(time.with_context(|| format!("no time in {said}"))?)
 }
 
 fn parse(time: &str) -> Result<SystemTime> {
@@ -267,14 +264,14 @@ fn parse(time: &str) -> Result<SystemTime> {
 
 /// The nodes as the Swarm sees them, with the addresses of their uplinks and whether those carry anything.
 fn nodes(lab: &Lab) -> Result<BTreeMap<String, String>> {
-    let format = "{{.Hostname}} {{.Status}} {{.Availability}} {{if .ManagerStatus}}manager{{end}}";
-    let list = lab.docker(["node", "ls", "--format", format]).quiet().read()?;
-    let mut nodes: BTreeMap<String, String> = list
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(name, state)| (name.to_owned(), state.trim().to_owned()))
-        .collect();
-    ensure!(nodes.len() == list.lines().count(), "a node is there twice: {list}");
+    let mut nodes = BTreeMap::new();
+    for node in lab.manager().list("/nodes", &[])? {
+        let manager = if node["ManagerStatus"].is_object() { "manager" } else { "worker" };
+        let state =
+            format!("{} {} {manager}", text(&node, "/Status/State"), text(&node, "/Spec/Availability"));
+        let twice = nodes.insert(text(&node, "/Description/Hostname").to_owned(), state);
+        ensure!(twice.is_none(), "a node is there twice: {node}");
+    }
     let addresses = lab.on_every_node(|node| {
         let list = ["-brief", "-4", "address", "show", "dev", "eth0"];
         node.network_command("ip").args(list).quiet().read()
@@ -309,18 +306,16 @@ fn outcomes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
 fn warnings(lab: &Lab, since: SystemTime) -> Result<Vec<Dated>> {
     let seconds = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let of_node = |node: &Node| {
-        let filter = format!("label=com.docker.swarm.service.name={SERVICE}");
-        let all = node.docker(["ps", "--all", "--quiet", "--filter", &filter]).quiet().read()?;
         let mut found = Vec::new();
-        for id in all.lines() {
-            let logs = ["logs", "--timestamps", "--since", &seconds.to_string(), id];
-            // One that has just been forgotten has none.
-            let Ok(said) = node.docker(logs).quiet().output() else { continue };
-            for line in cmd::said(&said).lines().filter(|line| is_warning(line)) {
-                let Some((time, text)) = line.split_once(' ') else { continue };
+        let agents = [("label", AGENTS)];
+        for container in node.list("/containers/json?all=1", &agents)? {
+            // One that has just been forgotten has no log.
+            let Ok(said) = node.logs_since(text(&container, "/Id"), seconds) else { continue };
+            for line in said.lines().filter(|line| is_warning(line)) {
+                let Some((time, words)) = line.split_once(' ') else { continue };
                 let time = parse(time)?;
                 if time >= since {
-                    found.push((time, format!("{}: {text}", node.name)));
+                    found.push((time, format!("{}: {words}", node.name)));
                 }
             }
         }

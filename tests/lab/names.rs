@@ -8,7 +8,7 @@ use mesh_tests::{
     inside::{Container, Inside, Network},
     lab::{CLIENT, Lab, Node},
     mesh,
-    service::Spec,
+    service::{Spec, virtual_address},
     wait,
 };
 
@@ -59,12 +59,7 @@ fn addresses(places: &[Inside<'_>], network: &str) -> Result<Vec<String>> {
 
 /// The virtual address of a service on a network.
 pub(crate) fn vip(lab: &Lab, service: &str, network: &str) -> Result<String> {
-    let id = lab.docker(["network", "inspect", "--format", "{{.Id}}", network]).quiet().read()?;
-    let format = "{{range .Endpoint.VirtualIPs}}{{.NetworkID}} {{.Addr}}\n{{end}}";
-    let text = lab.docker(["service", "inspect", "--format", format, service]).quiet().read()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{id} ")));
-    let address = line.and_then(|line| line.split('/').next());
-    Ok(address.with_context(|| format!("{service} has no address on {network}: {text}"))?.to_owned())
+    virtual_address(lab, service, network)
 }
 
 fn reversed(address: &str) -> String {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     client::{At, Report},
     cmd::{Cmd, said},
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     mesh,
     service::Spec,
     wait,
@@ -201,8 +201,8 @@ pub(crate) fn promote<'a>(lab: &'a Lab, node: &'a Node) -> Result<Undo<impl FnMu
     });
     lab.docker(["node", "promote", &node.name]).read()?;
     wait::for_up_to(PATIENCE, &format!("{} is a manager", node.name), || {
-        let status = ["node", "inspect", "--format", "{{.ManagerStatus.Reachability}}", &node.name];
-        let status = lab.docker(status).quiet().read()?;
+        let known = lab.manager().ask(&format!("/nodes/{}", node.name))?;
+        let status = text(&known, "/ManagerStatus/Reachability");
         ensure!(status == "reachable", "it is {status:?}");
         Ok(())
     })?;
@@ -219,8 +219,8 @@ fn start_docker(lab: &Lab, node: &Node) -> Result<()> {
     node.start_docker()?;
     node.wait_for_docker()?;
     wait::for_up_to(PATIENCE, &format!("{} is back", node.name), || {
-        let status = ["node", "inspect", "--format", "{{.Status.State}}", &node.name];
-        let state = lab.docker(status).quiet().read()?;
+        let known = lab.manager().ask(&format!("/nodes/{}", node.name))?;
+        let state = text(&known, "/Status/State");
         ensure!(state == "ready", "it is {state}");
         Ok(())
     })?;

@@ -10,7 +10,7 @@ use mesh_tests::{
     client::{Conversation, Report, Transfer},
     dig::Dig,
     inside::{Inside, Network},
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     paths::root,
     service::{Service, Spec},
     wait,
@@ -49,9 +49,9 @@ struct Heard {
 
 /// The virtual address of a service on its only network.
 fn vip_of(lab: &Lab, service: &str) -> Result<String> {
-    let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
-    let text = lab.docker(["service", "inspect", "--format", format, service]).quiet().read()?;
-    let address = text.split('/').next().filter(|address| !address.is_empty());
+    let found = lab.manager().ask(&format!("/services/{service}"))?;
+    let address = text(&found, "/Endpoint/VirtualIPs/0/Addr").split('/').next();
+    let address = address.filter(|address| !address.is_empty());
     Ok(address.with_context(|| format!("{service} has no virtual address"))?.to_owned())
 }
 
@@ -106,11 +106,12 @@ fn a_two_tier_stack(lab: &Lab) -> Result<()> {
         let _ = lab.docker(["stack", "rm", "shop"]).quiet().read();
         let _ = wait::for_up_to(PATIENCE, "the stack is gone", || {
             for node in &lab.nodes {
-                let left = node.docker(["ps", "-q", "--filter", "label=com.docker.stack.namespace=shop"]);
-                ensure!(left.quiet().read()?.is_empty(), "{} has containers of it", node.name);
+                let of_it = [("label", "com.docker.stack.namespace=shop")];
+                let left = node.list("/containers/json", &of_it)?;
+                ensure!(left.is_empty(), "{} has containers of it", node.name);
             }
-            let networks = lab.docker(["network", "ls", "--quiet", "--filter", "name=shop_default"]);
-            ensure!(networks.quiet().read()?.is_empty(), "its network is there");
+            let networks = lab.manager().list("/networks", &[("name", "shop_default")])?;
+            ensure!(networks.is_empty(), "its network is there");
             Ok(())
         });
     });
@@ -122,10 +123,8 @@ fn a_two_tier_stack(lab: &Lab) -> Result<()> {
     let places = wait::for_up_to(PATIENCE, "the web tier runs", || {
         let mut places = Vec::new();
         for node in &lab.nodes {
-            let filter = "label=com.docker.swarm.service.name=shop_web";
-            let ids = node.docker(["ps", "--quiet", "--no-trunc", "--filter", filter]).quiet().read()?;
-            for id in ids.lines() {
-                places.push(Inside::container(node, id)?);
+            for container in node.containers_of("shop_web")? {
+                places.push(Inside::container(node, text(&container, "/Id"))?);
             }
         }
         ensure!(places.len() == 2, "{} containers", places.len());

@@ -10,6 +10,7 @@
 //! processes. Inside, a node looks like a machine of its own: /run, /etc, /sys, the process numbers and Docker's folders
 //! are private and at their usual places, so one stack file fits all nodes. A Docker on the host is never spoken to.
 
+mod api;
 mod cgroups;
 mod docker;
 mod fabric;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    api::text,
     docker::Docker,
     fabric::{CLIENT, FABRIC, FAR_CLIENT, SECOND_ADDRESS, SECOND_CLIENT},
     lock::Lock,
@@ -153,7 +155,7 @@ impl Lab {
 
     /// The version that the first node's dockerd says it is.
     pub fn docker_version(&self) -> Result<String> {
-        self.docker(["version", "--format", "{{.Server.Version}}"]).quiet().read()
+        Ok(text(&self.manager().ask("/version")?, "/Version").to_owned())
     }
 
     /// Has XDP do this with what arrives at the fabric's end of a machine's cable, which is called like the machine.
