@@ -1,5 +1,5 @@
-//! Compiles the dataplane for the BPF target and leaves it in `OUT_DIR`, to be embedded in the agent: `mesh-ebpf`, and
-//! `mesh-ebpf-xdp`.
+//! Compiles the dataplane for the BPF target and leaves it in `OUT_DIR`, to be embedded in the agent: `mesh-ebpf`,
+//! `mesh-ebpf-xdp` and `mesh-ebpf-network`.
 
 #[path = "../mesh-ebpf/compile.rs"]
 mod compile;
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    for name in ["mesh-ebpf", "mesh-ebpf-xdp"] {
+    for name in ["mesh-ebpf", "mesh-ebpf-xdp", "mesh-ebpf-network"] {
         let object = compile::objects(target).join(name);
         fs::copy(&object, out.join(name)).with_context(|| format!("copy {}", object.display()))?;
     }

@@ -52,3 +52,50 @@ pub struct VipReply {
     /// Whether the caller's flow is established, so that only the end of it is news.
     pub settled: u32,
 }
+
+/// What is particular to the ports of one network. All networks share the programs that serve them, which are costly for the
+/// kernel to check; ahead of those, on each port, is a small one that writes this into the packet's control block
+/// (`__sk_buff.cb`), where it stays until the last program of the hook has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkTag {
+    /// The agent's number for the network.
+    pub network: u32,
+    /// The hardware address of Docker's load balancer on it; zeros if the agent does not know it.
+    pub balancer: [u8; 6],
+}
+
+impl NetworkTag {
+    /// What others have left in a control block is not taken for a tag.
+    const MARK: u32 = 0x6d65_7368;
+
+    /// As words of a control block.
+    #[must_use]
+    pub const fn words(self) -> [u32; 4] {
+        let [first @ .., before_last, last] = self.balancer;
+        let rest = [before_last, last, 0, 0];
+        [Self::MARK, self.network, u32::from_ne_bytes(first), u32::from_ne_bytes(rest)]
+    }
+
+    /// From the words of a control block; nothing if no tag has been written there.
+    #[must_use]
+    pub const fn from_words([mark, network, first, rest]: [u32; 4]) -> Option<Self> {
+        if mark != Self::MARK {
+            return None;
+        }
+        let (first, rest) = (first.to_ne_bytes(), rest.to_ne_bytes());
+        let balancer = [first[0], first[1], first[2], first[3], rest[0], rest[1]];
+        Some(Self { network, balancer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_read_as_it_was_written_and_nothing_else_is() {
+        let tag = NetworkTag { network: 4097, balancer: [2, 0x42, 10, 0, 1, 2] };
+        assert_eq!(NetworkTag::from_words(tag.words()), Some(tag));
+        assert_eq!(NetworkTag::from_words([0, 4097, 0, 0]), None);
+    }
+}

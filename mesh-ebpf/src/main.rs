@@ -8,7 +8,7 @@
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`]; nobody else's tunnel packets: [`guard`] |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
-//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace | its calls of virtual addresses → [`overlay`] |
+//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`overlay`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
 //! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
 #![no_std]
@@ -83,8 +83,9 @@ pub(crate) fn bridge_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
-    let frame = Frame::of_network(&context, Direction::Ingress, overlay::network());
-    if let Ok(verdict) = overlay::resolve(&frame) {
+    let Some(tag) = overlay::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let frame = Frame::of_network(&context, Direction::Ingress, tag.network);
+    if let Ok(verdict) = overlay::resolve(&frame, tag.balancer) {
         return act(verdict.outcome, verdict.way);
     }
     run(&frame, on_overlay_in)
@@ -92,7 +93,8 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
-    let frame = Frame::of_network(&context, Direction::Egress, overlay::network());
+    let Some(tag) = overlay::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let frame = Frame::of_network(&context, Direction::Egress, tag.network);
     run(&frame, |frame, packet| overlay::to_caller(frame, packet))
 }
 

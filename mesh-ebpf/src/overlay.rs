@@ -6,10 +6,11 @@
 
 use core::ptr;
 
+use aya_ebpf::programs::TcContext;
 use mesh_common::backend::{Backend, state};
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::overlay::{NetworkTag, VipFlowKey, VipKey, VipReply, VipReplyKey};
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::tcp::{self, flag};
 
@@ -24,38 +25,32 @@ use crate::verdict::{PackedVerdict, Step, Way};
 use crate::vips::Virtual;
 use crate::{counters, flows, frontends, refusals, refuse, vips};
 
-/// The agent's number for the network whose ports these programs are on; it loads them once for each network.
-#[unsafe(no_mangle)]
-static NETWORK: u32 = 0;
-
+/// What the program ahead of these has said of the port's network (`network/main.rs`).
 #[inline(always)]
-pub(crate) fn network() -> u32 {
-    // SAFETY: the agent writes the value into the object before it is loaded; the compiler must not assume that it is 0.
-    unsafe { ptr::read_volatile(&raw const NETWORK) }
+pub(crate) fn tag(context: &TcContext) -> Option<NetworkTag> {
+    let block = context.skb.skb;
+    let mut words = [0; 4];
+    for (place, word) in words.iter_mut().enumerate() {
+        // SAFETY: the context is valid for the whole program, and its control block has five words.
+        *word = unsafe { ptr::read_volatile(&raw const (*block).cb[place]) };
+    }
+    NetworkTag::from_words(words)
 }
-
-/// The hardware address of Docker's load balancer on that network, in memory order with two bytes of padding behind; 0 if
-/// the agent does not know it.
-#[unsafe(no_mangle)]
-static BALANCER: u64 = 0;
 
 /// ARP for a virtual address is answered as Docker's load balancer would: should these programs go, what tasks remember
 /// leads to it.
 #[inline(always)]
-pub(crate) fn resolve(frame: &Frame) -> Step {
+pub(crate) fn resolve(frame: &Frame, balancer: [u8; 6]) -> Step {
     if frame.has_vlan_tag() {
         return Err(Outcome::NotOurs);
     }
     let address = packet::asked_for(frame).ok_or(Outcome::NotOurs)?;
     vips::find(&VipKey { network: frame.network(), address }).ok_or(Outcome::NotOurs)?;
-    // SAFETY: as for `NETWORK`.
-    let balancer = unsafe { ptr::read_volatile(&raw const BALANCER) };
-    let mac = if balancer == 0 {
+    let mac = if balancer == [0; 6] {
         let [a, b, c, d] = address.octets();
         [0x02, 0x42, a, b, c, d]
     } else {
-        let [mac @ .., _, _] = balancer.to_ne_bytes();
-        mac
+        balancer
     };
     rewrite::into_arp_reply(frame, mac)?;
     Ok((Outcome::VipResolved, Way::Interface(frame.interface())).into())

@@ -6,7 +6,7 @@ use std::mem::size_of;
 use aya::maps::{Map, MapType};
 use aya::programs::{Program, ProgramInfo, ProgramType};
 use aya::{Ebpf, EbpfLoader};
-use mesh_agent::dataplane::object::{XDP_OBJECT, program};
+use mesh_agent::dataplane::object::{NETWORK_OBJECT, XDP_OBJECT, program};
 use mesh_common::answer::{Answer, QuestionKey};
 use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
@@ -128,6 +128,19 @@ fn the_object_for_xdp_holds_one_program() {
     let ebpf = load_xdp();
     let programs: Vec<_> = ebpf.programs().map(|(name, program)| (name, program.prog_type())).collect();
     assert_eq!(programs, [(program::UPLINK_XDP, ProgramType::Xdp)]);
+}
+
+#[test]
+fn the_object_for_networks_holds_two_small_programs() {
+    let mut ebpf = EbpfLoader::new().load(NETWORK_OBJECT).expect("the object is accepted");
+    let mut programs: Vec<_> = ebpf.programs_mut().collect();
+    programs.sort_by_key(|(name, _)| name.to_owned());
+    let verified = programs.into_iter().map(|(name, program)| {
+        let info = load_program(name, program);
+        assert_eq!(info.gpl_compatible(), Some(true), "{name}");
+        (name, info.verified_instruction_count().expect("this kernel counts them") < 50)
+    });
+    assert_eq!(verified.collect::<Vec<_>>(), [("network_in", true), ("network_out", true)]);
 }
 
 #[test]

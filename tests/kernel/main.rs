@@ -18,6 +18,7 @@ mod icmp;
 mod malformed;
 mod migration;
 mod model;
+mod network_tag;
 mod overlay;
 mod overlay_errors;
 mod overlay_flows;

@@ -5,7 +5,7 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{CLIENT_PORT, PUBLISHED};
 use crate::support::overlay::{
-    CALLER, NEIGHBOUR, OTHER_NETWORK, VIP, VIP_MAC, address, answer, call, from_vip, given, mac, member,
+    CALLER, NEIGHBOUR, OTHER_NETWORK, VIP, VIP_MAC, address, answer, arp, call, from_vip, given, mac, member,
     sctp, straight,
 };
 use crate::support::packet::{
@@ -234,7 +234,6 @@ fn a_later_fragment_whose_first_has_not_passed_is_left_to_the_network() {
 #[test]
 fn two_networks_with_the_same_addresses_do_not_mix() {
     let mut world = World::calling(&[1]);
-    world.join_other_network();
     let other = world.backends(&[member(2)]);
     let payload = || Payload::Udp(udp(&[7; 200]));
     let call = call(payload());
@@ -262,7 +261,6 @@ fn two_networks_with_the_same_addresses_do_not_mix() {
 #[test]
 fn fragments_of_two_networks_with_the_same_addresses_do_not_mix() {
     let mut world = World::calling(&[1]);
-    world.join_other_network();
     let other = world.backends(&[member(2)]);
     world.vip(OTHER_NETWORK, VIP, &other);
     let datagram = |port| call(between(Payload::Udp(udp(&[7; 200])), port, PUBLISHED)).in_two(64);
@@ -279,18 +277,6 @@ fn fragments_of_two_networks_with_the_same_addresses_do_not_mix() {
     run.passes_as(Outcome::VipToTask, &to(2, 2000)[1].bytes());
     // Each flow has been given its backend once.
     assert_eq!([world.counters(1).flows, world.counters(2).flows], [1, 1]);
-}
-
-/// An ARP packet for IPv4 over Ethernet (RFC 826).
-fn arp(operation: u8, to: [u8; 6], sender: ([u8; 6], [u8; 4]), target: ([u8; 6], [u8; 4])) -> Vec<u8> {
-    let mut bytes = to.to_vec();
-    bytes.extend(sender.0);
-    bytes.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation]);
-    for (mac, address) in [sender, target] {
-        bytes.extend(mac);
-        bytes.extend(address);
-    }
-    bytes
 }
 
 fn echo(kind: u8, text: &[u8]) -> Payload {

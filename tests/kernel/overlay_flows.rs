@@ -40,7 +40,6 @@ fn ports_and_protocols_share_the_turn() {
 #[test]
 fn virtual_addresses_and_networks_have_turns_of_their_own() {
     let mut world = World::calling(&[1, 2]);
-    world.join_other_network();
     world.vip(OTHER_NETWORK, VIP, &[1, 2]);
     world.vip(NETWORK, OTHER_VIP, &[1, 2]);
     let mut seen = Vec::new();

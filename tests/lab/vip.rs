@@ -366,8 +366,8 @@ fn nothing_stays(lab: &Lab) -> Result<()> {
             let pins = pins(node, vni)?;
             let row = network.status(node)?;
             let listed = row["ports"].as_array().map_or(0, Vec::len);
-            // Two programs at each port; Docker's balancer has a port, too, which is not listed.
-            ensure!(pins.len() == 2 * ports && listed == ports, "{pins:?}, {row}");
+            // Two programs each way at each port; Docker's balancer has a port, too, which is not listed.
+            ensure!(pins.len() == 4 * ports && listed == ports, "{pins:?}, {row}");
             Ok(pins)
         })
     };

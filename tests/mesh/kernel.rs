@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Map, MapData},
     programs::SchedClassifier,
 };
@@ -54,8 +54,6 @@ pub(crate) struct InKernel {
     namespace: Namespace,
     pins: Pins,
     programs: Ebpf,
-    /// Those of overlays, by the number of the network.
-    overlays: BTreeMap<u32, Ebpf>,
     reconciler: Reconciler<Kernel>,
     _files: BpfFs,
 }
@@ -67,42 +65,21 @@ impl InKernel {
         let namespace = Namespace::new();
         namespace.ip(&interfaces());
         namespace.forward();
-        let (kernel, programs, _) = kernel::load(&pins, SIZES)?;
-        let reconciler = Reconciler::new(kernel, SIZES.backends)?;
-        Ok(Self { namespace, pins, programs, overlays: BTreeMap::new(), reconciler, _files: files })
-    }
-
-    fn overlay(&mut self, vni: u32) -> Result<&Ebpf> {
-        if !self.overlays.contains_key(&vni) {
-            let mut loader = EbpfLoader::new();
-            for name in maps::NAMES {
-                loader.map_pin_path(name, self.pins.map(name));
-            }
-            loader.override_global("NETWORK", &vni, true);
-            let mut programs = loader.load(object::OBJECT)?;
-            for name in object::program::OVERLAY {
-                let program: &mut SchedClassifier =
-                    programs.program_mut(name).context("no such program")?.try_into()?;
-                program.load()?;
-            }
-            self.overlays.insert(vni, programs);
+        let (kernel, mut programs, _) = kernel::load(&pins, SIZES)?;
+        for name in object::program::OVERLAY {
+            let program: &mut SchedClassifier =
+                programs.program_mut(name).context("no such program")?.try_into()?;
+            program.load()?;
         }
-        self.overlays.get(&vni).context("it has just been loaded")
+        let reconciler = Reconciler::new(kernel, SIZES.backends)?;
+        Ok(Self { namespace, pins, programs, reconciler, _files: files })
     }
 
-    fn on_overlay(
-        &mut self,
-        network: &str,
-        hook: Hook,
-        frame: &[u8],
-        views: &Views,
-    ) -> Result<(i32, Vec<u8>)> {
+    fn on_overlay(&self, network: &str, hook: Hook, frame: &[u8], views: &Views) -> Result<(i32, Vec<u8>)> {
         let network =
             views.snapshot.networks.get(network).with_context(|| format!("no network {network:?}"))?;
-        let programs = self.overlay(network.vni)?;
-        let program: &SchedClassifier =
-            programs.program(hook.program()).context("no such program")?.try_into()?;
-        Ok(run::run(program, hook, frame))
+        let program = self.programs.program(hook.program()).context("no such program")?;
+        Ok(run::run_on(program.try_into()?, hook, network.vni, frame))
     }
 
     fn on_node(&self, hook: Hook, frame: &[u8]) -> Result<(i32, Vec<u8>)> {

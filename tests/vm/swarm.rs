@@ -160,7 +160,12 @@ pub(crate) fn is_confined(node: &Node, container: &str) -> Result<()> {
 /// The kernel has all programs, those of overlays included, for which there is a task on one.
 pub(crate) fn holds_programs(xdp: Xdp) -> Result<()> {
     let xdp = (xdp == Xdp::Native).then_some(program::UPLINK_XDP);
-    let wanted = program::TC.into_iter().chain(program::OVERLAY).chain(program::CGROUP).chain(xdp);
+    let wanted = program::TC
+        .into_iter()
+        .chain(program::OVERLAY)
+        .chain(program::NETWORK)
+        .chain(program::CGROUP)
+        .chain(xdp);
     let wanted: BTreeSet<&str> = wanted.collect();
     wait::for_up_to(Duration::from_secs(10), "the programs are loaded", || {
         let text = Cmd::new("bpftool").args(["--json", "prog", "show"]).quiet().read()?;

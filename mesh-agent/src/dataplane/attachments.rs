@@ -204,6 +204,7 @@ fn place<'a>(interface: &'a Interface, name: &str, pins: &'a Pins) -> Place<'a> 
     Place {
         interface: &interface.name,
         link: pins.interface_link(name, interface.index),
+        behind: None,
         marker: pins.qdiscs().join(interface.index.to_string()),
         pins,
     }

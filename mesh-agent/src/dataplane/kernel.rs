@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::batch;
 use super::migration::Migration;
-use super::object::{self, OBJECT, program};
+use super::object::{self, NETWORK_OBJECT, OBJECT, program};
 use super::pins::{self, Pins};
 use super::{Dataplane, DataplaneError, failed};
 use crate::desired::{FrontendId, protocol_number};
@@ -102,7 +102,10 @@ pub fn try_load() -> Result<usize, DataplaneError> {
     let mut loader = EbpfLoader::new();
     object::shrink(&mut loader);
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
-    load_programs(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())
+    let count = load_programs(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())?;
+    let mut network = EbpfLoader::new().load(NETWORK_OBJECT).map_err(|error| load(error.into()))?;
+    object::load(&mut network, &program::NETWORK).map_err(load)?;
+    Ok(count + program::NETWORK.len())
 }
 
 fn load_programs(ebpf: &mut Ebpf, tc: &[&str]) -> Result<usize, DataplaneError> {

@@ -13,6 +13,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// Another one, with the program for XDP. Its maps are those of the first, by name.
 pub static XDP_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf-xdp"));
 
+/// A small one, with what is particular to an overlay network. It has no maps.
+pub static NETWORK_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf-network"));
+
 /// TC programs, and where each is attached.
 pub mod program {
     /// TC ingress of every uplink.
@@ -28,6 +32,8 @@ pub mod program {
     /// TC egress and ingress of a task's port in an overlay's namespace. What hears answers comes first: it lets others' pass,
     /// while new calls need it.
     pub const OVERLAY: [&str; 2] = ["overlay_out", "overlay_in"];
+    /// Ahead of each of those.
+    pub const NETWORK: [&str; 2] = ["network_out", "network_in"];
     /// The root cgroup.
     pub const CGROUP: [&str; 7] =
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];

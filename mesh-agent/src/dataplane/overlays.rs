@@ -1,8 +1,11 @@
 //! Programs on the bridge ports inside Docker's overlay namespaces, where tasks call virtual addresses.
 //!
-//! Each overlay has a thread of its own that lives in its namespace: it has loaded the programs with the network's number,
-//! follows the bridge's ports, and attaches the programs to a port the moment it appears, before the container behind it
-//! runs. The port that faces Docker's own load balancer is left alone, so that what we miss is still served by it.
+//! Each overlay has a thread of its own that lives in its namespace: it follows the bridge's ports, and attaches the programs to
+//! a port the moment it appears, before the container behind it runs. The port that faces Docker's own load balancer is left
+//! alone, so that what we miss is still served by it.
+//!
+//! The kernel takes two seconds to check the programs, so all overlays share them. What network a port is on they are told by a
+//! small one ahead of them, which is loaded for each network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,13 +19,14 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use futures::StreamExt;
 use mesh_common::maps;
+use mesh_common::overlay::NetworkTag;
 use mesh_common::unread::UnreadPort;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::object::{self, OBJECT, program};
+use super::object::{self, NETWORK_OBJECT, OBJECT, program};
 use super::pins::{self, Pins};
 use super::tc::{self, Place, TcMode};
 use super::unread_ports::UnreadPorts;
@@ -60,10 +64,18 @@ pub struct OverlayState {
 
 /// The overlays that have our programs.
 pub struct Overlays {
+    common: Common,
+    workers: BTreeMap<String, Worker>,
+}
+
+/// What all of them have in common.
+#[derive(Clone)]
+struct Common {
     pins: Pins,
     mode: TcMode,
     unread: Arc<UnreadPorts>,
-    workers: BTreeMap<String, Worker>,
+    /// The kernel gets them when there is the first port for them.
+    programs: Arc<Mutex<Option<Ebpf>>>,
 }
 
 struct Worker {
@@ -75,7 +87,8 @@ struct Worker {
 
 impl Overlays {
     pub fn new(pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Self {
-        Self { pins, mode, unread, workers: BTreeMap::new() }
+        let common = Common { pins, mode, unread, programs: Arc::default() };
+        Self { common, workers: BTreeMap::new() }
     }
 
     /// Follows the overlays in `wanted`, by network id, and no others.
@@ -85,7 +98,7 @@ impl Overlays {
             if self.workers.contains_key(id) {
                 continue;
             }
-            match start(overlay.clone(), self.pins.clone(), self.mode, self.unread.clone()) {
+            match start(overlay.clone(), self.common.clone()) {
                 Ok(worker) => {
                     self.workers.insert(id.clone(), worker);
                 }
@@ -101,29 +114,22 @@ impl Overlays {
     }
 }
 
-fn start(overlay: Overlay, pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Result<Worker> {
+fn start(overlay: Overlay, common: Common) -> Result<Worker> {
     let (stop, stopped) = oneshot::channel();
     let state = Arc::<Mutex<OverlayState>>::default();
     let shared = state.clone();
     let follower = overlay.clone();
     thread::Builder::new()
         .name(format!("overlay-{}", overlay.vni))
-        .spawn(move || live(&follower, &pins, mode, &unread, &shared, stopped))
+        .spawn(move || live(&follower, &common, &shared, stopped))
         .context("start a thread")?;
     Ok(Worker { overlay, state, _stop: stop })
 }
 
 /// The thread of an overlay.
-fn live(
-    overlay: &Overlay,
-    pins: &Pins,
-    mode: TcMode,
-    unread: &Arc<UnreadPorts>,
-    state: &Mutex<OverlayState>,
-    mut stopped: oneshot::Receiver<()>,
-) {
+fn live(overlay: &Overlay, common: &Common, state: &Mutex<OverlayState>, mut stopped: oneshot::Receiver<()>) {
     loop {
-        let error = match follow(overlay, pins, mode, unread, state, &mut stopped) {
+        let error = match follow(overlay, common, state, &mut stopped) {
             Ok(()) => {
                 debug!(network = overlay.name, "the overlay is not on this node any more");
                 return;
@@ -147,14 +153,12 @@ fn live(
 /// Returns when the overlay is to be followed no more.
 fn follow(
     overlay: &Overlay,
-    pins: &Pins,
-    mode: TcMode,
-    unread: &Arc<UnreadPorts>,
+    common: &Common,
     state: &Mutex<OverlayState>,
     stopped: &mut oneshot::Receiver<()>,
 ) -> Result<()> {
     namespaces::enter(&overlay.namespace)?;
-    let mut ports = Ports::new(overlay, pins, mode, unread.clone())?;
+    let mut ports = Ports::new(overlay, common.clone())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
@@ -178,12 +182,10 @@ fn follow(
     })
 }
 
-/// The programs of one overlay, and the ports that have them. Lives in the overlay's namespace.
+/// The ports of one overlay. Lives in its namespace.
 struct Ports {
-    programs: Option<Programs>,
-    pins: Pins,
-    mode: TcMode,
-    unread: Arc<UnreadPorts>,
+    common: Common,
+    tag: Option<Tag>,
     name: String,
     vni: u32,
     /// Where Docker's load balancer is, and what is known of it.
@@ -192,22 +194,19 @@ struct Ports {
     attached: BTreeMap<u32, String>,
 }
 
-/// The programs, as they were loaded.
-struct Programs {
-    ebpf: Ebpf,
-    /// The load balancer's hardware address that they know; 0 for none.
-    balancer: u64,
+/// The programs that say what network it is, as they were loaded.
+struct Tag {
+    programs: Ebpf,
+    content: NetworkTag,
 }
 
 impl Ports {
-    fn new(overlay: &Overlay, pins: &Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Result<Self> {
-        let folder = pins.overlay(overlay.vni);
+    fn new(overlay: &Overlay, common: Common) -> Result<Self> {
+        let folder = common.pins.overlay(overlay.vni);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(Self {
-            programs: None,
-            pins: pins.clone(),
-            mode,
-            unread,
+            common,
+            tag: None,
             name: overlay.name.clone(),
             vni: overlay.vni,
             balancer_namespace: overlay.balancer.clone(),
@@ -222,7 +221,7 @@ impl Ports {
         let Some(bridge) = links.iter().find(|link| link.name == "br0").map(|link| link.index) else {
             return Ok(BTreeSet::new());
         };
-        if !self.pins.overlays().is_dir() {
+        if !self.common.pins.overlays().is_dir() {
             // As in `Attachments::sync`.
             return Ok(BTreeSet::new());
         }
@@ -236,28 +235,28 @@ impl Ports {
                 namespaces::visit(&self.balancer_namespace).map(|seen| seen.view).unwrap_or_default();
         }
         let balancer = ports.iter().find_map(|port| self.balancer_behind(port));
-        let reloaded = self.load_programs(balancer)?;
+        let reloaded = self.load_tag(balancer)?;
         let wanted: BTreeMap<u32, String> = ports
             .iter()
             .filter(|port| !self.faces_balancer(port))
             .map(|port| (port.index, port.name.clone()))
             .collect();
         for (index, port) in &wanted {
-            // Ports that have the programs already get those that know the load balancer's address.
+            // Ports that have the programs already are told of the load balancer's address.
             if reloaded || !self.attached.contains_key(index) {
                 self.attach(*index, port).with_context(|| format!("attach to {port}"))?;
                 debug!(network = self.name, port, "attached");
             }
         }
         for index in self.attached.keys().filter(|index| !wanted.contains_key(index)) {
-            for name in program::OVERLAY {
-                pins::unpin(&self.pins.overlay_link(self.vni, name, *index))?;
+            for name in program::OVERLAY.into_iter().chain(program::NETWORK) {
+                pins::unpin(&self.common.pins.overlay_link(self.vni, name, *index))?;
             }
             if let Some(port) = links.iter().find(|link| link.index == *index) {
                 tc::detach_clsact(&port.name);
             }
             // There is one only where the port had a qdisc of ours, which has gone with it.
-            let _ = fs::remove_dir(self.pins.overlay(self.vni).join(format!("qdisc-{index}")));
+            let _ = fs::remove_dir(marker(&self.common.pins, self.vni, *index));
         }
         if self.attached.is_empty() && !wanted.is_empty() {
             info!(network = self.name, "virtual addresses are served");
@@ -266,15 +265,15 @@ impl Ports {
         Ok(self.attached.values().cloned().collect())
     }
 
-    /// Loads the programs if there are none yet, or none that know the load balancer's address. Returns whether it did.
-    fn load_programs(&mut self, balancer: Option<u64>) -> Result<bool> {
-        let known = self.programs.as_ref().map(|programs| programs.balancer);
-        let wanted = balancer.or(known).unwrap_or_default();
-        if known == Some(wanted) {
+    /// Loads the tag if there is none yet, or none that knows the load balancer's address. Returns whether it did.
+    fn load_tag(&mut self, balancer: Option<[u8; 6]>) -> Result<bool> {
+        let known = self.tag.as_ref().map(|tag| tag.content);
+        let balancer = balancer.or(known.map(|known| known.balancer)).unwrap_or_default();
+        let content = NetworkTag { network: self.vni, balancer };
+        if known == Some(content) {
             return Ok(false);
         }
-        let ebpf = load(&self.pins, self.vni, wanted)?;
-        self.programs = Some(Programs { ebpf, balancer: wanted });
+        self.tag = Some(Tag { programs: load_tag(content)?, content });
         Ok(true)
     }
 
@@ -284,47 +283,67 @@ impl Ports {
         self.balancer_behind(port).is_some()
     }
 
-    /// The load balancer's hardware address, as the programs take it, if it is behind this port.
-    fn balancer_behind(&self, port: &Interface) -> Option<u64> {
+    /// The load balancer's hardware address, if it is behind this port.
+    fn balancer_behind(&self, port: &Interface) -> Option<[u8; 6]> {
         let mut others = self.balancer.interfaces.values();
         let other = others.find(|other| port.peer == Some(other.index) && other.peer == Some(port.index))?;
-        let mut padded = [0; 8];
-        padded[..6].copy_from_slice(&other.mac);
-        Some(u64::from_ne_bytes(padded))
+        Some(other.mac)
     }
 
     fn attach(&mut self, index: u32, port: &str) -> Result<()> {
-        let programs = self.programs.as_mut().context("no programs are loaded")?;
-        let places = program::OVERLAY.map(|name| Place {
+        let tag = &mut self.tag.as_mut().context("no programs are loaded")?.programs;
+        let Common { pins, mode, unread, programs } = &self.common;
+        let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let programs = match &mut *programs {
+            Some(programs) => programs,
+            none => none.insert(load(pins)?),
+        };
+        let marker = marker(pins, self.vni, index);
+        let place = |name, ahead: Option<&str>| Place {
             interface: port,
-            link: self.pins.overlay_link(self.vni, name, index),
-            marker: self.pins.overlay(self.vni).join(format!("qdisc-{index}")),
-            pins: &self.pins,
-        });
-        let is_new = !places.iter().any(Place::is_taken);
+            link: pins.overlay_link(self.vni, name, index),
+            behind: ahead.map(|ahead| pins.overlay_link(self.vni, ahead, index)),
+            marker: marker.clone(),
+            pins,
+        };
+        let is_new = !program::OVERLAY.iter().any(|name| place(name, None).is_taken());
         if is_new {
-            self.unread.add(UnreadPort { network: self.vni, interface: index })?;
+            unread.add(UnreadPort { network: self.vni, interface: index })?;
         }
-        for (name, place) in program::OVERLAY.into_iter().zip(&places) {
-            tc::attach(program(&mut programs.ebpf, name)?, name, place, self.mode)?;
+        for (ahead, name) in program::NETWORK.into_iter().zip(program::OVERLAY) {
+            tc::attach(program(tag, ahead)?, ahead, &place(ahead, None), *mode)?;
+            tc::attach(program(programs, name)?, name, &place(name, Some(ahead)), *mode)?;
         }
         if is_new {
-            self.unread.attached();
+            unread.attached();
         }
         Ok(())
     }
 }
 
-/// Loads the programs for one network, with the maps that all share.
-fn load(pins: &Pins, vni: u32, balancer: u64) -> Result<Ebpf> {
+/// There while a port has a clsact qdisc of ours.
+fn marker(pins: &Pins, vni: u32, port: u32) -> PathBuf {
+    pins.overlay(vni).join(format!("qdisc-{port}"))
+}
+
+/// Loads the programs that all overlays share, with the maps that all share.
+fn load(pins: &Pins) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader.override_global("NETWORK", &vni, true);
-    loader.override_global("BALANCER", &balancer, true);
-    let mut ebpf = loader.load(OBJECT).context("load the programs for the overlay")?;
+    let mut ebpf = loader.load(OBJECT).context("load the programs for overlays")?;
     object::load(&mut ebpf, &program::OVERLAY)?;
+    Ok(ebpf)
+}
+
+/// Loads the programs that say what network it is.
+fn load_tag(content: NetworkTag) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    let words = content.words();
+    loader.override_global("TAG", &words, true);
+    let mut ebpf = loader.load(NETWORK_OBJECT).context("load the programs for the overlay")?;
+    object::load(&mut ebpf, &program::NETWORK)?;
     Ok(ebpf)
 }
 

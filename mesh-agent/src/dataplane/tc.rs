@@ -19,6 +19,8 @@ use super::pins::{self, Pins};
 
 /// Our filters' place among others on a clsact qdisc.
 const PRIORITY: u16 = 0x6d65;
+/// Of those that come ahead of others of ours.
+const PRIORITY_AHEAD: u16 = PRIORITY - 1;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How TC programs are attached.
@@ -36,6 +38,8 @@ pub(super) struct Place<'a> {
     pub(super) interface: &'a str,
     /// Where a tcx link is pinned.
     pub(super) link: PathBuf,
+    /// The pinned link of the program that this one comes right behind; else it comes first.
+    pub(super) behind: Option<PathBuf>,
     /// A folder that tells that the interface's clsact qdisc is ours.
     pub(super) marker: PathBuf,
     pub(super) pins: &'a Pins,
@@ -69,7 +73,7 @@ pub(super) fn attach(
 /// Takes our filters off an interface's clsact qdisc. Returns whether there were any.
 pub(super) fn detach_clsact(interface: &str) -> bool {
     let mut any = false;
-    for name in program::TC.into_iter().chain(program::OVERLAY) {
+    for name in program::TC.into_iter().chain(program::OVERLAY).chain(program::NETWORK) {
         any |= qdisc_detach_program(interface, direction(name), name).is_ok();
     }
     any
@@ -77,8 +81,7 @@ pub(super) fn detach_clsact(interface: &str) -> bool {
 
 fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
     keep_predecessor(place);
-    if let Ok(pinned) = PinnedLink::from_pin(&place.link) {
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+    if let Ok(link) = pinned(&place.link) {
         if let Ok(id) = program.attach_to_link(link) {
             // The pin alone shall hold it: whoever removes that takes the program off.
             drop(program.take_link(id)?);
@@ -87,11 +90,18 @@ fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> R
         // The interface that it was for is gone.
         pins::unpin(&place.link)?;
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let ahead = place.behind.as_ref().map(pinned).transpose()?;
+    let order = ahead.as_ref().map_or_else(|| Ok(LinkOrder::first()), LinkOrder::after_link)?;
+    let options = TcAttachOptions::TcxOrder(order);
     let id = program.attach_with_options(place.interface, direction(name), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&place.link).with_context(|| format!("pin {}", place.link.display()))?;
     Ok(())
+}
+
+fn pinned(link: &PathBuf) -> Result<SchedClassifierLink> {
+    let pinned = PinnedLink::from_pin(link).with_context(|| format!("open {}", link.display()))?;
+    Ok(SchedClassifierLink::try_from(FdLink::from(pinned))?)
 }
 
 /// While tables are taken over, the program of the agent before stays, behind ours: it has the flows that ours do not know yet.
@@ -109,11 +119,12 @@ fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -
         // Most often, because there is one already.
         Err(error) => debug!(interface = place.interface, "adding clsact: {error}"),
     }
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let priority = if program::NETWORK.contains(&name) { PRIORITY_AHEAD } else { PRIORITY };
+    let options = NlOptions { priority, handle: HANDLE, ..NlOptions::default() };
     let attach = |program: &mut SchedClassifier| -> Result<SchedClassifierLinkId, ProgramError> {
         program.attach_with_options(place.interface, direction(name), TcAttachOptions::Netlink(options))
     };
-    let id = match SchedClassifierLink::attached(place.interface, direction(name), PRIORITY, HANDLE, None) {
+    let id = match SchedClassifierLink::attached(place.interface, direction(name), priority, HANDLE, None) {
         // Replaces the filter that an agent before this one has left; where there is none, that fails.
         Ok(link) => match program.attach_to_link(link) {
             Ok(id) => id,

@@ -133,3 +133,20 @@ pub(crate) fn reply_key(number: u8, protocol: u8) -> VipReplyKey {
         padding: [0; 3],
     }
 }
+
+/// An ARP packet for IPv4 over Ethernet (RFC 826).
+pub(crate) fn arp(
+    operation: u8,
+    to: [u8; 6],
+    sender: ([u8; 6], [u8; 4]),
+    target: ([u8; 6], [u8; 4]),
+) -> Vec<u8> {
+    let mut bytes = to.to_vec();
+    bytes.extend(sender.0);
+    bytes.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation]);
+    for (mac, address) in [sender, target] {
+        bytes.extend(mac);
+        bytes.extend(address);
+    }
+    bytes
+}

@@ -9,10 +9,10 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use mesh_agent::dataplane::object::program;
+use mesh_agent::dataplane::object::{NETWORK_OBJECT, program};
 use mesh_common::maps;
+use mesh_common::overlay::NetworkTag;
 
-use super::bpffs::BpfFs;
 use super::kernel;
 use super::overlay;
 use super::run::Hook;
@@ -36,12 +36,12 @@ pub(crate) struct Programs {
     /// Whether other tests can use them.
     is_usual: bool,
     links: Vec<(Hook, SchedClassifierLinkId)>,
+    /// The programs that say what network a port is on, which are attached for as long as they are there.
+    tags: Vec<Ebpf>,
 }
 
 struct Loaded {
     ebpf: Ebpf,
-    /// The overlay programs for the other network, on the same tables.
-    other_network: Option<Ebpf>,
 }
 
 impl Programs {
@@ -51,16 +51,21 @@ impl Programs {
         for (name, map) in tables::of(&loaded.ebpf) {
             tables::empty(map).unwrap_or_else(|error| panic!("{name} cannot be emptied: {error}"));
         }
-        Self { loaded: Some(loaded), is_usual: true, links: Vec::new() }
+        Self { loaded: Some(loaded), is_usual: true, links: Vec::new(), tags: Vec::new() }
     }
 
     /// As [`Programs::take`], with a table for so many established flows.
     pub(crate) fn with_flows(flows: u32) -> Self {
-        Self { loaded: Some(Loaded::new(flows)), is_usual: false, links: Vec::new() }
+        Self { loaded: Some(Loaded::new(flows)), is_usual: false, links: Vec::new(), tags: Vec::new() }
     }
 
     /// Attaches a program for as long as the test has them.
     pub(crate) fn attach(&mut self, hook: Hook, interface: &str, place: TcAttachType) {
+        match hook {
+            Hook::OverlayIn => self.attach_tag("network_in", interface, place),
+            Hook::OverlayOut => self.attach_tag("network_out", interface, place),
+            Hook::UplinkIn | Hook::UplinkOut | Hook::BridgeIn => {}
+        }
         let program = classifier_mut(self, hook);
         let link = if kernel::attaches_by_clsact() {
             // It fails where there is one already; where there can be none, what follows fails too.
@@ -87,15 +92,20 @@ impl Programs {
         program::CGROUP.into_iter().map(&mut attach).collect()
     }
 
-    /// Loads the overlay programs once more, for the other network, as the agent does it: all tables are shared.
-    pub(crate) fn join_other_network(&mut self) {
-        let loaded = self.loaded.as_mut().expect("it is there");
-        loaded.other_network.get_or_insert_with(|| for_other_network(&loaded.ebpf));
-    }
-
-    pub(crate) fn on_other_network(&self, hook: Hook) -> &SchedClassifier {
-        let loaded = self.loaded.as_ref().expect("it is there");
-        classifier(loaded.other_network.as_ref().expect("the other network has been joined"), hook)
+    /// Has all packets by this port be of the usual network.
+    fn attach_tag(&mut self, name: &str, interface: &str, place: TcAttachType) {
+        let mut ebpf = tag(NetworkTag { network: overlay::NETWORK, balancer: [0; 6] });
+        let program = tag_program(&mut ebpf, name);
+        if kernel::attaches_by_clsact() {
+            let _ = qdisc_add_clsact(interface);
+            // Left to the kernel, what is attached later would come earlier.
+            let first = NlOptions { priority: 1, ..NlOptions::default() };
+            program.attach_with_options(interface, place, TcAttachOptions::Netlink(first))
+        } else {
+            program.attach(interface, place)
+        }
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+        self.tags.push(ebpf);
     }
 }
 
@@ -136,10 +146,11 @@ impl Loaded {
         for name in maps::SIZED_BY_BACKENDS {
             loader.map_max_entries(name, SMALL_SIZE);
         }
-        loader.override_global("NETWORK", &overlay::NETWORK, true);
         let mut ebpf = loader.load(object()).expect("the object is accepted");
-        load(&mut ebpf, &Hook::ALL);
-        Self { ebpf, other_network: None }
+        for hook in Hook::ALL {
+            classifier_mut(&mut ebpf, hook).load().expect("the verifier accepts it");
+        }
+        Self { ebpf }
     }
 }
 
@@ -151,22 +162,18 @@ fn classifier_mut(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
     ebpf.program_mut(hook.program()).expect("it is loaded").try_into().expect("it is a TC program")
 }
 
-fn for_other_network(ebpf: &Ebpf) -> Ebpf {
-    let files = BpfFs::new();
+/// The programs that say that a port is on this network.
+pub(crate) fn tag(content: NetworkTag) -> Ebpf {
+    let words = content.words();
     let mut loader = EbpfLoader::new();
-    for name in maps::NAMES {
-        let map = ebpf.map(name).unwrap_or_else(|| panic!("there is a map {name}"));
-        map.pin(files.path(name)).unwrap_or_else(|error| panic!("{name} can be pinned: {error}"));
-        loader.map_pin_path(name, files.path(name));
-    }
-    loader.override_global("NETWORK", &overlay::OTHER_NETWORK, true);
-    let mut other = loader.load(object()).expect("the object is accepted");
-    load(&mut other, &[Hook::OverlayIn, Hook::OverlayOut]);
-    other
+    loader.override_global("TAG", &words, true);
+    loader.load(NETWORK_OBJECT).expect("the object is accepted")
 }
 
-fn load(ebpf: &mut Ebpf, hooks: &[Hook]) {
-    for hook in hooks {
-        classifier_mut(ebpf, *hook).load().expect("the verifier accepts it");
-    }
+/// One of them, loaded.
+pub(crate) fn tag_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    let program = ebpf.program_mut(name).expect("the object has it");
+    let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
+    program.load().expect("the verifier accepts it");
+    program
 }

@@ -2,6 +2,7 @@
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::outcome::Outcome;
+use mesh_common::overlay::NetworkTag;
 
 use super::cast;
 use super::checks;
@@ -16,9 +17,10 @@ const TC_ACT_REDIRECT: i32 = 7;
 /// A packet has to leave room for the kernel's own data in one page.
 const LARGEST: usize = 4096;
 
-/// Words of `struct __sk_buff` (linux/bpf.h), and where the interface is.
-const CONTEXT_WORDS: usize = 48;
+/// Words of `struct __sk_buff` (linux/bpf.h), and where the interface and the control block are.
+pub(crate) const CONTEXT_WORDS: usize = 48;
 const CONTEXT_INTERFACE: usize = 10;
+pub(crate) const CONTEXT_CONTROL_BLOCK: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
@@ -65,8 +67,28 @@ pub(crate) struct Run {
 
 /// The verdict and the packet, without a look at the counters.
 pub(crate) fn run(program: &SchedClassifier, hook: Hook, packet: &[u8]) -> (i32, Vec<u8>) {
-    let mut context = [0_u8; 4 * CONTEXT_WORDS];
-    context[4 * CONTEXT_INTERFACE..][..4].copy_from_slice(&hook.interface().to_ne_bytes());
+    run_on(program, hook, overlay::NETWORK, packet)
+}
+
+/// As [`run`], on a network of that number if the hook is on any.
+pub(crate) fn run_on(program: &SchedClassifier, hook: Hook, network: u32, packet: &[u8]) -> (i32, Vec<u8>) {
+    let tag = NetworkTag { network, balancer: [0; 6] };
+    run_tagged(program, hook, tag.words(), packet)
+}
+
+/// As [`run`], with these words in the control block if the hook is on an overlay.
+pub(crate) fn run_tagged(
+    program: &SchedClassifier,
+    hook: Hook,
+    tag: [u32; 4],
+    packet: &[u8],
+) -> (i32, Vec<u8>) {
+    let mut context = [0; CONTEXT_WORDS];
+    context[CONTEXT_INTERFACE] = hook.interface();
+    if matches!(hook, Hook::OverlayIn | Hook::OverlayOut) {
+        context[CONTEXT_CONTROL_BLOCK..][..tag.len()].copy_from_slice(&tag);
+    }
+    let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let mut after = vec![0; LARGEST];
     let result = program
         .test_run(TestRunOptions {

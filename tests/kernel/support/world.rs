@@ -127,11 +127,6 @@ impl World {
         world
     }
 
-    /// Loads the overlay programs once more, for the other network, as the agent does it: all tables are shared.
-    pub(crate) fn join_other_network(&mut self) {
-        self.ebpf.join_other_network();
-    }
-
     /// The maps as an agent finds them, for as long as the file system lives.
     pub(crate) fn pinned(&mut self) -> (BpfFs, Pins) {
         let files = BpfFs::new();
@@ -347,18 +342,23 @@ impl World {
 
     /// The packet through the hook's program.
     pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
-        self.run_program(self.program(hook), hook, packet)
+        self.counted(packet, || run::run(self.program(hook), hook, packet))
     }
 
     /// As [`World::run`], on the other network.
     pub(crate) fn run_on_other_network(&self, hook: Hook, packet: &[u8]) -> Run {
-        self.run_program(self.ebpf.on_other_network(hook), hook, packet)
+        self.counted(packet, || run::run_on(self.program(hook), hook, overlay::OTHER_NETWORK, packet))
     }
 
-    fn run_program(&self, program: &SchedClassifier, hook: Hook, packet: &[u8]) -> Run {
+    /// As [`World::run`], with these words in the control block.
+    pub(crate) fn run_tagged(&self, hook: Hook, tag: [u32; 4], packet: &[u8]) -> Run {
+        self.counted(packet, || run::run_tagged(self.program(hook), hook, tag, packet))
+    }
+
+    fn counted(&self, packet: &[u8], run: impl FnOnce() -> (i32, Vec<u8>)) -> Run {
         self.namespace.enter();
         let counted = self.outcomes();
-        let (verdict, after) = run::run(program, hook, packet);
+        let (verdict, after) = run();
         let outcomes = self
             .outcomes()
             .into_iter()
