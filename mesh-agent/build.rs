@@ -41,7 +41,10 @@ fn main() -> Result<()> {
     }
     for name in ["mesh-ebpf", "mesh-ebpf-xdp", "mesh-ebpf-network"] {
         let object = compile::objects(target).join(name);
-        fs::copy(&object, out.join(name)).with_context(|| format!("copy {}", object.display()))?;
+        // Earlier revisions, which tests build with this file, have fewer; an agent does not compile without what it embeds.
+        if object.is_file() {
+            fs::copy(&object, out.join(name)).with_context(|| format!("copy {}", object.display()))?;
+        }
     }
     Ok(())
 }

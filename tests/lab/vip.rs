@@ -290,8 +290,11 @@ fn an_attachable_container(lab: &Lab) -> Result<()> {
         let place = container.inside()?;
         have_programs(&network, std::slice::from_ref(&place))?;
         named(&place, "attach", &vip)?;
-        let report: Report = all_ok(place.exec(&["get", "attach:8080", "--count", "6"])?)?;
-        exact(&report, 3)?;
+        // Other nodes learn the new container's hardware address by gossip; what they send it before that is lost.
+        let report = wait::for_up_to(PROMPT, "every task answers it", || {
+            let report: Report = all_ok(place.exec(&["get", "attach:8080", "--count", "6"])?)?;
+            exact(&report, 3).map(|()| report)
+        })?;
         let own = place.address(&network.name)?;
         ensure!(report.peers.keys().eq([&own]), "the tasks saw {:?}, not {own}", report.peers);
         // Also on the other nodes: the Swarm's API has neither names nor aliases of such containers, but the agents do. How soon
