@@ -14,7 +14,7 @@ use crate::swarm::snapshot::{ContainerDetails, LocalContainer, LocalView, Snapsh
 pub struct Asker {
     /// What Docker calls the container.
     pub name: String,
-    /// The networks it is on, in the order in which names are looked up there: places in [`Names::networks`].
+    /// The networks it is on, in the order in which names are looked up there: places in [`networks`](super::Names::networks).
     pub(super) networks: Vec<usize>,
     pub upstream: Upstream,
 }
