@@ -33,6 +33,7 @@ mod refuse;
 mod reply;
 mod request;
 mod routes;
+mod second_edition;
 mod silence;
 mod split;
 mod stack;

@@ -120,11 +120,15 @@ impl World {
 
     /// A new world in which these tasks serve the virtual address; their ids count from 1.
     pub(crate) fn calling(numbers: &[u8]) -> Self {
-        let mut world = Self::new();
+        Self::new().calls(numbers)
+    }
+
+    /// This world, with a virtual address that these tasks serve.
+    pub(crate) fn calls(mut self, numbers: &[u8]) -> Self {
         let members: Vec<Backend> = numbers.iter().map(|number| overlay::member(*number)).collect();
-        let ids = world.backends(&members);
-        world.vip(overlay::NETWORK, overlay::VIP, &ids);
-        world
+        let ids = self.backends(&members);
+        self.vip(overlay::NETWORK, overlay::VIP, &ids);
+        self
     }
 
     /// The maps as an agent finds them, for as long as the file system lives.
