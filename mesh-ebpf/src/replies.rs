@@ -12,6 +12,7 @@ use mesh_common::maps;
 use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, translated_port};
+use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, Sender, state};
 
 use crate::bytes::{self, Aligned};
@@ -162,10 +163,10 @@ pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
             touch(key, known, reply, packet);
             return Ok(key.client_port);
         }
-        Some(known) if known.reply.identity == reply.identity => {
+        Some(known) if known.reply.identity == reply.identity && !is_over(&known, packet) => {
             return remember_translated(key, reply, packet);
         }
-        // Of an earlier task at this address.
+        // Over, or of an earlier task at this address.
         Some(_) => forget(key),
         None => {}
     }
@@ -177,6 +178,17 @@ pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
         Ok(()) => Ok(key.client_port),
         Err(maps::EXISTS) => remember_second(key, reply, packet),
         Err(_) => Err(Outcome::FlowTableFull),
+    }
+}
+
+/// Whether the port of a conversation is free for the one that a packet belongs to: the task knows it no more.
+#[inline(always)]
+fn is_over(known: &Known, packet: &Packet) -> bool {
+    let idle = packet.now.wrapping_sub(known.reply.last_seen);
+    if packet.is_tcp() {
+        tcp::is_closed(known.reply.state) && idle >= TIME_WAIT_NANOSECONDS
+    } else {
+        idle >= UDP_IDLE_NANOSECONDS
     }
 }
 
@@ -215,7 +227,12 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
     let hash = reply.frontend.wire() ^ u32::from(reply.client_port.wire());
     for attempt in 0..TRANSLATION_ATTEMPTS {
         key.client_port = translated_port(hash.wrapping_mul(0x85eb_ca6b), attempt);
-        if REPLIES.get_ptr(key).is_none() && insert(&key, reply, packet, u64::from(BPF_NOEXIST)).is_ok() {
+        // Its own, whose translation was forgotten, or nobody's.
+        let known = REPLIES.get_ptr_mut(key);
+        // SAFETY: as in `recall`.
+        let is_own = known.is_some_and(|known| unsafe { &*known }.is_same_conversation(reply));
+        let is_free = known.is_none() && insert(&key, reply, packet, u64::from(BPF_NOEXIST)).is_ok();
+        if is_own || is_free {
             TRANSLATIONS
                 .insert(translation, key.client_port, u64::from(BPF_ANY))
                 .map_err(|_| Outcome::FlowTableFull)?;

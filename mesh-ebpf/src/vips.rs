@@ -102,5 +102,7 @@ pub(crate) fn remember_reply(key: &VipReplyKey, reply: &VipReply) -> Result<(), 
         known.settled &= reply.settled;
         return Ok(());
     }
+    // Not even a call whose SYN has not been seen is established before its task has answered.
+    let reply = VipReply { settled: 0, ..*reply };
     VIP_REPLIES.insert(key, reply, u64::from(BPF_ANY)).map_err(|_| Outcome::FlowTableFull)
 }

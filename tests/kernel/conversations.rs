@@ -184,6 +184,16 @@ fn a_call_of_a_virtual_address_is_established_by_its_number() {
 }
 
 #[test]
+fn a_call_whose_syn_was_not_seen_is_established_by_its_task() {
+    let world = World::calling(&[1]);
+    let _ = world.overlay_in(&call(data(b"moved")));
+    let text = between(answer(ACK, b"yes"), PUBLISHED, CLIENT_PORT);
+    let _ = world.overlay_out(&overlay::answer(1, text));
+    let _ = world.overlay_in(&call(data(b"on")));
+    assert!(world.established_call(&overlay::flow_key(protocol::TCP)).is_some());
+}
+
+#[test]
 fn a_new_task_at_an_address_is_not_taken_for_the_earlier_one() {
     let mut world = World::home_of(&[5, 6]);
     let request = |port: u16| {

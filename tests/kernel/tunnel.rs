@@ -10,7 +10,7 @@ use mesh_common::reply::ReplyKey;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::packet::{
-    ACK, Icmp, Packet, Payload, SYN, Tcp, Tunnel, Udp, answer, data, linux_options, syn, tcp, udp,
+    ACK, FIN, Icmp, Packet, Payload, SYN, Tcp, Tunnel, Udp, answer, data, linux_options, syn, tcp, udp,
 };
 use crate::support::run::{self, Hook, Run};
 use crate::support::world::{World, task_key};
@@ -340,6 +340,41 @@ fn a_translated_flow_whose_answers_are_forgotten_is_remembered_again() {
     world.remove::<_, mesh_common::reply::Reply>("OPENING_REPLIES", &reply_key(port));
     assert_eq!(translated_port(&arrive(&world, &second)), port);
     assert!(world.reply(&reply_key(port)).is_some());
+}
+
+#[test]
+fn a_client_port_is_free_again_a_minute_after_its_conversation_has_ended() {
+    const MINUTE: u64 = 60_000_000_000;
+
+    for (idle, is_free) in [(0, false), (MINUTE / 2, false), (2 * MINUTE, true)] {
+        let mut world = World::home_of(&[5]);
+        for flags in [SYN, ACK, FIN | ACK] {
+            let _ = arrive(&world, &request(Payload::Tcp(tcp(flags))));
+        }
+        for flags in [SYN | ACK, FIN | ACK] {
+            let _ = world.bridge_in(&Packet::from_task(5, answer(flags, b"")));
+        }
+        let key = reply_key(CLIENT_PORT);
+        let mut ended = world.reply(&key).expect("it is remembered for a while");
+        ended.last_seen = ended.last_seen.wrapping_sub(idle);
+        world.insert("OPENING_REPLIES", key, ended);
+        let port = translated_port(&arrive(&world, &request(syn().with_destination(8000))));
+        assert_eq!(port == CLIENT_PORT, is_free, "after {idle} ns it is {port}");
+    }
+}
+
+#[test]
+fn an_established_flow_whose_translation_is_forgotten_keeps_its_port() {
+    let mut world = World::home_of(&[5]);
+    let _ = arrive(&world, &request(data(b"first")));
+    let second = |payload: Payload| request(payload.with_destination(8000));
+    let port = translated_port(&arrive(&world, &second(syn())));
+    let _ = world.bridge_in(&Packet::from_task(5, answer(SYN | ACK, b"").with_destination(port)));
+    let third = Tcp { acknowledgement: 0x1122_3345, ..tcp(ACK) };
+    let _ = arrive(&world, &second(Payload::Tcp(third)));
+    assert!(world.established_reply(&reply_key(port)).is_some());
+    world.forget(["TRANSLATIONS"]);
+    assert_eq!(translated_port(&arrive(&world, &second(data(b"second")))), port);
 }
 
 #[test]
