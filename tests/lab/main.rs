@@ -13,6 +13,7 @@ mod flood;
 mod flows;
 mod forged;
 mod host;
+mod ingress;
 mod load;
 mod managers;
 mod names;
@@ -71,6 +72,7 @@ const SUITES: &[&[Scenario]] = &[
     firewall::SCENARIOS,
     peers::SCENARIOS,
     managers::SCENARIOS,
+    ingress::SCENARIOS,
     upgrade::SCENARIOS,
     uninstall::SCENARIOS,
 ];

@@ -22,11 +22,12 @@ use serde_json::{Value, json};
 use crate::{
     Scenario,
     canary::{self, Announced, Canary, Ran},
-    evidence, selection,
+    evidence,
+    selection::Company,
 };
 
-/// How many of those that may have company run at a time.
-const SIDE_BY_SIDE: usize = 3;
+/// How many run at a time of those that may have company.
+const SEVERAL: usize = 3;
 
 /// How many of the slowest are named at the end.
 const SLOWEST: usize = 10;
@@ -54,14 +55,26 @@ impl Outcome {
 /// Runs all of them, first those that may have company, and returns what became of each. Each leaves the lab as it found it.
 pub(crate) fn run(scenarios: &[&Scenario], lab: &Lab) -> Vec<Outcome> {
     let progress = Progress { all: scenarios.len(), begun: AtomicUsize::new(0) };
-    let (mut together, alone): (Vec<&Scenario>, Vec<&Scenario>) =
-        scenarios.iter().partition(|(name, _)| selection::together(name).is_some());
-    together.sort_by_key(|(name, _)| selection::together(name));
-    let mut outcomes = watched(lab, || side_by_side(&together, lab, &progress));
-    for scenario in alone {
-        outcomes.extend(watched(lab, || vec![one(scenario, lab, &progress)]));
+    let mut ordered = scenarios.to_vec();
+    ordered.sort_by_key(|(name, _)| Company::of(name));
+    let mut outcomes = Vec::new();
+    for group in ordered.chunk_by(|(one, _), (other, _)| at_a_time(one) == at_a_time(other)) {
+        match group.first().map_or(1, |(name, _)| at_a_time(name)) {
+            1 => group.iter().for_each(|scenario| {
+                outcomes.extend(watched(lab, || vec![one(scenario, lab, &progress)]));
+            }),
+            several => outcomes.extend(watched(lab, || side_by_side(group, several, lab, &progress))),
+        }
     }
     outcomes
+}
+
+fn at_a_time(name: &str) -> usize {
+    match Company::of(name) {
+        Company::Several(_) => SEVERAL,
+        Company::One(_) => 2,
+        Company::None => 1,
+    }
 }
 
 /// Runs scenarios, and has those fail that leave something behind or have caused what they have not announced.
@@ -91,7 +104,7 @@ fn watched(lab: &Lab, run: impl FnOnce() -> Vec<Outcome>) -> Vec<Outcome> {
     outcomes
 }
 
-fn side_by_side(scenarios: &[&Scenario], lab: &Lab, progress: &Progress) -> Vec<Outcome> {
+fn side_by_side(scenarios: &[&Scenario], at_a_time: usize, lab: &Lab, progress: &Progress) -> Vec<Outcome> {
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -100,7 +113,7 @@ fn side_by_side(scenarios: &[&Scenario], lab: &Lab, progress: &Progress) -> Vec<
         }
     };
     thread::scope(|scope| {
-        for _ in 0..SIDE_BY_SIDE {
+        for _ in 0..at_a_time {
             scope.spawn(work);
         }
     });
@@ -165,11 +178,14 @@ pub(crate) fn show(outcomes: &[Outcome]) {
     println!("{} passed, {failed} failed", outcomes.len() - failed);
 }
 
-/// Writes name, seconds and result of each to `target/tests/lab-<docker>.json`.
+/// Writes of each its name, when it began, how long it took and what it came to, to `target/tests/lab-<docker>.json`.
 pub(crate) fn save(outcomes: &[Outcome], docker: Docker, version: &str, seconds: f64) -> Result<()> {
+    let first = outcomes.iter().map(|outcome| outcome.begin).min();
     let scenario = |outcome: &Outcome| {
+        let at = first.and_then(|first| outcome.begin.duration_since(first).ok()).unwrap_or_default();
         json!({
             "name": outcome.name,
+            "at": rounded(at.as_secs_f64()),
             "seconds": rounded(outcome.seconds()),
             "passed": outcome.error.is_none(),
             "error": outcome.error,

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{SUITES, Scenario, balance, flows, host, names, promises, untouched, updates, upstreams, vip};
+use crate::{
+    SUITES, Scenario, balance, change, flows, host, names, policies, promises, untouched, updates, upstreams,
+    vip,
+};
 
 /// Those that carry the rest, one for each thing that a Docker of another version might do otherwise: what it tells of
 /// services, tasks and networks, its bridges, namespaces and rules, and how tasks, nodes and daemons come and go.
@@ -47,6 +50,8 @@ const TOGETHER: &[&[Scenario]] = &[
     vip::SCENARIOS,
     names::SCENARIOS,
     upstreams::SCENARIOS,
+    change::SCENARIOS,
+    policies::SCENARIOS,
     promises::SCENARIOS,
 ];
 
@@ -60,30 +65,57 @@ const ALONE: &[&str] = &[
     "names that were asked for before are answered by the kernel until they change",
     "names are answered by Docker within a second after the agent stopped",
     "check finds an entry that somebody deleted",
+    "tasks of a drained node are followed to where they move",
+    "a node's weight is its tasks' share of new connections",
     "IPv6 from outside is left alone",
     "with --vip=off and --dns=off published ports are served, and the rest is Docker's",
     "an autolocked manager's agent follows the Swarm after a restart, and the other nodes serve on",
-    // They hold connections, and Docker tells of their tasks' ends the later the more there is to do.
-    "an update of graceful tasks, started first, fails no request",
+];
+
+/// Of the others, those that run two at a time: they hold connections, and Docker tells of their tasks' ends the later the more
+/// there is to do. The longest are the first.
+const IN_PAIRS: &[&str] = &[
     "an update of tasks that close their ports at once, stopped first, fails no request",
     "an update of abrupt tasks, stopped first, fails no request",
     "an update of abrupt tasks, started first, fails no request",
+    "an update of graceful tasks, started first, fails no request",
+    "a task whose container is removed takes with it what it was answering, and nothing else",
+    "a task that is killed takes with it what it was answering, and nothing else",
+    "scaling up and down fails no request",
+    "datagrams of one client go on within a second after their task was replaced",
+    "a task that refuses connections costs nobody a request while others do not",
+    "connections outlive the move of a floating address to another node with maglev",
+    "when all tasks refuse, clients are refused at once",
 ];
 
 pub(crate) fn carries(name: &str) -> bool {
     CARRYING.contains(&name)
 }
 
-/// Where a scenario stands among those that run side by side; `None` if it must be alone.
-pub(crate) fn together(name: &str) -> Option<usize> {
-    let mut all = TOGETHER.iter().copied().flatten();
-    if ALONE.contains(&name) { None } else { all.position(|(other, _)| *other == name) }
+/// What company a scenario has, and where it stands in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Company {
+    Several(usize),
+    One(usize),
+    None,
+}
+
+impl Company {
+    pub(crate) fn of(name: &str) -> Self {
+        if let Some(place) = IN_PAIRS.iter().position(|other| *other == name) {
+            return Self::One(place);
+        }
+        let mut all = TOGETHER.iter().copied().flatten();
+        let place = if ALONE.contains(&name) { None } else { all.position(|(other, _)| *other == name) };
+        place.map_or(Self::None, Self::Several)
+    }
 }
 
 /// Every name here is a scenario's.
 pub(crate) fn check() -> Result<()> {
     let known = |name: &str| SUITES.iter().copied().flatten().any(|(other, _)| *other == name);
-    let unknown: Vec<&&str> = CARRYING.iter().chain(ALONE).filter(|name| !known(name)).collect();
+    let unknown: Vec<&&str> =
+        CARRYING.iter().chain(ALONE).chain(IN_PAIRS).filter(|name| !known(name)).collect();
     ensure!(unknown.is_empty(), "tests/lab/selection.rs names scenarios that do not exist: {unknown:?}");
     Ok(())
 }
