@@ -28,7 +28,7 @@ use crate::status::collect::Collector;
 use crate::status::published::Published;
 use crate::swarm::snapshot::LocalView;
 use crate::swarm::source::{self, SourceHandles};
-use crate::{dns, firewall, status};
+use crate::{dns, firewall, logging, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// `mesh-agent run`: serves until it is told to stop. What it has set up serves on.
 pub async fn run(arguments: RunArguments) -> ExitCode {
-    match serve(arguments).await {
+    let code = match serve(arguments).await {
         Ok(()) => {
             info!("stopped; the dataplane goes on without the agent");
             ExitCode::SUCCESS
@@ -50,7 +50,9 @@ pub async fn run(arguments: RunArguments) -> ExitCode {
             error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::end();
+    code
 }
 
 async fn serve(arguments: RunArguments) -> Result<()> {

@@ -33,9 +33,6 @@ const BAD_OUTCOMES: &[&str] = &[
     "too_big_dropped",
 ];
 
-/// How agents' containers are known, also those that have ended.
-const AGENTS: &str = "com.docker.swarm.service.name=mesh_agent";
-
 /// What a scenario causes on purpose.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Announced {
@@ -307,8 +304,8 @@ fn warnings(lab: &Lab, since: SystemTime) -> Result<Vec<Dated>> {
     let seconds = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let of_node = |node: &Node| {
         let mut found = Vec::new();
-        let agents = [("label", AGENTS)];
-        for container in node.list("/containers/json?all=1", &agents)? {
+        let label = format!("com.docker.swarm.service.name={SERVICE}");
+        for container in node.list("/containers/json?all=1", &[("label", &label)])? {
             // One that has just been forgotten has no log.
             let Ok(said) = node.logs_since(text(&container, "/Id"), seconds) else { continue };
             for line in said.lines().filter(|line| is_warning(line)) {

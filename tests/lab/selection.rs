@@ -79,13 +79,8 @@ const IN_PAIRS: &[&str] = &[
     "an update of abrupt tasks, stopped first, fails no request",
     "an update of abrupt tasks, started first, fails no request",
     "an update of graceful tasks, started first, fails no request",
-    "a task whose container is removed takes with it what it was answering, and nothing else",
-    "a task that is killed takes with it what it was answering, and nothing else",
     "scaling up and down fails no request",
-    "datagrams of one client go on within a second after their task was replaced",
-    "a task that refuses connections costs nobody a request while others do not",
     "connections outlive the move of a floating address to another node with maglev",
-    "when all tasks refuse, clients are refused at once",
 ];
 
 pub(crate) fn carries(name: &str) -> bool {

@@ -96,8 +96,6 @@ impl Sockets {
             loops.spawn(async move { worker.end().await });
         }
         match loops.join_next().await {
-            // Nobody cancels them but a runtime that ends: the agent stops.
-            Some(Err(error)) if error.is_cancelled() => std::future::pending().await,
             Some(Err(error)) => format!("a part of the resolver ended, and starts again: {error}"),
             Some(Ok(())) => "a thread of the resolver ended".into(),
             None => "the resolver has no sockets".into(),
