@@ -18,7 +18,7 @@ use mesh_tests::{
 use crate::{
     Scenario,
     load::{Ports, Pressure, network},
-    support::{PATIENCE, get, live, target},
+    support::{PATIENCE, PROMPT, get, live, target},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -157,6 +157,13 @@ pub(crate) fn one_refuses(lab: &Lab) -> Result<()> {
     pressure.by_client(&lab.nodes.iter().collect::<Vec<_>>(), ports)?;
     let vip = service.vip(&network.name)?;
     for caller in &Inside::tasks(lab, &callers)? {
+        // Docker tells the nodes of new tasks' hardware addresses by gossip; what is sent before that is lost, and sent again a
+        // second later.
+        wait::for_up_to(PROMPT, "every task answers a caller at once", || {
+            let report: Report = caller.run(&["get", &format!("{vip}:8080"), "--count", "8"])?;
+            ensure!(report.tasks.len() == 4 && report.slowest_ms < 300.0, "{report:?}");
+            Ok(())
+        })?;
         pressure.by_task(caller, &vip, Ports::new(8080, 9000))?;
     }
     thread::sleep(Duration::from_millis(500));

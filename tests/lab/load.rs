@@ -275,7 +275,9 @@ impl Outcome {
     pub(crate) fn nothing_slower_than(&self, limit: Duration) -> Result<()> {
         for (who, load) in &self.loads {
             let limit = limit.as_secs_f64() * 1000.0;
-            ensure!(load.slowest_ms <= limit, "a request from {who} took {:.0} ms", load.slowest_ms);
+            let (slowest, task) = (load.slowest_ms, &load.slowest_task);
+            let when = self.when(load.slowest_at);
+            ensure!(slowest <= limit, "{when}: a request from {who} took {slowest:.0} ms; {task} answered");
         }
         Ok(())
     }

@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Docker, Lab, Node, in_parallel};
+use super::{Lab, Node, in_parallel};
 use crate::{cmd::Cmd, wait};
-
-/// Swarms have other addresses than Docker's own choice too, and another port between the nodes' networks. One Docker's lab does.
-const OTHERWISE: [&str; 4] = ["--default-addr-pool", "10.20.0.0/16", "--data-path-port", "7777"];
 
 pub(super) fn form(lab: &Lab) -> Result<()> {
     let first = lab.manager();
@@ -16,8 +13,7 @@ pub(super) fn form(lab: &Lab) -> Result<()> {
     // A node that becomes a manager later gets a snapshot and a short log then. With a long log it would take minutes to
     // catch up, in which two managers can agree on nothing.
     let init = ["swarm", "init", "--snapshot-interval", "100", "--advertise-addr", &first.address];
-    let otherwise = if lab.shape.docker == Docker::V26_1 { &OTHERWISE[..] } else { &[] };
-    first.docker(init).args(otherwise).quiet().read()?;
+    first.docker(init).quiet().read()?;
     let token = |role| first.docker(["swarm", "join-token", "--quiet", role]).quiet().read();
     let (manager, worker) = (token("manager")?, token("worker")?);
     let join = |token: &str, address: &str| -> Vec<String> {
