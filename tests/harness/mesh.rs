@@ -232,7 +232,8 @@ struct Answer {
 fn socket(node: &Node) -> Result<PathBuf> {
     let agent = node.processes(&["mesh-agent", "run"])?.into_iter().next();
     let agent = agent.context("it does not run")?;
-    Ok(PathBuf::from(format!("/proc/{agent}/root/run/mesh-agent/agent.sock")))
+    let files = Path::new("/proc").join(agent.to_string()).join("root");
+    Ok(files.join("run/mesh-agent/agent.sock"))
 }
 
 /// One line to an agent's socket, and one from it, as its own command line does it (`mesh-agent/src/status/server.rs`).
