@@ -54,6 +54,7 @@ pub mod answer;
 pub mod asker;
 pub mod backend;
 pub mod checksum;
+pub mod clock;
 pub mod flow;
 pub mod frontend;
 pub mod maps;

@@ -1,5 +1,6 @@
 //! Ways out that the programs remember, so that they need not ask the kernel's routing table for every packet.
 
+use crate::clock;
 use crate::net::Address;
 
 /// How long a way is followed before the kernel is asked again: so late at most is a change of routes or of a neighbour's
@@ -32,7 +33,7 @@ impl RememberedRoute {
         self.incoming == incoming
             && self.source.wire() == source.wire()
             && self.destination.wire() == destination.wire()
-            && now.wrapping_sub(self.asked) < LASTS_NANOSECONDS
+            && clock::elapsed(self.asked, now) < LASTS_NANOSECONDS
     }
 }
 

@@ -8,6 +8,7 @@ use core::ptr;
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::backend::{Backend, state};
+use mesh_common::clock;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{NetworkTag, VipFlowKey, VipKey, VipReply, VipReplyKey};
@@ -147,7 +148,7 @@ fn forget_finished(packet: &Packet) {
             let goes_on = if packet.is_tcp() {
                 !tcp::is_closed(flow.state)
             } else {
-                flows::now().wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+                clock::elapsed(flow.last_seen, flows::now()) < UDP_IDLE_NANOSECONDS
             };
             given && goes_on
         });

@@ -8,6 +8,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
+use mesh_common::clock;
 use mesh_common::maps;
 use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
@@ -184,7 +185,7 @@ pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
 /// Whether the port of a conversation is free for the one that a packet belongs to: the task knows it no more.
 #[inline(always)]
 fn is_over(known: &Known, packet: &Packet) -> bool {
-    let idle = packet.now.wrapping_sub(known.reply.last_seen);
+    let idle = clock::elapsed(known.reply.last_seen, packet.now);
     if packet.is_tcp() {
         tcp::is_closed(known.reply.state) && idle >= TIME_WAIT_NANOSECONDS
     } else {

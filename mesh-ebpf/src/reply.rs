@@ -1,6 +1,7 @@
 //! Task → client, at the home node: give the packet the frontend's address, and send it to the client or to the entry node.
 
 use mesh_common::backend::{TaskKey, flags};
+use mesh_common::clock;
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
@@ -154,7 +155,7 @@ fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
     }
     let key =
         TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 };
-    now.wrapping_sub(reply.last_seen) >= UDP_IDLE_NANOSECONDS
+    clock::elapsed(reply.last_seen, now) >= UDP_IDLE_NANOSECONDS
         || frontends::task(&key).is_some_and(|task| task.bridge != packet.source)
 }
 

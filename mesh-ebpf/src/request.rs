@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use mesh_common::backend::{Backend, flags, state};
+use mesh_common::clock;
 use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
 use mesh_common::frontend::Frontend;
 use mesh_common::outcome::Outcome;
@@ -224,7 +225,7 @@ fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
     match known {
         // UDP has no end that could be waited for: it leaves a draining backend at once.
         Known::Other(_) => {
-            backend.state == state::ACTIVE && now.wrapping_sub(flow.last_seen) < UDP_IDLE_NANOSECONDS
+            backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
         }
         _ if !packet.opens() => backend.state != state::DOWN,
         // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
@@ -259,7 +260,7 @@ fn is_unanswered(packet: &Packet, opening: &Opening, backend: &Backend, now: u64
         && opening.flow.state & tcp::state::ANSWERED == 0
         && opening.syn.is_known()
         && opening.syn.sequence == packet.sequence
-        && now.wrapping_sub(opening.flow.last_seen) >= SYN_PATIENCE_NANOSECONDS
+        && clock::elapsed(opening.flow.last_seen, now) >= SYN_PATIENCE_NANOSECONDS
 }
 
 /// Whether this is the very SYN that a backend has refused, without the client's having been told.

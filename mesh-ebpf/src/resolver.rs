@@ -7,6 +7,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::asker::{self, DOCKERS_RESOLVER};
+use mesh_common::clock;
 use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
@@ -74,7 +75,7 @@ fn resolver(pointer: *mut bpf_sock_addr, settings: &Settings) -> Option<(Address
 pub(crate) fn is_alive() -> bool {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    HEARTBEAT.get(0).is_some_and(|last| now.wrapping_sub(*last) < HEARTBEAT_NANOSECONDS)
+    HEARTBEAT.get(0).is_some_and(|last| clock::elapsed(*last, now) < HEARTBEAT_NANOSECONDS)
 }
 
 #[inline(always)]

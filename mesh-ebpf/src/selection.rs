@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use mesh_common::backend::{Backend, state};
+use mesh_common::clock;
 use mesh_common::frontend::{Affinity, AffinityKey, Frontend, policy};
 use mesh_common::maps;
 use mesh_common::net::Address;
@@ -66,7 +67,7 @@ fn by_affinity(frontend: &Frontend, client: Address, hash: u32, now: u64) -> Pic
     if let Some(known) = AFFINITIES.get_ptr_mut(key) {
         // SAFETY: elements of the map stay allocated; of two CPUs' writes either will do.
         let known = unsafe { &mut *known };
-        let lasts = now.wrapping_sub(known.last_used) < u64::from(frontend.affinity) * 1_000_000_000;
+        let lasts = clock::elapsed(known.last_used, now) < u64::from(frontend.affinity) * 1_000_000_000;
         let serves = frontends::backend(known.backend)
             .is_some_and(|backend| backend.generation == known.generation && backend.state == state::ACTIVE);
         if lasts && serves && !suspects::is_suspect(known.backend, now) {

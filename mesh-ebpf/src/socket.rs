@@ -9,6 +9,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::backend::{Backend, state};
+use mesh_common::clock;
 use mesh_common::flow::Flow;
 use mesh_common::frontend::{Frontend, flags};
 use mesh_common::maps;
@@ -272,7 +273,7 @@ fn kept(dialled: &SocketKey, now: u64) -> Option<(u32, &'static Backend)> {
     let usable = known.dialled == 1
         && backend.generation == known.generation
         && backend.state == state::ACTIVE
-        && now.wrapping_sub(known.last_seen) < UDP_IDLE_NANOSECONDS;
+        && clock::elapsed(known.last_seen, now) < UDP_IDLE_NANOSECONDS;
     if usable { Some((known.backend, backend)) } else { None }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_common::backend::{Backend, state};
+use mesh_common::flow::Flow;
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
@@ -201,11 +202,14 @@ fn udp_keeps_its_backend_until_it_has_been_idle() {
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
     let key = flow_key(protocol::UDP);
-    let mut flow = world.flow(&key).expect("the flow is known");
+    let flow = world.flow(&key).expect("the flow is known");
     assert_eq!((flow.backend, flow.generation), (1, 1));
-    // As long ago as the machine has not been up, or in the future: both are more than the idle time.
-    flow.last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
-    world.insert("UDP_FLOWS", key, flow);
+    // Another processor has just seen it, after this packet has looked at the clock.
+    world.insert("UDP_FLOWS", key, Flow { last_seen: flow.last_seen + 1_000_000_000, ..flow });
+    world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
+    // Before the machine was started, perhaps: the difference still is what it says.
+    let last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
+    world.insert("UDP_FLOWS", key, Flow { last_seen, ..flow });
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(2).bytes());
 }
 

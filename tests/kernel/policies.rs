@@ -12,8 +12,6 @@ use crate::support::packet::{ACK, FIN, Packet, SYN, answer, syn, tcp};
 use crate::support::packet::{Payload, Tcp};
 use crate::support::world::{World, flow_key, local};
 
-const NOBODY_LONG_AGO: u64 = u64::MAX / 2;
-
 /// Which backend a new flow from this port is given.
 fn given(world: &World, client_port: u16) -> u32 {
     let opening = Packet::from_client(syn().with_source(client_port));
@@ -116,8 +114,15 @@ fn a_client_keeps_its_backend_for_as_long_as_its_affinity_lasts() {
     let first = given(&world, 2000);
     assert!((2001..2020).all(|port| given(&world, port) == first));
     let key = AffinityKey { turn: world.turn(PUBLISHED, protocol::TCP), client: Address::new(cast::CLIENT) };
-    let known = Affinity { last_used: NOBODY_LONG_AGO, backend: first, generation: world.generation(first) };
-    world.insert("AFFINITIES", key, known);
+    let known: Affinity = world.value("AFFINITIES", &key).expect("it is known");
+    // Another processor has just used it, after this packet has looked at the clock.
+    world.insert("AFFINITIES", key, Affinity { last_used: known.last_used + 1_000_000_000, ..known });
+    assert_eq!(given(&world, 2020), first);
+    world.insert(
+        "AFFINITIES",
+        key,
+        Affinity { last_used: known.last_used.wrapping_sub(61_000_000_000), ..known },
+    );
     assert_ne!(given(&world, 3000), first, "its time was over, and it was the next one's turn");
 }
 

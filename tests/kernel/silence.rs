@@ -16,7 +16,12 @@ fn a_syn_that_is_left_unanswered_goes_to_another_task() {
     let mut world = World::serving(&[local(1), remote(2), local(3)]);
     let packet = Packet::from_client(syn());
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
-    // A second copy on the way does not count.
+    // A second copy on the way does not count, nor one that another processor has sent since this one looked at the clock.
+    world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
+    let key = flow_key(protocol::TCP);
+    let mut opening = world.opening(&key).expect("it is opening");
+    opening.flow.last_seen += 2 * SYN_PATIENCE_NANOSECONDS;
+    world.insert("OPENING", key, opening);
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
     wait(&mut world);
     world.uplink_in(&packet).enters_tunnel(Outcome::Tunnelled, Tunnel::to_other(2, &packet), &packet.ip());

@@ -364,6 +364,20 @@ fn a_client_port_is_free_again_a_minute_after_its_conversation_has_ended() {
 }
 
 #[test]
+fn a_client_port_that_another_processor_has_just_taken_is_not_free() {
+    let mut world = World::home_of(&[5]);
+    let first = request(udp_payload());
+    let _ = arrive(&world, &first);
+    let key = ReplyKey { protocol: protocol::UDP, ..reply_key(CLIENT_PORT) };
+    let mut taken = world.reply(&key).expect("it is known");
+    // Written after this packet has looked at the clock.
+    taken.last_seen += 1_000_000_000;
+    world.insert("UDP_REPLIES", key, taken);
+    let second = first.with(|packet| packet.payload = packet.payload.with_destination(8000));
+    assert_ne!(translated_port(&arrive(&world, &second)), CLIENT_PORT);
+}
+
+#[test]
 fn an_established_flow_whose_translation_is_forgotten_keeps_its_port() {
     let mut world = World::home_of(&[5]);
     let _ = arrive(&world, &request(data(b"first")));

@@ -232,10 +232,6 @@ impl World {
         self.frontends[&(port, protocol)]
     }
 
-    pub(crate) fn generation(&self, id: u32) -> u32 {
-        self.array::<Backend>("BACKENDS").get(&id, 0).expect("the id is in range").generation
-    }
-
     pub(crate) fn connections(&self, id: u32) -> u64 {
         self.array("CONNECTIONS").get(&id, 0).expect("the id is in range")
     }
@@ -463,7 +459,7 @@ impl World {
     /// Lets the flow, which is not TCP, have been silent for as long as UDP's idle time.
     pub(crate) fn silence_vip_flow(&mut self, key: VipFlowKey) {
         let mut flow = self.vip_flow(&key).expect("the flow is known");
-        // As long ago as the machine has not been up, or in the future: both are more than the idle time.
+        // Before the machine was started, perhaps: the difference still is what it says.
         flow.last_seen = flow.last_seen.wrapping_sub(181_000_000_000);
         self.insert("VIP_UDP_FLOWS", key, flow);
     }
