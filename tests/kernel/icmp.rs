@@ -338,16 +338,16 @@ fn udp_answer() -> Packet {
     Packet::from_task(5, between(Payload::Udp(udp(b"answer")), TARGET, CLIENT_PORT))
 }
 
-fn from_router(payload: Payload) -> Packet {
+pub(crate) fn from_router(payload: Payload) -> Packet {
     Packet::from_client(payload).with(|packet| packet.source = ROUTER)
 }
 
-fn from_task(payload: Payload) -> Packet {
+pub(crate) fn from_task(payload: Payload) -> Packet {
     Packet::from_task(5, payload).with(|packet| packet.traffic_class = 0xc0)
 }
 
 /// An answer that was seen on its way to the client, as task `number` sent it; only the hops stay gone.
-fn as_sent(seen: &Packet, number: u8) -> Packet {
+pub(crate) fn as_sent(seen: &Packet, number: u8) -> Packet {
     seen.with(|packet| {
         packet.source = cast::task(number);
         packet.payload = packet.payload.with_source(TARGET);
@@ -355,17 +355,17 @@ fn as_sent(seen: &Packet, number: u8) -> Packet {
 }
 
 /// What a task received of what the client has sent, as the client knows it; only the hop stays gone.
-fn as_received(sent: &Packet) -> Packet {
+pub(crate) fn as_received(sent: &Packet) -> Packet {
     sent.with(|packet| packet.ttl -= 1)
 }
 
 /// The error as it reaches task 5.
-fn to_task(error: &Packet, payload: Payload) -> Packet {
+pub(crate) fn to_task(error: &Packet, payload: Payload) -> Packet {
     Packet { payload, ..error.delivered(5) }
 }
 
 /// The error of a task as it leaves.
-fn as_frontend(error: &Packet, frontend: cast::Ip, payload: Payload) -> Packet {
+pub(crate) fn as_frontend(error: &Packet, frontend: cast::Ip, payload: Payload) -> Packet {
     error.with(|packet| {
         packet.source = frontend;
         packet.ttl -= 1;

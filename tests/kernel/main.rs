@@ -42,6 +42,7 @@ mod support;
 mod tunnel;
 mod tunnel_checks;
 mod wire;
+mod wire_rest;
 mod xdp;
 mod xdp_and_tc;
 mod xdp_attach;

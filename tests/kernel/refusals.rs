@@ -12,7 +12,7 @@ use crate::support::packet::{
 use crate::support::run::{Hook, Run};
 use crate::support::world::{World, flow_key, local, remote, task_key};
 
-const SEQUENCE: u32 = 0x1122_3344;
+pub(crate) const SEQUENCE: u32 = 0x1122_3344;
 /// Congestion-experienced and accurate ECN set-up: all flags that a SYN may carry (RFC 3168, RFC 9768).
 const ECN_SYN: u8 = SYN | 0x40 | 0x80;
 
@@ -248,7 +248,7 @@ fn a_task_that_refuses_itself_is_replaced_unless_it_is_the_only_one() {
     world.overlay_in(&refused).leaves_as(Outcome::VipToSelf, &turned(&refused).bytes());
 }
 
-fn reset(number: u8, sequence: u32) -> Packet {
+pub(crate) fn reset(number: u8, sequence: u32) -> Packet {
     let segment = Tcp { sequence: 0, acknowledgement: sequence.wrapping_add(1), window: 0, ..tcp(RST | ACK) };
     Packet::from_task(number, between(Payload::Tcp(segment), TARGET, cast::CLIENT_PORT))
 }

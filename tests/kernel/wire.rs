@@ -286,14 +286,14 @@ fn answers() -> [Payload; 3] {
 }
 
 /// The client has sent task 5 something, on both protocols.
-fn talk(world: &World) {
+pub(crate) fn talk(world: &World) {
     for payload in requests() {
         let _ = world.uplink_in(&Packet::from_client(payload)).leaves(Outcome::Delivered);
     }
 }
 
 /// The same through the other node.
-fn talk_by_tunnel(world: &World) {
+pub(crate) fn talk_by_tunnel(world: &World) {
     for payload in requests() {
         let packet = Packet::from_client(payload).with(|packet| packet.destination = cast::OTHER);
         let run = world.run(Hook::UplinkIn, &Tunnel::to_here(5).around(&packet.ip()));
@@ -302,7 +302,7 @@ fn talk_by_tunnel(world: &World) {
 }
 
 /// The answer of a task as it reaches the client.
-fn to_client(packet: &Packet, frontend: cast::Ip) -> Packet {
+pub(crate) fn to_client(packet: &Packet, frontend: cast::Ip) -> Packet {
     packet.as_frontend(frontend, PUBLISHED).macs(cast::CLIENT_MAC, cast::NODE_MAC)
 }
 
@@ -319,7 +319,7 @@ fn clamped(packet: &Packet) -> Packet {
 
 /// The next frame is `inner` on its way to the other node.
 #[track_caller]
-fn carries_tunnel(wire: &Wire, tunnel: &Tunnel, inner: &Packet) {
+pub(crate) fn carries_tunnel(wire: &Wire, tunnel: &Tunnel, inner: &Packet) {
     let frame = wire.receive();
     assert_eq!(frame.segment, None, "an aggregate");
     let bytes = frame.finish();
