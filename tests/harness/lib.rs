@@ -15,6 +15,7 @@ pub mod lab;
 pub mod mesh;
 pub mod paths;
 pub mod priority;
+pub mod recording;
 pub mod service;
 pub mod terminal;
 pub mod vm;

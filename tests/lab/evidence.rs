@@ -1,12 +1,20 @@
 //! What there was to see when something failed. Guards take services and networks away as soon as a scenario fails, so what is
 //! waited for in vain is looked at before that; what fails otherwise, right after.
 
-use std::{cell::Cell, fs, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    cell::Cell,
+    fs,
+    path::PathBuf,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use mesh_tests::{
     lab::{Docker, Lab, Node},
-    mesh, paths, wait,
+    mesh, paths,
+    recording::Recording,
+    wait,
 };
 
 thread_local! {
@@ -56,12 +64,37 @@ pub(crate) fn save(text: &str) -> Result<()> {
     fs::write(&file, format!("{earlier}{text}\n")).with_context(|| format!("cannot write {}", file.display()))
 }
 
+/// From now on the fabric's packets are recorded, until the value is dropped.
+pub(crate) fn record() -> Result<impl Drop> {
+    struct Recorded;
+    impl Drop for Recorded {
+        fn drop(&mut self) {
+            *PACKETS.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+    let recording = Recording::start(&folder())?;
+    *PACKETS.lock().unwrap_or_else(PoisonError::into_inner) = Some(recording);
+    Ok(Recorded)
+}
+
+static PACKETS: Mutex<Option<Recording>> = Mutex::new(None);
+
+/// Keeps the last packets on the fabric beside the file of this thread's scenario.
+pub(crate) fn save_packets() -> Result<()> {
+    let packets = PACKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((scenario, recording)) = SCENARIO.get().zip(packets.as_ref()) else { return Ok(()) };
+    recording.keep(&file(scenario))
+}
+
 /// Where a scenario's evidence is kept.
 pub(crate) fn file(scenario: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let folder = FOLDER.get().map_or_else(paths::target, PathBuf::clone);
     let name: String = scenario.chars().map(plain).collect();
-    folder.join(name.trim_matches('-')).with_extension("txt")
+    folder().join(name.trim_matches('-')).with_extension("txt")
+}
+
+fn folder() -> PathBuf {
+    FOLDER.get().map_or_else(paths::target, PathBuf::clone)
 }
 
 /// Where all of it is kept.

@@ -159,6 +159,7 @@ fn run(scenarios: &[&Scenario], lab: &Lab) -> Result<usize> {
     println!("{} scenarios with Docker {version}", scenarios.len());
     evidence::clear(lab.shape.docker)?;
     evidence::keep();
+    let _recorded = evidence::record()?;
     let begin = Instant::now();
     let outcomes = runner::run(scenarios, lab);
     let seconds = begin.elapsed().as_secs_f64();

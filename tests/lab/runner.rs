@@ -142,7 +142,7 @@ fn one((name, check): &Scenario, lab: &Lab, progress: &Progress) -> Outcome {
 /// Says that a scenario has failed, and keeps what there is to see. Returns the reason.
 fn failed(outcome: &Outcome, error: &str, seen: &str) -> String {
     let (name, seconds) = (outcome.name, outcome.seconds());
-    if let Err(error) = evidence::save(&format!("{error}\n{seen}")) {
+    if let Err(error) = evidence::save(&format!("{error}\n{seen}")).and_then(|()| evidence::save_packets()) {
         eprintln!("{error:#}");
     }
     let file = evidence::file(name);

@@ -145,6 +145,13 @@ fn failover(lab: &Lab) -> Result<()> {
             Ok(())
         })?;
     }
+    // Docker's resolver as its own upstream would ask itself for ever (moby #47716).
+    let itself = Spec::workload("itself").option(&net.option()).option("--dns=127.0.0.11");
+    let itself = itself.option(&format!("--dns={CLIENT}")).create(lab)?;
+    let place = &Inside::tasks(lab, &itself)?[0];
+    told(place, "itself", &[vip(lab, "itself", &net.name)?])?;
+    let dig = Dig::ask(place, &["www.example"])?;
+    ensure!(dig.data() == ["192.0.2.1"], "B11: {dig:?}");
     Ok(())
 }
 
