@@ -118,6 +118,8 @@ impl Release {
             "APT::Sandbox::User=root".into(),
             // A list that cannot be fetched is an error.
             "APT::Update::Error-Mode=any".into(),
+            // A release that has gone to the archive, and a mirror that was frozen, are past their date, and signed still.
+            "Acquire::Check-Valid-Until=false".into(),
             "Acquire::Languages=none".into(),
         ];
         Ok(Self { folder, options })

@@ -69,6 +69,7 @@ const LAB: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("sysctl", "procps"),
     ("ethtool", "ethtool"),
