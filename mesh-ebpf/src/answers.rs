@@ -15,12 +15,12 @@ use mesh_common::net::{IPV4_HEADER, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::Settings;
 
-use crate::bytes;
 use crate::frame::Frame;
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::resolver;
 use crate::rewrite::udp;
 use crate::verdict::{PackedVerdict, Verdict};
+use crate::verifier;
 
 #[map]
 static ANSWERS: LruHashMap<QuestionKey, Answer> = LruHashMap::with_max_entries(maps::ANSWERS, 0);
@@ -72,7 +72,7 @@ fn find(frame: &Frame, packet: &Packet) -> Option<&'static Answer> {
     let length = (end as u32).wrapping_sub(BEHIND_ID as u32);
     let mut key = MaybeUninit::uninit();
     // SAFETY: these are integers.
-    let key: &mut QuestionKey = unsafe { bytes::zeroed(&mut key) };
+    let key: &mut QuestionKey = unsafe { verifier::zeroed(&mut key) };
     key.asker = packet.source;
     key.length = length;
     frame.load(BEHIND_ID, &mut key.question, length).ok()?;

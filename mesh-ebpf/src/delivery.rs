@@ -12,7 +12,7 @@ use crate::frame::{self, Frame};
 use crate::packet::{Fragment, Packet};
 use crate::replies;
 use crate::rewrite::{self, Ends, Hop};
-use crate::verdict::Way;
+use crate::verdict::{LEAVE_TO_TC, Way};
 
 /// A task's place on docker_gwbridge.
 #[derive(Clone, Copy)]
@@ -62,7 +62,7 @@ pub(crate) fn deliver(
 ) -> Result<Way, Outcome> {
     if frame::IS_XDP {
         // It takes no packets for a bridge.
-        return Err(Outcome::NotOurs);
+        return Err(LEAVE_TO_TC);
     }
     if settings.bridge == 0 {
         return Err(Outcome::NoBridge);

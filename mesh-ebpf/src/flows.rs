@@ -20,8 +20,8 @@ use crate::frame::{self, Frame};
 use crate::packet::{Fragment, Packet};
 use crate::refusals::Offer;
 use crate::rewrite::Ends;
-use crate::verdict::PackedVerdict;
-use crate::{bytes, connections, counters, frontends, refusals, rewrite, suspects};
+use crate::verdict::{Next, PackedNext};
+use crate::{connections, counters, frontends, refusals, rewrite, suspects, verifier};
 
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
@@ -127,7 +127,7 @@ impl Known {
 }
 
 /// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
-/// names the task. [`Outcome::NotOurs`] if the packet goes on to the client.
+/// names the task. The next step is to send the packet on to the client.
 #[inline(never)]
 pub(crate) fn hear_opening(
     frame: &Frame,
@@ -135,8 +135,8 @@ pub(crate) fn hear_opening(
     key: &FlowKey,
     identity: Address,
     port: Port,
-) -> PackedVerdict {
-    let Some(opening) = recall_opening::<Published>(key) else { return Outcome::NotOurs.into() };
+) -> PackedNext {
+    let Some(opening) = recall_opening::<Published>(key) else { return Next::GoOn.into() };
     refusals::note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
 }
 
@@ -386,7 +386,7 @@ fn fresh(flow: &Flow) -> Option<&'static mut Opening> {
     let place = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
     let opening = unsafe {
-        bytes::clear(place);
+        verifier::clear(place);
         &mut *place
     };
     opening.flow = *flow;

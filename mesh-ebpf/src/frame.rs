@@ -18,8 +18,9 @@ use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, Even, TransportChange, bounded, halves, some_of};
+use crate::sum::{self, TransportChange, halves};
 use crate::verdict::Way;
+use crate::verifier::{Even, bounded, some_of, zeroed};
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
 const ENCAP_L2: u64 = (ETHERNET_HEADER as u64) << 56;
@@ -240,7 +241,7 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub(crate) fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
         // SAFETY: the buffer has room for as many bytes as are asked for.
-        bytes::sum(length, |buffer, length| unsafe {
+        sum::sum(length, |buffer, length| unsafe {
             bpf_skb_load_bytes(self.as_ptr(), offset as u32, buffer, length)
         })
     }
@@ -259,14 +260,14 @@ impl<'a> Frame<'a> {
                 break;
             }
             let left = if length - done < PIECE { length - done } else { PIECE };
-            // As in `bytes::sum`.
+            // As in `sum::sum`.
             let left = bounded(left - 1) + 1;
             if left > PIECE {
                 break;
             }
             let mut bytes = MaybeUninit::uninit();
             // SAFETY: these are integers.
-            let bytes: &mut [u32; PIECE / 4] = unsafe { bytes::zeroed(&mut bytes) };
+            let bytes: &mut [u32; PIECE / 4] = unsafe { zeroed(&mut bytes) };
             // SAFETY: the buffer holds the bytes that are asked for; what is behind them stays zero and adds nothing.
             let sum = unsafe {
                 if bpf_skb_load_bytes(

@@ -20,7 +20,7 @@ use crate::rewrite::icmp::{QuotedChange, QuotedChecksum};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
 use crate::tunnel::Arrival;
-use crate::verdict::{PackedVerdict, Step};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 use crate::{flows, frontends, refusals, replies, reply};
 
 /// The packet that an ICMP error quotes: its first 8 bytes of transport header are all that can be counted on (RFC 792).
@@ -193,10 +193,10 @@ fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     Ok((Outcome::ErrorToClient, way).into())
 }
 
-/// At the entry node: an error out of the tunnel, from the side of a task. [`Outcome::NotOurs`] if it goes on to the client, which
-/// is so for one about a flow of that task only.
+/// At the entry node: an error out of the tunnel, from the side of a task. The next step is to send it on to the client, if
+/// it is about a flow of that task.
 #[inline(never)]
-pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
     let ends = quoted.ends;
     if packet.source != ends.destination || packet.destination != ends.source {
@@ -214,26 +214,26 @@ pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Pa
     match known.and_then(|known| crate::tunnel::is_from_backend(known.flow(), arrival)) {
         Some(true) => {}
         Some(false) => return Outcome::WrongSender.into(),
-        None if flows::are_taken_over() => return Outcome::NotOurs.into(),
+        None if flows::are_taken_over() => return Next::GoOn.into(),
         None => return Outcome::UnknownAnswer.into(),
     }
     if !quoted.is_refused {
-        return Outcome::NotOurs.into();
+        return Next::GoOn.into();
     }
     refused(frame, &flow, quoted.sequence, arrival.address.identity, arrival.address.port)
 }
 
-/// At an entry node that is the home node too: an error from a task. [`Outcome::NotOurs`] if it goes on to the client.
+/// At an entry node that is the home node too: an error from a task. The next step is to send it on to the client.
 #[inline(never)]
-pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedVerdict {
-    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::NotOurs.into() };
+pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedNext {
+    let Ok(quoted) = Quoted::read(frame, packet) else { return Next::GoOn.into() };
     if !quoted.is_refused || packet.source != quoted.ends.destination {
-        return Outcome::NotOurs.into();
+        return Next::GoOn.into();
     }
-    let Some(known) = replies::recall(&answer_key(&quoted)) else { return Outcome::NotOurs.into() };
+    let Some(known) = replies::recall(&answer_key(&quoted)) else { return Next::GoOn.into() };
     let reply = known.reply;
     if !reply.entry.is_unspecified() {
-        return Outcome::NotOurs.into();
+        return Next::GoOn.into();
     }
     let flow = FlowKey {
         client: quoted.ends.source,
@@ -261,12 +261,12 @@ fn answer_key(quoted: &Quoted) -> ReplyKey {
 
 /// The packet says that the segment with this sequence number of a client's flow was refused.
 #[inline(never)]
-fn refused(frame: &Frame, flow: &FlowKey, sequence: u32, identity: Address, port: Port) -> PackedVerdict {
+fn refused(frame: &Frame, flow: &FlowKey, sequence: u32, identity: Address, port: Port) -> PackedNext {
     match flows::recall::<Published>(flow) {
         Some(Known::Opening(opening)) if Refusal::Unreachable(sequence).answers(opening) => {
             refusals::take(frame, opening, &flows::offer(flow, identity, port))
         }
-        _ => Outcome::NotOurs.into(),
+        _ => Next::GoOn.into(),
     }
 }
 

@@ -18,7 +18,6 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod answers;
-mod bytes;
 mod connections;
 mod counters;
 mod delivery;
@@ -41,9 +40,11 @@ mod route;
 mod selection;
 mod socket;
 mod split;
+mod sum;
 mod suspects;
 mod tunnel;
 mod verdict;
+mod verifier;
 mod vips;
 
 use core::mem::MaybeUninit;
@@ -55,7 +56,7 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
-use mesh_common::tunnel::flags::REPLY;
+use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::frame::{Direction, Frame};
 use crate::packet::Packet;
@@ -149,15 +150,16 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
         // SAFETY: it has been written.
         Ok(()) => unsafe { arrival.assume_init_ref() },
-        Err(Outcome::Probed) => return tunnel::answer_probe(frame, packet, settings),
         Err(outcome) => return outcome.into(),
     };
+    if arrival.address.flags & PROBE != 0 {
+        return tunnel::answer_probe(frame, packet, settings);
+    }
     if arrival.address.flags & REPLY != 0 {
-        if packet.protocol == protocol::ICMP {
-            let verdict = icmp::from_home(frame, packet, arrival);
-            if verdict.outcome() != Outcome::NotOurs {
-                return verdict;
-            }
+        if packet.protocol == protocol::ICMP
+            && let Some(verdict) = icmp::from_home(frame, packet, arrival).done()
+        {
+            return verdict;
         }
         tunnel::answer(frame, packet, arrival)
     } else if packet.protocol == protocol::ICMP {
@@ -189,8 +191,7 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
-        let verdict = icmp::refused_here(frame, packet);
-        if verdict.outcome() != Outcome::NotOurs {
+        if let Some(verdict) = icmp::refused_here(frame, packet).done() {
             return verdict;
         }
         return icmp::from_task(frame, packet, settings);
@@ -203,8 +204,7 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
-    let verdict = reply::hear(frame, packet, reply);
-    if verdict.outcome() != Outcome::Replied {
+    if let Some(verdict) = reply::hear(frame, packet, reply).done() {
         return verdict;
     }
     reply::send(frame, packet, settings, reply)
@@ -212,8 +212,7 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 
 #[inline(always)]
 fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
-    let verdict = overlay::from_caller(frame, packet);
-    if verdict.outcome() != Outcome::VipToTask {
+    if let Some(verdict) = overlay::from_caller(frame, packet).done() {
         return verdict;
     }
     let choice = overlay::assign(frame, packet);

@@ -20,9 +20,10 @@ use crate::frame::Frame;
 use crate::icmp::Quoted;
 use crate::packet::{self, Fragment, Packet};
 use crate::refusals::{Offer, Refusal};
-use crate::request::{self, Choice, PackedChoice};
+use crate::request::{self, Choice, Chosen};
 use crate::rewrite::{self, Ends, Hop};
-use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Way};
+use crate::verifier::Packed;
 use crate::vips::Virtual;
 use crate::{counters, flows, frontends, refusals, refuse, vips};
 
@@ -57,9 +58,9 @@ pub(crate) fn resolve(frame: &Frame, balancer: [u8; 6]) -> Step {
     Ok((Outcome::VipResolved, Way::Interface(frame.interface())).into())
 }
 
-/// A packet that a task sends. One that ends as [`Outcome::VipToTask`] calls a virtual address, and has yet to be served.
+/// A packet that a task sends. The next steps, [`assign`] and [`serve`], are for calls of a virtual address.
 #[inline(never)]
-pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
+pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> PackedNext {
     try_from_caller(frame, packet).into()
 }
 
@@ -70,28 +71,28 @@ pub(crate) fn to_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn try_from_caller(frame: &Frame, packet: &Packet) -> Step {
+fn try_from_caller(frame: &Frame, packet: &Packet) -> Result<Next, Outcome> {
     let vip = VipKey { network: packet.network, address: packet.destination };
     if vips::find(&vip).is_none() {
         forget_finished(packet);
         return Err(Outcome::NotOurs);
     }
     if packet.protocol == protocol::ICMP {
-        return icmp(frame, packet);
+        return icmp(frame, packet).map(Next::Done);
     }
     flows::remember_fragment(packet);
-    if let Some(verdict) = answers_itself(frame, packet) {
-        if verdict.outcome() != Outcome::NotOurs {
-            return Ok((verdict.outcome(), verdict.way()).into());
-        }
-        return to_self(frame, packet, packet.destination, packet.source);
+    if let Some(next) = answers_itself(frame, packet) {
+        return match next.done() {
+            Some(verdict) => Ok(Next::Done(verdict.unpack())),
+            None => to_self(frame, packet, packet.destination, packet.source).map(Next::Done),
+        };
     }
-    Ok(Outcome::VipToTask.into())
+    Ok(Next::GoOn)
 }
 
 /// Chooses for a call of a virtual address.
 #[inline(never)]
-pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
+pub(crate) fn assign(frame: &Frame, packet: &Packet) -> Packed<Chosen> {
     let vip = VipKey { network: packet.network, address: packet.destination };
     let Some(frontend) = vips::find(&vip) else { return Err(Outcome::NotOurs).into() };
     let key = flow_key(packet, packet.source, packet.destination, false);
@@ -100,12 +101,12 @@ pub(crate) fn assign(frame: &Frame, packet: &Packet) -> PackedChoice {
 
 /// Sends a call of a virtual address to what was chosen for it.
 #[inline(never)]
-pub(crate) fn serve(frame: &Frame, packet: &Packet, choice: PackedChoice) -> PackedVerdict {
+pub(crate) fn serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> PackedVerdict {
     try_serve(frame, packet, choice).into()
 }
 
 #[inline(always)]
-fn try_serve(frame: &Frame, packet: &Packet, choice: PackedChoice) -> Step {
+fn try_serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> Step {
     match choice.unpack()? {
         Choice::Refuse => refuse::no_backend(packet),
         Choice::Backend(id, backend) => {
@@ -116,9 +117,9 @@ fn try_serve(frame: &Frame, packet: &Packet, choice: PackedChoice) -> Step {
     }
 }
 
-/// If this is the answer of a task that was given to itself, what becomes of it; [`Outcome::NotOurs`] if it goes on.
+/// If this is the answer of a task that was given to itself, what becomes of it; next, it is [`to_self`].
 #[inline(always)]
-fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedVerdict> {
+fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedNext> {
     // Between equal ports an answer looks as a call does and becomes the same; and a SYN alone is always a call.
     if packet.source_port == packet.destination_port || packet.opens() {
         return None;
@@ -210,16 +211,15 @@ fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
     flows::remember_fragment(packet);
     reply.last_seen = flows::now();
     let vip = reply.vip;
-    let verdict = note_task(frame, packet, reply, packet.destination, vip);
-    if verdict.outcome() != Outcome::NotOurs {
-        return Ok((verdict.outcome(), verdict.way()).into());
+    if let Some(verdict) = note_task(frame, packet, reply, packet.destination, vip).done() {
+        return Ok(verdict.unpack());
     }
     rewrite::readdress(frame, packet, &ends(packet, vip, packet.destination), Hop::Bridged)?;
     Ok(Outcome::VipReplied.into())
 }
 
-/// The caller's flow learns what the task, whose packet this is, has said. [`Outcome::NotOurs`] if the packet goes on to the
-/// caller.
+/// The caller's flow learns what the task, whose packet this is, has said. The next step is to send the packet on to
+/// the caller.
 #[inline(always)]
 fn note_task(
     frame: &Frame,
@@ -227,22 +227,16 @@ fn note_task(
     reply: &mut VipReply,
     caller: Address,
     vip: Address,
-) -> PackedVerdict {
+) -> PackedNext {
     let is_news = reply.settled == 0 || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
     if !packet.is_tcp() || !is_news {
-        return Outcome::NotOurs.into();
+        return Next::GoOn.into();
     }
     hear(frame, packet, reply, caller, vip)
 }
 
 #[inline(never)]
-fn hear(
-    frame: &Frame,
-    packet: &Packet,
-    reply: &mut VipReply,
-    caller: Address,
-    vip: Address,
-) -> PackedVerdict {
+fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, vip: Address) -> PackedNext {
     let key = flow_key(packet, caller, vip, true);
     match flows::recall::<Virtual>(&key) {
         Some(Known::Established(flow)) => {
@@ -256,7 +250,7 @@ fn hear(
         }
         _ => {}
     }
-    Outcome::NotOurs.into()
+    Next::GoOn.into()
 }
 
 /// Who could be offered the SYN of the flow with this key; `task` speaks now.
@@ -277,9 +271,8 @@ fn offer(key: &VipFlowKey, task: Address) -> Offer {
 }
 
 /// Whether an error about what a caller has sent to `vip` is a refusal that it need not hear of; then, what becomes of it.
-/// [`Outcome::NotOurs`] if it goes on.
 #[inline(never)]
-fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedVerdict {
+fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedNext {
     let ends = quoted.ends;
     let key = VipFlowKey {
         network: packet.network,
@@ -294,7 +287,7 @@ fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip
         Some(Known::Opening(opening)) if Refusal::Unreachable(quoted.sequence).answers(opening) => {
             refusals::take(frame, opening, &offer(&key, ends.destination))
         }
-        _ => Outcome::NotOurs.into(),
+        _ => Next::GoOn.into(),
     }
 }
 
@@ -313,11 +306,10 @@ fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
         padding: [0, 0, 0],
     };
     let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
-    if quoted.is_refused {
-        let verdict = refused(frame, packet, &quoted, ends.source, vip);
-        if verdict.outcome() != Outcome::NotOurs {
-            return Ok((verdict.outcome(), verdict.way()).into());
-        }
+    if quoted.is_refused
+        && let Some(verdict) = refused(frame, packet, &quoted, ends.source, vip).done()
+    {
+        return Ok(verdict.unpack());
     }
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
     if packet.source == ends.destination {

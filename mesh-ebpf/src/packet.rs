@@ -7,9 +7,9 @@ use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEA
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
-use crate::bytes::{self, Aligned};
 use crate::flows;
 use crate::frame::{self, Frame};
+use crate::verifier::{self, Aligned};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
 /// header.
@@ -206,7 +206,7 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn unread(place: &mut MaybeUninit<Aligned<Self>>) -> &mut Self {
         // SAFETY: all zeroes is a value of each field, as `Default` says.
-        unsafe { bytes::zeroed(place) }
+        unsafe { verifier::zeroed(place) }
     }
 
     /// Reads the IPv4 packet behind the Ethernet header into this one. Anything else is [`Outcome::NotOurs`]; lengths that

@@ -11,7 +11,7 @@ use crate::flows::Tables;
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::rewrite::{self, Ends};
-use crate::verdict::{PackedVerdict, Verdict, Way};
+use crate::verdict::{Next, PackedNext, Way};
 use crate::{flows, frontends, suspects};
 
 /// A packet that says no to a client.
@@ -52,8 +52,8 @@ pub(crate) struct Offer {
     pub(crate) port: Port,
 }
 
-/// At the entry node, takes note of what a task has sent in a flow that is not established. [`Outcome::NotOurs`] if the packet
-/// goes on to the client.
+/// At the entry node, takes note of what a task has sent in a flow that is not established. The next step is to send the
+/// packet on to the client.
 #[inline(always)]
 pub(crate) fn note_task<T: Tables>(
     frame: &Frame,
@@ -61,19 +61,19 @@ pub(crate) fn note_task<T: Tables>(
     key: &T::Key,
     opening: &'static mut Opening,
     offer: impl FnOnce() -> Offer,
-) -> PackedVerdict {
+) -> PackedNext {
     let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
     // XDP has left those to TC.
     if !frame::IS_XDP && refusal.answers(opening) {
         return take(frame, opening, &offer());
     }
     flows::note_task_opening::<T>(key, opening, packet, flows::now());
-    Outcome::NotOurs.into()
+    Next::GoOn.into()
 }
 
-/// What becomes of a refusal that answers the flow's SYN. [`Outcome::NotOurs`] if the client has to be told.
+/// What becomes of a refusal that answers the flow's SYN. The next step is to tell the client.
 #[inline(never)]
-pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedVerdict {
+pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedNext {
     let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
         backend.generation == opening.flow.generation
             && backend.identity == offer.identity
@@ -87,12 +87,12 @@ pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> Packe
     opening.refusals = opening.refusals.saturating_add(1);
     if !flow::is_offered_again(opening.refusals, offer.count) {
         opening.flow.state |= state::RESET;
-        return Outcome::NotOurs.into();
+        return Next::GoOn.into();
     }
     opening.flow.state |= state::REFUSED;
     let interface = opening.syn.interface;
     if interface == 0 || rewrite::tcp::into_syn(frame, &offer.ends, &opening.syn).is_err() {
         return Outcome::RefusalSwallowed.into();
     }
-    Verdict::from((Outcome::RefusalReplayed, Way::Inward(interface))).into()
+    Next::Done((Outcome::RefusalReplayed, Way::Inward(interface)).into()).into()
 }

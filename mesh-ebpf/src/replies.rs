@@ -16,9 +16,9 @@ use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, 
 use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, Sender, state};
 
-use crate::bytes::{self, Aligned};
 use crate::counters;
 use crate::packet::Packet;
+use crate::verifier::{self, Aligned};
 
 #[map]
 static REPLIES: HashMap<ReplyKey, Reply> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
@@ -42,7 +42,7 @@ pub(crate) struct Known {
 #[inline(always)]
 pub(crate) fn empty(place: &mut MaybeUninit<Aligned<Reply>>) -> &mut Reply {
     // SAFETY: this is a struct of integers.
-    unsafe { bytes::zeroed(place) }
+    unsafe { verifier::zeroed(place) }
 }
 
 /// The conversation that a task's packet belongs to.

@@ -14,13 +14,13 @@ use crate::frame::Frame;
 use crate::packet::{Fragment, Packet};
 use crate::rewrite::{self, Ends, Hop};
 use crate::route::Route;
-use crate::verdict::{PackedVerdict, Step, Verdict, Way};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Verdict, Way};
 use crate::{flows, frontends, node, refuse, replies, split};
 
-/// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. Only what
-/// ends as [`Outcome::Replied`] is to be sent on.
+/// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
+/// step is [`send`].
 #[inline(never)]
-pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedVerdict {
+pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedNext {
     let key = ReplyKey {
         task: packet.source,
         client: packet.destination,
@@ -42,12 +42,9 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedV
     let was_established = known.is_established;
     *reply = replies::note_task(&key, known, packet, now);
     if reply.entry.is_unspecified() && packet.is_tcp() && (!was_established || tells_more(packet)) {
-        let verdict = note_at_entry(frame, packet, reply);
-        if verdict.outcome() != Outcome::NotOurs {
-            return verdict;
-        }
+        return note_at_entry(frame, packet, reply);
     }
-    Outcome::Replied.into()
+    Next::GoOn.into()
 }
 
 /// Sends a task's packet on in the conversation that it belongs to.
@@ -165,10 +162,9 @@ fn tells_more(packet: &Packet) -> bool {
     packet.tcp_flags & (flag::FIN | flag::RST) != 0
 }
 
-/// When this node is the entry node too, the flow learns what the task said. [`Outcome::NotOurs`] if the packet goes on to the
-/// client.
+/// When this node is the entry node too, the flow learns what the task said.
 #[inline(never)]
-fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedVerdict {
+fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedNext {
     let mut key = packet.flow_from_frontend();
     key.frontend = reply.frontend;
     key.frontend_port = reply.frontend_port;
@@ -176,11 +172,11 @@ fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedVerdict
     match flows::recall::<Published>(&key) {
         Some(Known::Established(flow)) => {
             flows::note_task::<Published>(&key, flow, packet, packet.now);
-            Outcome::NotOurs.into()
+            Next::GoOn.into()
         }
         Some(Known::Opening(_)) => {
             flows::hear_opening(frame, packet, &key, reply.identity, packet.source_port)
         }
-        _ => Outcome::NotOurs.into(),
+        _ => Next::GoOn.into(),
     }
 }

@@ -16,6 +16,7 @@ use crate::flows::{Known, Published, Tables};
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verifier::{Pack, Packed};
 use crate::{counters, flows, frontends, node, refuse, replies, selection, split, suspects, tunnel};
 
 /// What a packet's backend is, or why it has none.
@@ -25,34 +26,31 @@ pub(crate) enum Choice {
     Refuse,
 }
 
-/// A choice, or why there is none, in one register (see [`PackedVerdict`]).
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-#[must_use]
-pub(crate) struct PackedChoice(u64);
+/// A choice, or why there is none.
+pub(crate) type Chosen = Result<Choice, Outcome>;
 
-impl PackedChoice {
-    const BACKEND: u64 = 1 << 32;
-    const REFUSE: u64 = 2 << 32;
-
-    #[inline(always)]
-    pub(crate) fn unpack(self) -> Result<Choice, Outcome> {
-        if self.0 & Self::BACKEND != 0 {
-            let id = self.0 as u32;
-            return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
-        }
-        if self.0 & Self::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(self.0 as u16)) }
-    }
+mod chosen {
+    pub(super) const BACKEND: u64 = 1 << 32;
+    pub(super) const REFUSE: u64 = 2 << 32;
 }
 
-impl From<Result<Choice, Outcome>> for PackedChoice {
+impl Pack for Chosen {
     #[inline(always)]
-    fn from(choice: Result<Choice, Outcome>) -> Self {
-        Self(match choice {
-            Ok(Choice::Backend(id, _)) => Self::BACKEND | u64::from(id),
-            Ok(Choice::Refuse) => Self::REFUSE,
+    fn pack(self) -> u64 {
+        match self {
+            Ok(Choice::Backend(id, _)) => chosen::BACKEND | u64::from(id),
+            Ok(Choice::Refuse) => chosen::REFUSE,
             Err(outcome) => u64::from(outcome.number()),
-        })
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        if word & chosen::BACKEND != 0 {
+            let id = word as u32;
+            return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
+        }
+        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(word as u16)) }
     }
 }
 
@@ -74,14 +72,14 @@ fn handle_apart(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Pack
 
 #[inline(always)]
 fn try_handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
-    // In one register, or the compiler mixes up what an error does not have (see [`PackedVerdict`]).
-    let choice = PackedChoice::from(assign(frame, packet));
+    // In one register, or the compiler mixes up what an error does not have.
+    let choice = Packed::from(assign(frame, packet));
     serve(frame, packet, settings, choice.unpack()?)
 }
 
 /// Chooses for a packet.
 #[inline(always)]
-fn assign(frame: &Frame, packet: &Packet) -> Result<Choice, Outcome> {
+fn assign(frame: &Frame, packet: &Packet) -> Chosen {
     if !node::is_local(packet.destination) && !is_refused_to_node(packet) {
         return Err(Outcome::NotOurs);
     }
@@ -158,7 +156,7 @@ pub(crate) fn choose<T: Tables>(
     packet: &Packet,
     frontend: impl Fn() -> Option<Frontend>,
     key: &T::Key,
-) -> Result<Choice, Outcome> {
+) -> Chosen {
     let now = packet.now;
     let mut known = flows::recall::<T>(key);
     if known.is_none() && packet.is_tcp() && !packet.opens() {
@@ -288,7 +286,7 @@ fn choose_new<T: Tables>(
     frontend: &Frontend,
     key: &T::Key,
     now: u64,
-) -> Result<Choice, Outcome> {
+) -> Chosen {
     if flows::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
         return Err(Outcome::NotOurs);
     }

@@ -13,8 +13,8 @@ use mesh_common::route::{self, RememberedRoute};
 
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
-use crate::verdict::Way;
-use crate::{bytes, node, rewrite};
+use crate::verdict::{LEAVE_TO_TC, Way};
+use crate::{node, rewrite, verifier};
 
 /// The kernel's answer takes longer than all else that is done for a packet of an established flow.
 #[map]
@@ -89,7 +89,7 @@ impl Route {
         uplink: u32,
     ) -> Result<Self, Outcome> {
         let route = Self::find(frame, packet, frame.interface(), this, other, uplink);
-        if route.is_open(frame) { Ok(route) } else { Err(Outcome::NotOurs) }
+        if route.is_open(frame) { Ok(route) } else { Err(LEAVE_TO_TC) }
     }
 
     /// The interface that it goes out of.
@@ -171,7 +171,7 @@ fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &m
 
     let mut lookup = MaybeUninit::uninit();
     // SAFETY: this is a struct of integers.
-    let lookup: &mut FibLookup = unsafe { bytes::zeroed(&mut lookup) };
+    let lookup: &mut FibLookup = unsafe { verifier::zeroed(&mut lookup) };
     lookup.family = AF_INET;
     lookup.ifindex = known.incoming;
     lookup.__bindgen_anon_3.ipv4_src = source.wire();

@@ -11,25 +11,27 @@ use mesh_common::maps;
 use mesh_common::net::Address;
 use mesh_common::select;
 
+use crate::verifier::{Pack, Packed};
 use crate::{connections, frontends, suspects};
 
 #[map]
 static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITIES, 0);
 
-/// A backend's id, or [`Pick::NOBODY`]: in one register, as functions that are not inlined have to return it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Pick(u64);
+/// A backend's id, if there is one.
+pub(crate) type Pick = Packed<Option<u32>>;
 
-impl Pick {
-    /// More than there are ids.
-    const NOBODY: Self = Self(u64::MAX);
-}
+/// More than there are ids.
+const NOBODY: u64 = u64::MAX;
 
-impl From<Option<u32>> for Pick {
+impl Pack for Option<u32> {
     #[inline(always)]
-    fn from(id: Option<u32>) -> Self {
-        id.map_or(Self::NOBODY, |id| Self(u64::from(id)))
+    fn pack(self) -> u64 {
+        self.map_or(NOBODY, u64::from)
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        if word == NOBODY { None } else { Some(word as u32) }
     }
 }
 
@@ -37,7 +39,7 @@ impl From<Option<u32>> for Pick {
 #[inline(never)]
 pub(crate) fn pick(frontend: &Frontend, client: Address, hash: u32, now: u64) -> Pick {
     if frontend.count == 0 {
-        Pick::NOBODY
+        None.into()
     } else if frontend.affinity == 0 {
         by_policy(frontend, hash, now).into()
     } else {
@@ -48,14 +50,14 @@ pub(crate) fn pick(frontend: &Frontend, client: Address, hash: u32, now: u64) ->
 /// The backend for a packet whose flow is unknown though it does not begin one.
 #[inline(always)]
 pub(crate) fn guess(frontend: &Frontend, hash: u32) -> Pick {
-    if frontend.count == 0 { Pick::NOBODY } else { frontends::by_hash(frontend, hash).into() }
+    if frontend.count == 0 { None.into() } else { frontends::by_hash(frontend, hash).into() }
 }
 
 /// A backend that can be sent to.
 #[inline(always)]
 pub(crate) fn usable(pick: Pick) -> Option<(u32, &'static Backend)> {
     // Nobody's number is behind the end of the map too.
-    let id = pick.0 as u32;
+    let id = pick.word() as u32;
     let backend = frontends::backend(id)?;
     if backend.state == state::DOWN { None } else { Some((id, backend)) }
 }
@@ -72,16 +74,16 @@ fn by_affinity(frontend: &Frontend, client: Address, hash: u32, now: u64) -> Pic
             .is_some_and(|backend| backend.generation == known.generation && backend.state == state::ACTIVE);
         if lasts && serves && !suspects::is_suspect(known.backend, now) {
             known.last_used = now;
-            return Pick(u64::from(known.backend));
+            return Some(known.backend).into();
         }
     }
-    let Some(id) = by_policy(frontend, hash, now) else { return Pick::NOBODY };
+    let Some(id) = by_policy(frontend, hash, now) else { return None.into() };
     if let Some(backend) = frontends::backend(id) {
         let affinity = Affinity { last_used: now, backend: id, generation: backend.generation };
         // The table forgets the client that was away longest when it is full.
         let _ = AFFINITIES.insert(key, affinity, u64::from(BPF_ANY));
     }
-    Pick(u64::from(id))
+    Some(id).into()
 }
 
 #[inline(always)]

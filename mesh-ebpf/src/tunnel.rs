@@ -21,7 +21,7 @@ use crate::flows::{Known, Published};
 use crate::frame::{self, Frame};
 use crate::packet::{Fragment, NETWORK, Packet};
 use crate::route::Route;
-use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step, Way};
 use crate::{flows, frontends, node, replies, rewrite, route};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
@@ -132,7 +132,7 @@ pub(crate) struct Arrival {
 }
 
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
-/// what it was addressed to; it is written if this succeeds. A probe stays as it is: that is [`Outcome::Probed`].
+/// what it was addressed to; it is written if this succeeds. A probe, which says so there, stays in the tunnel.
 #[inline(always)]
 pub(crate) fn open(
     frame: &Frame,
@@ -187,11 +187,11 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     let uplink = node::peer(sender).ok_or(Outcome::UnknownPeer)?;
     if !peer::may_come_by(uplink, frame.interface()) {
         // To a driver below a bond, the uplink is another interface.
-        return Err(if frame::IS_XDP { Outcome::NotOurs } else { Outcome::WrongUplink });
+        return Err(if frame::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
     }
     if address.flags & (PROBE | PROBE_ANSWER) != 0 {
         let is_agents = is_agents_probe(packet, settings, address.flags);
-        return Err(if is_agents { Outcome::Probed } else { Outcome::ForgedTunnel });
+        return if is_agents { Ok(Arrival { address, sender }) } else { Err(Outcome::ForgedTunnel) };
     }
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
         return Err(Outcome::Malformed);
@@ -309,7 +309,7 @@ fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Ar
 fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
     if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
         // If it is a refusal, it becomes a SYN that has to come in again.
-        return Err(Outcome::NotOurs);
+        return Err(LEAVE_TO_TC);
     }
     // What an error quotes has been looked at before.
     let mut is_known = packet.protocol == protocol::ICMP;
@@ -328,9 +328,9 @@ fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
                 }
                 Known::Opening(_) => {
                     let address = &arrival.address;
-                    let verdict = flows::hear_opening(frame, packet, &key, address.identity, address.port);
-                    if verdict.outcome() != Outcome::NotOurs {
-                        return Ok((verdict.outcome(), verdict.way()).into());
+                    let heard = flows::hear_opening(frame, packet, &key, address.identity, address.port);
+                    if let Some(verdict) = heard.done() {
+                        return Ok(verdict.unpack());
                     }
                 }
             }

@@ -2,6 +2,8 @@
 
 use mesh_common::outcome::Outcome;
 
+use crate::verifier::{Pack, Packed};
+
 /// An outcome, and where the packet goes if it goes anywhere.
 #[derive(Clone, Copy)]
 #[must_use]
@@ -52,13 +54,8 @@ impl From<Outcome> for Verdict {
     }
 }
 
-/// A verdict in one register, for what functions that are not inlined return: the verifier does not allow results by
-/// pointers into the caller's stack, and the compiler spills the payload that an error does not have as a register that
-/// nobody has written, which it does not allow either.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-#[must_use]
-pub(crate) struct PackedVerdict(u64);
+/// A verdict in one register.
+pub(crate) type PackedVerdict = Packed<Verdict>;
 
 mod kind {
     pub(super) const NONE: u64 = 0;
@@ -69,41 +66,14 @@ mod kind {
     pub(super) const FRAGMENTATION_NEEDED: u64 = 5;
     pub(super) const INWARD: u64 = 6;
     pub(super) const BEHIND: u64 = 7;
+    /// No verdict.
+    pub(super) const GO_ON: u64 = 8;
 }
 
-impl PackedVerdict {
+impl Pack for Verdict {
     #[inline(always)]
-    pub(crate) fn outcome(self) -> Outcome {
-        Outcome::from_number((self.0 >> 8) as u16)
-    }
-
-    #[inline(always)]
-    pub(crate) fn way(self) -> Way {
-        let value = (self.0 >> 32) as u32;
-        match self.0 & 0xff {
-            kind::INTERFACE => Way::Interface(value),
-            kind::NEIGHBOUR => Way::Neighbour(value),
-            kind::INWARD => Way::Inward(value),
-            kind::BEHIND => Way::Behind(value),
-            kind::RESET => Way::Back(Answer::Reset),
-            kind::PORT_UNREACHABLE => Way::Back(Answer::PortUnreachable),
-            kind::FRAGMENTATION_NEEDED => Way::Back(Answer::FragmentationNeeded(value as u16)),
-            _ => Way::None,
-        }
-    }
-}
-
-impl From<Outcome> for PackedVerdict {
-    #[inline(always)]
-    fn from(outcome: Outcome) -> Self {
-        Self(u64::from(outcome.number()) << 8 | kind::NONE)
-    }
-}
-
-impl From<Verdict> for PackedVerdict {
-    #[inline(always)]
-    fn from(verdict: Verdict) -> Self {
-        let (kind, value) = match verdict.way {
+    fn pack(self) -> u64 {
+        let (kind, value) = match self.way {
             Way::None => (kind::NONE, 0),
             Way::Interface(interface) => (kind::INTERFACE, interface),
             Way::Neighbour(interface) => (kind::NEIGHBOUR, interface),
@@ -113,7 +83,53 @@ impl From<Verdict> for PackedVerdict {
             Way::Back(Answer::PortUnreachable) => (kind::PORT_UNREACHABLE, 0),
             Way::Back(Answer::FragmentationNeeded(mtu)) => (kind::FRAGMENTATION_NEEDED, u32::from(mtu)),
         };
-        Self(u64::from(value) << 32 | u64::from(verdict.outcome.number()) << 8 | kind)
+        u64::from(value) << 32 | u64::from(self.outcome.number()) << 8 | kind
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        Self { outcome: outcome_in(word), way: way_in(word) }
+    }
+}
+
+#[inline(always)]
+fn outcome_in(word: u64) -> Outcome {
+    Outcome::from_number((word >> 8) as u16)
+}
+
+#[inline(always)]
+fn way_in(word: u64) -> Way {
+    let value = (word >> 32) as u32;
+    match word & 0xff {
+        kind::INTERFACE => Way::Interface(value),
+        kind::NEIGHBOUR => Way::Neighbour(value),
+        kind::INWARD => Way::Inward(value),
+        kind::BEHIND => Way::Behind(value),
+        kind::RESET => Way::Back(Answer::Reset),
+        kind::PORT_UNREACHABLE => Way::Back(Answer::PortUnreachable),
+        kind::FRAGMENTATION_NEEDED => Way::Back(Answer::FragmentationNeeded(value as u16)),
+        _ => Way::None,
+    }
+}
+
+/// One part at a time: of both at once the compiler keeps the payload that a way does not have in a register that nobody has
+/// written.
+impl PackedVerdict {
+    #[inline(always)]
+    pub(crate) fn outcome(self) -> Outcome {
+        outcome_in(self.word())
+    }
+
+    #[inline(always)]
+    pub(crate) fn way(self) -> Way {
+        way_in(self.word())
+    }
+}
+
+impl From<Outcome> for PackedVerdict {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        Verdict::from(outcome).into()
     }
 }
 
@@ -126,6 +142,57 @@ impl From<Step> for PackedVerdict {
         }
     }
 }
+
+/// What a step says that need not be a packet's last one.
+#[derive(Clone, Copy)]
+#[must_use]
+pub(crate) enum Next {
+    /// The step that comes after it has the packet.
+    GoOn,
+    Done(Verdict),
+}
+
+pub(crate) type PackedNext = Packed<Next>;
+
+impl Pack for Next {
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        match self {
+            Self::GoOn => kind::GO_ON,
+            Self::Done(verdict) => verdict.pack(),
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        if word == kind::GO_ON { Self::GoOn } else { Self::Done(Verdict::unpack(word)) }
+    }
+}
+
+impl PackedNext {
+    /// The verdict, if there is one.
+    #[inline(always)]
+    pub(crate) fn done(self) -> Option<PackedVerdict> {
+        if self.word() == kind::GO_ON { None } else { Some(Packed::of_word(self.word())) }
+    }
+}
+
+impl From<Outcome> for PackedNext {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        Next::Done(outcome.into()).into()
+    }
+}
+
+impl From<Result<Next, Outcome>> for PackedNext {
+    #[inline(always)]
+    fn from(next: Result<Next, Outcome>) -> Self {
+        next.unwrap_or_else(|outcome| Next::Done(outcome.into())).into()
+    }
+}
+
+/// Says at XDP that the packet is TC's, as it came: TC decides, and counts it.
+pub(crate) const LEAVE_TO_TC: Outcome = Outcome::NotOurs;
 
 /// A step's result: the packet left by it, or why it cannot.
 pub(crate) type Step = Result<Verdict, Outcome>;

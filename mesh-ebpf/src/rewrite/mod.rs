@@ -14,9 +14,10 @@ use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, protoco
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::TunnelHeader;
 
-use crate::bytes::{Even, TransportChange};
 use crate::frame::Frame;
 use crate::packet::{ArpEnd, Fragment, NETWORK, Packet, arp, ipv4};
+use crate::sum::TransportChange;
+use crate::verifier::Even;
 
 /// TTL of packets that we make: RFC 1700's default.
 const OWN_TTL: u8 = 64;

@@ -5,9 +5,9 @@ use mesh_common::net::{IPV4_HEADER, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 
 use super::{swap_macs, write, write_ipv4};
-use crate::bytes::TransportChange;
 use crate::frame::Frame;
 use crate::packet::{NETWORK, Packet, UDP_LENGTH, ipv4};
+use crate::sum::TransportChange;
 
 /// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
 #[inline(always)]

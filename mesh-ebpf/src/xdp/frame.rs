@@ -16,8 +16,9 @@ use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::bytes::{self, Even, TransportChange, bounded, some_of};
-use crate::verdict::Way;
+use crate::sum::{self, TransportChange};
+use crate::verdict::{LEAVE_TO_TC, Way};
+use crate::verifier::{Even, bounded, some_of};
 
 /// See `crate::frame` at TC.
 pub(crate) const IS_XDP: bool = true;
@@ -120,7 +121,7 @@ impl Frame {
     /// the driver has left no room before the packet, it is left to TC.
     #[inline(always)]
     pub(crate) fn grow_for_tunnel(&self, _plain: bool) -> Result<(), Outcome> {
-        self.move_head(-i32::from(OVERHEAD as u16)).map_err(|_| Outcome::NotOurs)?;
+        self.move_head(-i32::from(OVERHEAD as u16)).map_err(|_| LEAVE_TO_TC)?;
         self.put(ETHERNET_HEADER - 2, ethertype::IPV4.to_be())
     }
 
@@ -171,7 +172,7 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
         // SAFETY: the buffer has room for as many bytes as are asked for.
-        bytes::sum(length, |buffer, length| unsafe {
+        sum::sum(length, |buffer, length| unsafe {
             bpf_xdp_load_bytes(self.context, self.place(offset), buffer, length)
         })
     }

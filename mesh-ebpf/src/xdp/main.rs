@@ -19,8 +19,6 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
-#[path = "../bytes.rs"]
-mod bytes;
 #[path = "../connections.rs"]
 mod connections;
 #[path = "../counters.rs"]
@@ -51,12 +49,16 @@ mod route;
 #[path = "../selection.rs"]
 mod selection;
 mod split;
+#[path = "../sum.rs"]
+mod sum;
 #[path = "../suspects.rs"]
 mod suspects;
 #[path = "../tunnel.rs"]
 mod tunnel;
 #[path = "../verdict.rs"]
 mod verdict;
+#[path = "../verifier.rs"]
+mod verifier;
 
 use core::mem::MaybeUninit;
 
@@ -111,11 +113,15 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
         return Outcome::NotOurs.into();
     }
     let mut arrival = MaybeUninit::uninit();
-    match tunnel::open(frame, packet, settings, &mut arrival) {
+    let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
         // SAFETY: it has been written.
-        Ok(()) => tunnel::answer(frame, packet, unsafe { arrival.assume_init_ref() }),
-        Err(Outcome::Probed) => tunnel::answer_probe(frame, packet, settings),
-        Err(outcome) => outcome.into(),
+        Ok(()) => unsafe { arrival.assume_init_ref() },
+        Err(outcome) => return outcome.into(),
+    };
+    if arrival.address.flags & PROBE != 0 {
+        tunnel::answer_probe(frame, packet, settings)
+    } else {
+        tunnel::answer(frame, packet, arrival)
     }
 }
 

@@ -1,13 +1,56 @@
-//! Offsets, lengths and sums of a packet's bytes, said in the way that the verifier follows: for both kinds of frame.
+//! What the kernel's verifier and the compiler for it need to be told, each with its reason: said here once, and referred to by name.
 
 use core::arch::asm;
-use core::ffi::c_void;
 use core::intrinsics::is_val_statically_known;
+use core::marker::PhantomData;
 use core::mem::{MaybeUninit, size_of};
 
-use aya_ebpf::helpers::generated::bpf_csum_diff;
-use mesh_common::checksum::Sum;
-use mesh_common::outcome::Outcome;
+/// A result in one register, for what functions that are not inlined return: the verifier does not allow results by pointers
+/// into the caller's stack, and the compiler spills the part that a result of another kind does not have as a register that
+/// nobody has written, which it does not allow either.
+#[repr(transparent)]
+#[must_use]
+pub(crate) struct Packed<T>(u64, PhantomData<T>);
+
+/// What can be said in 64 bits.
+pub(crate) trait Pack {
+    fn pack(self) -> u64;
+    fn unpack(word: u64) -> Self;
+}
+
+impl<T: Pack> Packed<T> {
+    /// The value whose word this is.
+    #[inline(always)]
+    pub(crate) fn of_word(word: u64) -> Self {
+        Self(word, PhantomData)
+    }
+
+    #[inline(always)]
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(self) -> T {
+        T::unpack(self.0)
+    }
+}
+
+impl<T> Clone for Packed<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Packed<T> {}
+
+impl<T: Pack> From<T> for Packed<T> {
+    #[inline(always)]
+    fn from(value: T) -> Self {
+        Self::of_word(value.pack())
+    }
+}
 
 /// A value in a packet. Packets begin at even addresses, as do all fields that are read or written here: by halves of 32 bits,
 /// not byte by byte, as the compiler would for a value at any place.
@@ -64,54 +107,11 @@ pub(crate) unsafe fn clear<T>(place: *mut T) {
     }
 }
 
-/// Which sums a transport checksum's change comes from.
-#[derive(Clone, Copy)]
-pub(crate) struct TransportChange {
-    /// Where the checksum stands in the packet.
-    pub(crate) offset: usize,
-    /// What changed in the addresses, and in the length of the pseudo-header.
-    pub(crate) pseudo_header: Sum,
-    /// What changed in the segment itself.
-    pub(crate) segment: Sum,
-    /// UDP: a checksum of 0 means that there is none (RFC 768).
-    pub(crate) optional: bool,
-}
-
-/// The sum of `length` bytes, which are an IP header and 8 to 20 more: 28 to 80. `load` copies so many bytes to where it is
-/// told, and returns 0 if it could.
-#[inline(always)]
-pub(crate) fn sum(length: usize, load: impl FnOnce(*mut c_void, u32) -> i64) -> Result<Sum, Outcome> {
-    const LEAST: usize = 28;
-    const MOST: usize = 80;
-
-    // Said in the way that Linux 6.1's verifier follows: from a sum it knows that the result is not 0.
-    let length = bounded(length.wrapping_sub(LEAST)) + LEAST;
-    if length > MOST {
-        return Err(Outcome::Malformed);
-    }
-    let mut bytes = MaybeUninit::uninit();
-    // SAFETY: these are integers.
-    let bytes: &mut [u32; MOST / 4] = unsafe { zeroed(&mut bytes) };
-    if load(bytes.as_mut_ptr().cast(), length as u32) != 0 {
-        return Err(Outcome::Malformed);
-    }
-    // SAFETY: the buffer is as long as it says; what is behind the bytes that were loaded is zero and adds nothing.
-    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_mut_ptr(), MOST as u32, 0) };
-    Ok(halves(sum))
-}
-
-/// A length of 1 to `most`, said as in [`sum`].
+/// A length of 1 to `most`, said in the way that Linux 6.1's verifier follows: from a sum it knows that the result is not 0.
 #[inline(always)]
 pub(crate) fn some_of(length: u32, most: usize) -> Option<u32> {
     let length = bounded(length.wrapping_sub(1) as usize) + 1;
     if length > most { None } else { Some(length as u32) }
-}
-
-/// A sum as `bpf_csum_diff` returns it: 32 bits.
-#[inline(always)]
-pub(crate) fn halves(sum: i64) -> Sum {
-    let sum = sum.cast_unsigned();
-    Sum::ZERO.add_word(sum as u16).add_word((sum >> 16) as u16)
 }
 
 /// An offset that the verifier can follow. Headers end well before the bound, but only a mask tells it so; and the mask
