@@ -11,17 +11,18 @@ use mesh_common::settings::Settings;
 use mesh_common::tcp;
 use mesh_common::tunnel::{self, TunnelAddress};
 
-use crate::delivery::Target;
-use crate::flows::{Known, Published};
+use crate::entry::replay::{self, Refusal};
 use crate::frame::Frame;
+use crate::home::delivery::Target;
+use crate::home::reply;
+use crate::next_hop::Route;
+use crate::packet::rewrite::icmp::{QuotedChange, QuotedChecksum};
+use crate::packet::rewrite::{self, Ends, Hop};
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
-use crate::refusals::Refusal;
-use crate::rewrite::icmp::{QuotedChange, QuotedChecksum};
-use crate::rewrite::{self, Ends, Hop};
-use crate::route::Route;
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{frontends, replies};
 use crate::tunnel::Arrival;
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
-use crate::{flows, frontends, refusals, replies, reply};
 
 /// The packet that an ICMP error quotes: its first 8 bytes of transport header are all that can be counted on (RFC 792).
 pub(crate) struct Quoted {
@@ -264,7 +265,7 @@ fn answer_key(quoted: &Quoted) -> ReplyKey {
 fn refused(frame: &Frame, flow: &FlowKey, sequence: u32, identity: Address, port: Port) -> PackedNext {
     match flows::recall::<Published>(flow) {
         Some(Known::Opening(opening)) if Refusal::Unreachable(sequence).answers(opening) => {
-            refusals::take(frame, opening, &flows::offer(flow, identity, port))
+            replay::take(frame, opening, &flows::offer(flow, identity, port))
         }
         _ => Next::GoOn.into(),
     }

@@ -16,13 +16,13 @@ use mesh_common::tunnel::{
     TunnelHeader, VXLAN_FLAG_VNI, known,
 };
 
-use crate::delivery::{self, Target};
-use crate::flows::{Known, Published};
 use crate::frame::{self, Frame};
-use crate::packet::{Fragment, NETWORK, Packet};
-use crate::route::Route;
+use crate::home::delivery::{self, Target};
+use crate::next_hop::{self, Route};
+use crate::packet::{Fragment, NETWORK, Packet, rewrite};
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{frontends, node, replies};
 use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step, Way};
-use crate::{flows, frontends, node, replies, rewrite, route};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -66,7 +66,7 @@ pub(crate) fn send(
     frame.set_mark(MARK);
     // What a task answers is routed from the bridge, by whichever of its ports it was heard.
     let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
-    Ok(route::follow(frame, packet, incoming, [settings.node, node], uplink))
+    Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
 }
 
 /// Whether this may be a refusal that the entry node makes a SYN again and sends into the tunnel once more: the kernel puts
@@ -241,7 +241,7 @@ fn try_answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> Step
         return Ok((Outcome::Probed, route.take(frame)).into());
     }
     into_answer(frame, packet)?;
-    Ok((Outcome::Probed, route::follow(frame, packet, uplink, [this, other], uplink)).into())
+    Ok((Outcome::Probed, next_hop::follow(frame, packet, uplink, [this, other], uplink)).into())
 }
 
 #[inline(always)]

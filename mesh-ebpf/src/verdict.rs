@@ -1,4 +1,4 @@
-//! What is to become of a packet: decided by the steps, carried out by `main.rs`.
+//! What is to become of a packet: decided by the steps, carried out by `tc/main.rs` and `xdp/main.rs`.
 
 use mesh_common::outcome::Outcome;
 

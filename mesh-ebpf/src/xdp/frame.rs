@@ -16,7 +16,7 @@ use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::sum::{self, TransportChange};
+use crate::packet::sum::{self, TransportChange};
 use crate::verdict::{LEAVE_TO_TC, Way};
 use crate::verifier::{Even, bounded, some_of};
 

@@ -1,6 +1,6 @@
 //! The dataplane at XDP: what can be done with a packet before the kernel has made anything of it.
 //!
-//! The steps are those of TC, compiled from the same files; `frame` and `split` are XDP's own. What XDP cannot do it leaves to
+//! The steps are those of TC, compiled from the same files; `frame` and `split` beside this one are XDP's own. What XDP cannot do it leaves to
 //! TC, by passing the packet on as it came: that is [`Outcome::NotOurs`] here, and it is not counted, because TC will count it.
 //! So every packet is counted once.
 //!
@@ -19,40 +19,26 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
-#[path = "../connections.rs"]
-mod connections;
-#[path = "../counters.rs"]
-mod counters;
-#[path = "../delivery.rs"]
-mod delivery;
-#[path = "../flows.rs"]
-mod flows;
+#[path = "../entry/mod.rs"]
+mod entry;
 mod frame;
-#[path = "../frontends.rs"]
-mod frontends;
-#[path = "../node.rs"]
-mod node;
-#[path = "../packet.rs"]
+#[path = "../home/mod.rs"]
+mod home;
+#[path = "../next_hop.rs"]
+mod next_hop;
+#[path = "../packet/mod.rs"]
 mod packet;
-#[path = "../refusals.rs"]
-mod refusals;
-#[path = "../refuse.rs"]
-mod refuse;
-#[path = "../replies.rs"]
-mod replies;
-#[path = "../request.rs"]
-mod request;
-#[path = "../rewrite/mod.rs"]
-mod rewrite;
-#[path = "../route.rs"]
-mod route;
-#[path = "../selection.rs"]
-mod selection;
 mod split;
-#[path = "../sum.rs"]
-mod sum;
-#[path = "../suspects.rs"]
-mod suspects;
+#[path = "../tables"]
+mod tables {
+    pub(crate) mod connections;
+    pub(crate) mod counters;
+    pub(crate) mod flows;
+    pub(crate) mod frontends;
+    pub(crate) mod node;
+    pub(crate) mod replies;
+    pub(crate) mod suspects;
+}
 #[path = "../tunnel.rs"]
 mod tunnel;
 #[path = "../verdict.rs"]
@@ -69,8 +55,10 @@ use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
+use crate::entry::{reject, request};
 use crate::frame::Frame;
 use crate::packet::Packet;
+use crate::tables::{counters, frontends, node};
 use crate::verdict::{PackedVerdict, Way};
 
 #[xdp]
@@ -95,7 +83,7 @@ fn run(frame: &Frame) -> u32 {
     }
     let verdict = on_uplink(frame, packet);
     if let Way::Back(answer) = verdict.way() {
-        return match refuse::answer(frame, packet, answer) {
+        return match reject::answer(frame, packet, answer) {
             Ok(()) => act(frame, verdict.outcome(), frame.back()),
             Err(outcome) => act(frame, outcome, Way::None),
         };

@@ -11,8 +11,8 @@ use mesh_common::maps;
 use mesh_common::net::Address;
 use mesh_common::select;
 
+use crate::tables::{connections, frontends, suspects};
 use crate::verifier::{Pack, Packed};
-use crate::{connections, frontends, suspects};
 
 #[map]
 static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITIES, 0);

@@ -18,11 +18,13 @@ use mesh_common::outcome::Outcome;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::socket::{SocketFlow, SocketKey};
 
-use crate::flows::{Known, Published};
+use crate::entry::{request, selection};
 use crate::frame::Frame;
+use crate::host::guard;
 use crate::packet::{Fragment, Packet};
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{counters, frontends, node};
 use crate::verdict::{PackedVerdict, Step};
-use crate::{counters, flows, frontends, guard, node, request, selection};
 
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);

@@ -15,17 +15,18 @@ use mesh_common::overlay::{NetworkTag, VipFlowKey, VipKey, VipReply, VipReplyKey
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::tcp::{self, flag};
 
-use crate::flows::Known;
+use crate::entry::reject;
+use crate::entry::replay::{self, Offer, Refusal};
+use crate::entry::request::{self, Choice, Chosen};
 use crate::frame::Frame;
 use crate::icmp::Quoted;
+use crate::packet::rewrite::{self, Ends, Hop};
 use crate::packet::{self, Fragment, Packet};
-use crate::refusals::{Offer, Refusal};
-use crate::request::{self, Choice, Chosen};
-use crate::rewrite::{self, Ends, Hop};
+use crate::tables::flows::{self, Known};
+use crate::tables::vips::{self, Virtual};
+use crate::tables::{counters, frontends};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Way};
 use crate::verifier::Packed;
-use crate::vips::Virtual;
-use crate::{counters, flows, frontends, refusals, refuse, vips};
 
 /// What the program ahead of these has said of the port's network (`network/main.rs`).
 #[inline(always)]
@@ -108,7 +109,7 @@ pub(crate) fn serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> P
 #[inline(always)]
 fn try_serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> Step {
     match choice.unpack()? {
-        Choice::Refuse => refuse::no_backend(packet),
+        Choice::Refuse => reject::no_backend(packet),
         Choice::Backend(id, backend) => {
             let verdict = send(frame, packet, backend)?;
             counters::count_packet(id, packet, packet.length);
@@ -244,9 +245,7 @@ fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, v
             flows::note_task::<Virtual>(&key, flow, packet, flows::now());
         }
         Some(Known::Opening(opening)) => {
-            return refusals::note_task::<Virtual>(frame, packet, &key, opening, || {
-                offer(&key, packet.source)
-            });
+            return replay::note_task::<Virtual>(frame, packet, &key, opening, || offer(&key, packet.source));
         }
         _ => {}
     }
@@ -285,7 +284,7 @@ fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip
     };
     match flows::recall::<Virtual>(&key) {
         Some(Known::Opening(opening)) if Refusal::Unreachable(quoted.sequence).answers(opening) => {
-            refusals::take(frame, opening, &offer(&key, ends.destination))
+            replay::take(frame, opening, &offer(&key, ends.destination))
         }
         _ => Next::GoOn.into(),
     }

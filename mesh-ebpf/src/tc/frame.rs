@@ -18,7 +18,7 @@ use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
-use crate::sum::{self, TransportChange, halves};
+use crate::packet::sum::{self, TransportChange, halves};
 use crate::verdict::Way;
 use crate::verifier::{Even, bounded, some_of, zeroed};
 

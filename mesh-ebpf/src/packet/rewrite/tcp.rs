@@ -10,8 +10,8 @@ use mesh_common::tcp::flag;
 
 use super::{Ends, halves, set_macs, swap_macs, write, write_ipv4};
 use crate::frame::Frame;
+use crate::packet::sum::TransportChange;
 use crate::packet::{Fragment, NETWORK, Packet, TCP_CHECKSUM, ipv4};
-use crate::sum::TransportChange;
 
 /// Lowers the MSS option of a SYN or SYN-ACK to what fits into `mtu` (RFC 9293 §3.7.1).
 #[inline(always)]

@@ -1,15 +1,16 @@
 //! The dataplane: one packet at a time.
 //!
 //! This file holds the hooks, and it is the only place that turns an [`Outcome`] into what the kernel does with a packet. For
-//! XDP, whose program is an object of its own made of the same steps, that is `xdp/main.rs`.
+//! XDP, whose program is an object of its own made of the same steps, that is `xdp/main.rs`. What differs between the two lies
+//! beside these files; all else is shared.
 //!
 //! | hook | where | steps |
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`]; nobody else's tunnel packets: [`guard`] |
-//! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`answers`] |
-//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`overlay`] |
-//! | `overlay_out` | TC egress of the same port | answers to them → [`overlay`] |
+//! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`cache`] |
+//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`call`] |
+//! | `overlay_out` | TC egress of the same port | answers to them → [`call`] |
 //! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
 #![no_std]
 #![no_main]
@@ -17,35 +18,41 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
-mod answers;
-mod connections;
-mod counters;
-mod delivery;
-mod flows;
+#[path = "../entry/mod.rs"]
+mod entry;
 mod frame;
-mod frontends;
-mod guard;
+#[path = "../home/mod.rs"]
+mod home;
+#[path = "../host/mod.rs"]
+mod host;
+#[path = "../icmp.rs"]
 mod icmp;
-mod node;
-mod overlay;
+#[path = "../names/mod.rs"]
+mod names;
+#[path = "../next_hop.rs"]
+mod next_hop;
+#[path = "../packet/mod.rs"]
 mod packet;
-mod refusals;
-mod refuse;
-mod replies;
-mod reply;
-mod request;
-mod resolver;
-mod rewrite;
-mod route;
-mod selection;
-mod socket;
 mod split;
-mod sum;
-mod suspects;
+#[path = "../tables"]
+mod tables {
+    pub(crate) mod connections;
+    pub(crate) mod counters;
+    pub(crate) mod flows;
+    pub(crate) mod frontends;
+    pub(crate) mod node;
+    pub(crate) mod replies;
+    pub(crate) mod suspects;
+    pub(crate) mod vips;
+}
+#[path = "../tunnel.rs"]
 mod tunnel;
+#[path = "../verdict.rs"]
 mod verdict;
+#[path = "../verifier.rs"]
 mod verifier;
-mod vips;
+#[path = "../vip/mod.rs"]
+mod vip;
 
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -58,9 +65,15 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
+use crate::entry::{reject, request};
 use crate::frame::{Direction, Frame};
+use crate::home::reply;
+use crate::host::{guard, socket};
+use crate::names::{cache, resolver};
 use crate::packet::Packet;
+use crate::tables::{counters, flows, frontends, node, replies};
 use crate::verdict::{PackedVerdict, Way};
+use crate::vip::call;
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -84,9 +97,9 @@ pub(crate) fn bridge_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
-    let Some(tag) = overlay::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = call::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
     let frame = Frame::of_network(&context, Direction::Ingress, tag.network);
-    if let Ok(verdict) = overlay::resolve(&frame, tag.balancer) {
+    if let Ok(verdict) = call::resolve(&frame, tag.balancer) {
         return act(verdict.outcome, verdict.way);
     }
     run(&frame, on_overlay_in)
@@ -94,9 +107,9 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
-    let Some(tag) = overlay::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = call::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
     let frame = Frame::of_network(&context, Direction::Egress, tag.network);
-    run(&frame, |frame, packet| overlay::to_caller(frame, packet))
+    run(&frame, |frame, packet| call::to_caller(frame, packet))
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -199,8 +212,8 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     if guard::stops_container(frame, packet, settings) {
         return Outcome::ForgedTunnel.into();
     }
-    if answers::is_question(packet, settings) {
-        return answers::answer(frame, packet);
+    if cache::is_question(packet, settings) {
+        return cache::answer(frame, packet);
     }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
@@ -212,11 +225,11 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 
 #[inline(always)]
 fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
-    if let Some(verdict) = overlay::from_caller(frame, packet).done() {
+    if let Some(verdict) = call::from_caller(frame, packet).done() {
         return verdict;
     }
-    let choice = overlay::assign(frame, packet);
-    overlay::serve(frame, packet, choice)
+    let choice = call::assign(frame, packet);
+    call::serve(frame, packet, choice)
 }
 
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
@@ -251,7 +264,7 @@ fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i
     }
     let verdict = steps(frame, packet);
     if let Way::Back(answer) = verdict.way() {
-        return match refuse::answer(frame, packet, answer) {
+        return match reject::answer(frame, packet, answer) {
             Ok(()) => act(verdict.outcome(), frame.back()),
             Err(outcome) => act(outcome, Way::None),
         };

@@ -9,13 +9,15 @@ use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
 use mesh_common::tunnel;
 
-use crate::flows::{Known, Published};
+use crate::entry::reject;
 use crate::frame::Frame;
+use crate::next_hop::Route;
+use crate::packet::rewrite::{self, Ends, Hop};
 use crate::packet::{Fragment, Packet};
-use crate::rewrite::{self, Ends, Hop};
-use crate::route::Route;
+use crate::split;
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{frontends, node, replies};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Verdict, Way};
-use crate::{flows, frontends, node, refuse, replies, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
 /// step is [`send`].
@@ -61,7 +63,7 @@ fn try_send(frame: &Frame, packet: &mut Packet, settings: &Settings, reply: &Rep
     let limit = if straightly { settings.inner_mtu + tunnel::OVERHEAD as u16 } else { settings.inner_mtu };
     if split::is_too_big(frame, packet, limit) {
         if packet.dont_fragment {
-            return refuse::too_big(packet, limit);
+            return reject::too_big(packet, limit);
         }
         split::keep_first_part(frame, packet, limit)?;
     }

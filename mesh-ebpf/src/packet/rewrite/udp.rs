@@ -6,8 +6,8 @@ use mesh_common::outcome::Outcome;
 
 use super::{swap_macs, write, write_ipv4};
 use crate::frame::Frame;
+use crate::packet::sum::TransportChange;
 use crate::packet::{NETWORK, Packet, UDP_LENGTH, ipv4};
-use crate::sum::TransportChange;
 
 /// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
 #[inline(always)]

@@ -16,12 +16,13 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
 use mesh_common::unread::UnreadPort;
 
+use crate::entry::replay::{self, Offer};
 use crate::frame::{self, Frame};
+use crate::packet::rewrite::{self, Ends};
 use crate::packet::{Fragment, Packet};
-use crate::refusals::Offer;
-use crate::rewrite::Ends;
+use crate::tables::{connections, counters, frontends, suspects};
 use crate::verdict::{Next, PackedNext};
-use crate::{connections, counters, frontends, refusals, rewrite, suspects, verifier};
+use crate::verifier;
 
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(maps::FLOWS, BPF_F_NO_PREALLOC);
@@ -137,7 +138,7 @@ pub(crate) fn hear_opening(
     port: Port,
 ) -> PackedNext {
     let Some(opening) = recall_opening::<Published>(key) else { return Next::GoOn.into() };
-    refusals::note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
+    replay::note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
 }
 
 /// Who could be offered the SYN of the flow with this key, and which task speaks now.

@@ -13,7 +13,7 @@ use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::{HEARTBEAT_NANOSECONDS, Settings};
 
-use crate::{counters, node};
+use crate::tables::{counters, node};
 
 #[map]
 static ASKERS: HashMap<u64, u32> = HashMap::with_max_entries(maps::ASKERS, BPF_F_NO_PREALLOC);

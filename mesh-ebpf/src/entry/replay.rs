@@ -7,12 +7,12 @@ use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, state};
 
-use crate::flows::Tables;
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
-use crate::rewrite::{self, Ends};
+use crate::packet::rewrite::{self, Ends};
+use crate::tables::flows::{self, Tables};
+use crate::tables::{frontends, suspects};
 use crate::verdict::{Next, PackedNext, Way};
-use crate::{flows, frontends, suspects};
 
 /// A packet that says no to a client.
 #[derive(Clone, Copy)]

@@ -1,5 +1,8 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
+pub(crate) mod rewrite;
+pub(crate) mod sum;
+
 use core::mem::MaybeUninit;
 
 use mesh_common::flow::{FlowKey, FragmentKey};
@@ -7,8 +10,8 @@ use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEA
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
-use crate::flows;
 use crate::frame::{self, Frame};
+use crate::tables::flows;
 use crate::verifier::{self, Aligned};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet

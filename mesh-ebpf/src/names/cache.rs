@@ -16,9 +16,9 @@ use mesh_common::outcome::Outcome;
 use mesh_common::settings::Settings;
 
 use crate::frame::Frame;
+use crate::names::resolver;
+use crate::packet::rewrite::udp;
 use crate::packet::{Fragment, NETWORK, Packet};
-use crate::resolver;
-use crate::rewrite::udp;
 use crate::verdict::{PackedVerdict, Verdict};
 use crate::verifier;
 

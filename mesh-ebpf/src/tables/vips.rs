@@ -10,7 +10,7 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 
-use crate::flows::{Protocol, Tables};
+use crate::tables::flows::{Protocol, Tables};
 
 #[map]
 static VIPS: HashMap<VipKey, Frontend> = HashMap::with_max_entries(maps::VIPS, BPF_F_NO_PREALLOC);

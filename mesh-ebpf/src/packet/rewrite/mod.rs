@@ -15,8 +15,8 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::TunnelHeader;
 
 use crate::frame::Frame;
+use crate::packet::sum::TransportChange;
 use crate::packet::{ArpEnd, Fragment, NETWORK, Packet, arp, ipv4};
-use crate::sum::TransportChange;
 use crate::verifier::Even;
 
 /// TTL of packets that we make: RFC 1700's default.

@@ -4,8 +4,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
 use crate::frame::Frame;
-use crate::packet::{Fragment, Packet};
-use crate::rewrite;
+use crate::packet::{Fragment, Packet, rewrite};
 use crate::verdict::{Answer, Step, Way};
 
 /// For a client whose flow has no backend.

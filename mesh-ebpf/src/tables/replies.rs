@@ -16,8 +16,8 @@ use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, 
 use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, Sender, state};
 
-use crate::counters;
 use crate::packet::Packet;
+use crate::tables::counters;
 use crate::verifier::{self, Aligned};
 
 #[map]

@@ -9,9 +9,9 @@ use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
 
 use crate::frame::{self, Frame};
+use crate::packet::rewrite::{self, Ends, Hop};
 use crate::packet::{Fragment, Packet};
-use crate::replies;
-use crate::rewrite::{self, Ends, Hop};
+use crate::tables::replies;
 use crate::verdict::{LEAVE_TO_TC, Way};
 
 /// A task's place on docker_gwbridge.

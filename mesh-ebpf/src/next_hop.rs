@@ -12,9 +12,10 @@ use mesh_common::outcome::Outcome;
 use mesh_common::route::{self, RememberedRoute};
 
 use crate::frame::{self, Frame};
-use crate::packet::Packet;
+use crate::packet::{Packet, rewrite};
+use crate::tables::node;
 use crate::verdict::{LEAVE_TO_TC, Way};
-use crate::{node, rewrite, verifier};
+use crate::verifier;
 
 /// The kernel's answer takes longer than all else that is done for a packet of an established flow.
 #[map]

@@ -18,7 +18,8 @@ use mesh_common::{maps, peer};
 
 use crate::frame::Frame;
 use crate::packet::{self, NETWORK, Packet};
-use crate::{flows, node, tunnel};
+use crate::tables::{flows, node};
+use crate::tunnel;
 
 #[map]
 static AGENT_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(maps::AGENT_SOCKETS, BPF_F_NO_PREALLOC);

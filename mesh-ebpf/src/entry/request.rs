@@ -11,13 +11,15 @@ use mesh_common::select;
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
 
-use crate::delivery::{self, Target};
-use crate::flows::{Known, Published, Tables};
+use crate::entry::{reject, selection};
 use crate::frame::{self, Frame};
+use crate::home::delivery::{self, Target};
 use crate::packet::Packet;
+use crate::tables::flows::{self, Known, Published, Tables};
+use crate::tables::{counters, frontends, node, replies, suspects};
 use crate::verdict::{PackedVerdict, Step, Way};
 use crate::verifier::{Pack, Packed};
-use crate::{counters, flows, frontends, node, refuse, replies, selection, split, suspects, tunnel};
+use crate::{split, tunnel};
 
 /// What a packet's backend is, or why it has none.
 pub(crate) enum Choice {
@@ -105,7 +107,7 @@ fn serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Choice
         Choice::Refuse if !frame.is_leaving() && node::is_local(packet.source) => {
             Err(Outcome::RefusalSwallowed)
         }
-        Choice::Refuse => refuse::no_backend(packet),
+        Choice::Refuse => reject::no_backend(packet),
     }
 }
 
@@ -129,7 +131,7 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     if !backend.is_local() {
         if split::is_too_big(frame, packet, settings.inner_mtu) {
             if packet.dont_fragment {
-                return refuse::too_big(packet, settings.inner_mtu);
+                return reject::too_big(packet, settings.inner_mtu);
             }
             split::keep_first_part(frame, packet, settings.inner_mtu)?;
         }

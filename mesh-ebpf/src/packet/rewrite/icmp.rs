@@ -6,8 +6,8 @@ use mesh_common::outcome::Outcome;
 
 use super::{Ends, Hop, readdress_network, swap_macs, write, write_ipv4};
 use crate::frame::Frame;
+use crate::packet::sum::TransportChange;
 use crate::packet::{NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4};
-use crate::sum::TransportChange;
 
 /// Turns a ping into its answer (RFC 792), at the same hardware addresses the other way round. A code that means nothing stays,
 /// as in Linux's own answers.

@@ -9,8 +9,8 @@ use mesh_common::net::IPV4_HEADER;
 use mesh_common::outcome::Outcome;
 
 use crate::frame::Frame;
-use crate::packet::{Fragment, NETWORK, Packet};
-use crate::{flows, rewrite};
+use crate::packet::{Fragment, NETWORK, Packet, rewrite};
+use crate::tables::flows;
 
 /// Upper half of the mark of a copy; the lower half counts the 8-byte blocks that it has to lose.
 const MARK: u32 = 0x6d65_0000;

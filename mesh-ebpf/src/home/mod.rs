@@ -1,0 +1,4 @@
+//! At the home node: packets for its tasks, and what the tasks answer.
+
+pub(crate) mod delivery;
+pub(crate) mod reply;

@@ -1,0 +1,4 @@
+//! The node's own processes, and what must not leave it.
+
+pub(crate) mod guard;
+pub(crate) mod socket;
