@@ -2,12 +2,9 @@
 
 use core::mem::{MaybeUninit, size_of};
 
-use mesh_common::backend::{Backend, TaskKey};
-use mesh_common::flow::Flow;
+use mesh_common::backend::Backend;
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, UDP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::peer;
-use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
 use mesh_common::tunnel::flags::{PROBE, PROBE_ANSWER, REPLY};
@@ -15,13 +12,12 @@ use mesh_common::tunnel::{
     MARK, MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields,
     TunnelHeader, VXLAN_FLAG_VNI, known,
 };
+use mesh_common::{peer, select};
 
 use crate::frame::{self, Frame};
-use crate::home::delivery::{self, Target};
 use crate::next_hop::{self, Route};
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
-use crate::tables::flows::{self, Known, Published};
-use crate::tables::{frontends, node, replies};
+use crate::tables::{fragments, node};
 use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step, Way};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
@@ -199,10 +195,10 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     frame.shrink_from_tunnel()?;
     // From here on the packet is not the node's any more: what cannot be used is dropped.
     packet.read(frame).map_err(|_| Outcome::MalformedInside)?;
-    if !flows::complete_fragment(packet) {
+    if !fragments::complete(packet) {
         return Err(Outcome::LostFragment);
     }
-    flows::remember_fragment(packet);
+    fragments::remember(packet);
     Ok(Arrival { address, sender })
 }
 
@@ -255,124 +251,4 @@ fn into_answer(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
         }
     }
     rewrite::udp::turn(frame, packet)
-}
-
-/// At the home node: a client's packet for a task here.
-#[inline(never)]
-pub(crate) fn request(
-    frame: &Frame,
-    packet: &Packet,
-    settings: &Settings,
-    arrival: &Arrival,
-) -> PackedVerdict {
-    try_request(frame, packet, settings, arrival).into()
-}
-
-/// At the entry node: an answer, which already has the frontend's address, for a client or for a process here.
-#[inline(always)]
-pub(crate) fn answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
-    // As `Packet::read`.
-    if frame::IS_XDP {
-        try_answer(frame, packet, arrival).into()
-    } else {
-        answer_apart(frame, packet, arrival)
-    }
-}
-
-#[inline(never)]
-fn answer_apart(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
-    try_answer(frame, packet, arrival).into()
-}
-
-#[inline(always)]
-fn try_request(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Arrival) -> Step {
-    let address = arrival.address;
-    let key =
-        TaskKey { identity: address.identity, port: address.port, protocol: packet.protocol, padding: 0 };
-    let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
-    let mut reply = MaybeUninit::uninit();
-    let reply = replies::empty(&mut reply);
-    reply.last_seen = packet.now;
-    reply.frontend = packet.destination;
-    reply.entry = arrival.sender;
-    reply.identity = address.identity;
-    reply.uplink = frame.interface();
-    reply.frontend_port = packet.destination_port;
-    reply.client_port = packet.source_port;
-    reply.flags = task.flags;
-    let target = Target::of_task(&task, address.port);
-    let way = delivery::deliver(frame, packet, settings, &target, reply)?;
-    Ok((Outcome::DeliveredFromTunnel, way).into())
-}
-
-#[inline(always)]
-fn try_answer(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
-    if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
-        // If it is a refusal, it becomes a SYN that has to come in again.
-        return Err(LEAVE_TO_TC);
-    }
-    // What an error quotes has been looked at before.
-    let mut is_known = packet.protocol == protocol::ICMP;
-    if !is_known {
-        let key = packet.flow_from_frontend();
-        if let Some(known) = flows::recall::<Published>(&key)
-            && let Some(speaks) = is_from_backend(known.flow(), arrival)
-        {
-            if !speaks {
-                return Err(Outcome::WrongSender);
-            }
-            is_known = true;
-            match known {
-                Known::Established(flow) | Known::Other(flow) => {
-                    flows::note_task::<Published>(&key, flow, packet, packet.now);
-                }
-                Known::Opening(_) => {
-                    let address = &arrival.address;
-                    let heard = flows::hear_opening(frame, packet, &key, address.identity, address.port);
-                    if let Some(verdict) = heard.done() {
-                        return Ok(verdict.unpack());
-                    }
-                }
-            }
-        }
-    }
-    if !is_known && !may_be_forgotten(packet) {
-        return Err(Outcome::UnknownAnswer);
-    }
-    if node::is_local(packet.destination) {
-        return Ok(Outcome::RepliedToNode.into());
-    }
-    if !node::is_local(packet.source) {
-        return Err(Outcome::UnknownFrontend);
-    }
-    let route = {
-        let incoming = frame.interface();
-        Route::find(frame, packet, incoming, packet.source, packet.destination, incoming)
-    };
-    // XDP sends by uplinks only, and leaves the rest to TC.
-    if !is_known && !frame::IS_XDP && !node::is_uplink(route.interface()) && !flows::are_taken_over() {
-        return Err(Outcome::UnknownAnswer);
-    }
-    Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
-}
-
-/// Whether what came is from the task that a flow was given to. `None` if nobody knows any more which one that was.
-#[inline(always)]
-pub(crate) fn is_from_backend(flow: &Flow, arrival: &Arrival) -> Option<bool> {
-    let backend = frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)?;
-    let address = &arrival.address;
-    Some(
-        backend.node == arrival.sender
-            && backend.identity == address.identity
-            && backend.port == address.port,
-    )
-}
-
-/// Whether an answer in a flow that nobody knows may be one that was forgotten: one to a client of a published port, or one that
-/// the programs behind these know. Nothing unknown is for the node itself.
-#[inline(always)]
-fn may_be_forgotten(packet: &Packet) -> bool {
-    flows::are_taken_over()
-        || !node::is_local(packet.destination)
-            && frontends::find(packet.protocol, packet.source_port).is_some()
 }

@@ -2,17 +2,77 @@
 //! refusal becomes the client's SYN again and comes in once more by the interface that the SYN came in by, where it is given
 //! another backend.
 
-use mesh_common::flow::{self, Opening};
+use mesh_common::flow::{self, FlowKey, Opening};
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, state};
 
+use crate::clock;
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Ends};
-use crate::tables::flows::{self, Tables};
+use crate::tables::flows::{self, Published, Tables};
 use crate::tables::{frontends, suspects};
 use crate::verdict::{Next, PackedNext, Way};
+
+/// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
+/// names the task. The next step is to send the packet on to the client.
+#[inline(never)]
+pub(crate) fn hear(
+    frame: &Frame,
+    packet: &Packet,
+    key: &FlowKey,
+    identity: Address,
+    port: Port,
+) -> PackedNext {
+    let Some(opening) = flows::recall_opening::<Published>(key) else { return Next::GoOn.into() };
+    note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
+}
+
+/// At the entry node, takes note of what a task has sent in a flow that is not established. The next step is to send the
+/// packet on to the client.
+#[inline(always)]
+pub(crate) fn note_task<T: Tables>(
+    frame: &Frame,
+    packet: &Packet,
+    key: &T::Key,
+    opening: &'static mut Opening,
+    offer: impl FnOnce() -> Offer,
+) -> PackedNext {
+    let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
+    // XDP has left those to TC.
+    if !frame::IS_XDP && refusal.answers(opening) {
+        return take(frame, opening, &offer());
+    }
+    flows::note_task_opening::<T>(key, opening, packet, clock::now());
+    Next::GoOn.into()
+}
+
+/// What becomes of a refusal that answers the flow's SYN. The next step is to tell the client.
+#[inline(never)]
+pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedNext {
+    let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
+        backend.generation == opening.flow.generation
+            && backend.identity == offer.identity
+            && (backend.port == offer.port || backend.port == Port::default())
+    });
+    // Otherwise one that had it before says so once more.
+    if opening.flow.state & state::REFUSED != 0 || !speaks_for_itself {
+        return Outcome::RefusalSwallowed.into();
+    }
+    suspects::suspect(opening.flow.backend, clock::now());
+    opening.refusals = opening.refusals.saturating_add(1);
+    if !flow::is_offered_again(opening.refusals, offer.count) {
+        opening.flow.state |= state::RESET;
+        return Next::GoOn.into();
+    }
+    opening.flow.state |= state::REFUSED;
+    let interface = opening.syn.interface;
+    if interface == 0 || rewrite::tcp::into_syn(frame, &offer.ends, &opening.syn).is_err() {
+        return Outcome::RefusalSwallowed.into();
+    }
+    Next::Done((Outcome::RefusalReplayed, Way::Inward(interface)).into()).into()
+}
 
 /// A packet that says no to a client.
 #[derive(Clone, Copy)]
@@ -52,47 +112,18 @@ pub(crate) struct Offer {
     pub(crate) port: Port,
 }
 
-/// At the entry node, takes note of what a task has sent in a flow that is not established. The next step is to send the
-/// packet on to the client.
+/// Who could be offered the SYN of the flow with this key, and which task speaks now.
 #[inline(always)]
-pub(crate) fn note_task<T: Tables>(
-    frame: &Frame,
-    packet: &Packet,
-    key: &T::Key,
-    opening: &'static mut Opening,
-    offer: impl FnOnce() -> Offer,
-) -> PackedNext {
-    let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
-    // XDP has left those to TC.
-    if !frame::IS_XDP && refusal.answers(opening) {
-        return take(frame, opening, &offer());
+pub(crate) fn offer(key: &FlowKey, identity: Address, port: Port) -> Offer {
+    Offer {
+        ends: Ends {
+            source: key.client,
+            destination: key.frontend,
+            source_port: key.client_port,
+            destination_port: key.frontend_port,
+        },
+        count: frontends::find(key.protocol, key.frontend_port).map_or(0, |frontend| frontend.count),
+        identity,
+        port,
     }
-    flows::note_task_opening::<T>(key, opening, packet, flows::now());
-    Next::GoOn.into()
-}
-
-/// What becomes of a refusal that answers the flow's SYN. The next step is to tell the client.
-#[inline(never)]
-pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedNext {
-    let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
-        backend.generation == opening.flow.generation
-            && backend.identity == offer.identity
-            && (backend.port == offer.port || backend.port == Port::default())
-    });
-    // Otherwise one that had it before says so once more.
-    if opening.flow.state & state::REFUSED != 0 || !speaks_for_itself {
-        return Outcome::RefusalSwallowed.into();
-    }
-    suspects::suspect(opening.flow.backend, flows::now());
-    opening.refusals = opening.refusals.saturating_add(1);
-    if !flow::is_offered_again(opening.refusals, offer.count) {
-        opening.flow.state |= state::RESET;
-        return Next::GoOn.into();
-    }
-    opening.flow.state |= state::REFUSED;
-    let interface = opening.syn.interface;
-    if interface == 0 || rewrite::tcp::into_syn(frame, &offer.ends, &opening.syn).is_err() {
-        return Outcome::RefusalSwallowed.into();
-    }
-    Next::Done((Outcome::RefusalReplayed, Way::Inward(interface)).into()).into()
 }

@@ -1,60 +1,21 @@
-//! Client → service, at the entry node: find the frontend, recall or choose a backend, and send the packet on to it.
+//! Client → service, at the entry node: a packet goes to the backend that its flow has or gets.
 
 use core::mem::MaybeUninit;
 
-use mesh_common::backend::{Backend, flags, state};
-use mesh_common::clock;
-use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
-use mesh_common::frontend::Frontend;
+use mesh_common::backend::Backend;
 use mesh_common::outcome::Outcome;
-use mesh_common::select;
-use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
-use mesh_common::tcp::{self, flag};
+use mesh_common::settings::Settings;
 
-use crate::entry::{reject, selection};
+use crate::entry::choose::{self, Choice, Chosen, is_offered_again, is_unanswered, serving};
+use crate::entry::reject;
 use crate::frame::{self, Frame};
 use crate::home::delivery::{self, Target};
 use crate::packet::Packet;
-use crate::tables::flows::{self, Known, Published, Tables};
-use crate::tables::{counters, frontends, node, replies, suspects};
+use crate::tables::flows::{self, Published};
+use crate::tables::{counters, fragments, frontends, node, replies};
 use crate::verdict::{PackedVerdict, Step, Way};
-use crate::verifier::{Pack, Packed};
+use crate::verifier::Packed;
 use crate::{split, tunnel};
-
-/// What a packet's backend is, or why it has none.
-pub(crate) enum Choice {
-    Backend(u32, &'static Backend),
-    /// The frontend has no backend, or the flow's is gone: tell the client.
-    Refuse,
-}
-
-/// A choice, or why there is none.
-pub(crate) type Chosen = Result<Choice, Outcome>;
-
-mod chosen {
-    pub(super) const BACKEND: u64 = 1 << 32;
-    pub(super) const REFUSE: u64 = 2 << 32;
-}
-
-impl Pack for Chosen {
-    #[inline(always)]
-    fn pack(self) -> u64 {
-        match self {
-            Ok(Choice::Backend(id, _)) => chosen::BACKEND | u64::from(id),
-            Ok(Choice::Refuse) => chosen::REFUSE,
-            Err(outcome) => u64::from(outcome.number()),
-        }
-    }
-
-    #[inline(always)]
-    fn unpack(word: u64) -> Self {
-        if word & chosen::BACKEND != 0 {
-            let id = word as u32;
-            return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
-        }
-        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(word as u16)) }
-    }
-}
 
 /// Sends a packet whose port is published on this node to the backend that its flow has or gets.
 #[inline(always)]
@@ -86,8 +47,8 @@ fn assign(frame: &Frame, packet: &Packet) -> Chosen {
         return Err(Outcome::NotOurs);
     }
     let frontend = || frontends::find(packet.protocol, packet.destination_port);
-    let choice = choose::<Published>(frame, packet, frontend, &packet.flow_from_client())?;
-    flows::remember_fragment(packet);
+    let choice = choose::backend_of::<Published>(frame, packet, frontend, &packet.flow_from_client())?;
+    fragments::remember(packet);
     Ok(choice)
 }
 
@@ -148,173 +109,4 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     reply.flags = backend.flags;
     let target = Target::of(backend);
     delivery::deliver(frame, packet, settings, &target, reply).map(|way| (Outcome::Delivered, way).into())
-}
-
-/// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
-/// second case.
-#[inline(always)]
-pub(crate) fn choose<T: Tables>(
-    frame: &Frame,
-    packet: &Packet,
-    frontend: impl Fn() -> Option<Frontend>,
-    key: &T::Key,
-) -> Chosen {
-    let now = packet.now;
-    let mut known = flows::recall::<T>(key);
-    if known.is_none() && packet.is_tcp() && !packet.opens() {
-        // On another CPU it may have moved from one table to the other between the two looks.
-        known = flows::recall_established::<T>(key);
-    }
-    if let Some(Known::Opening(opening)) = &known
-        && says_nothing(opening, packet)
-    {
-        known = None;
-    }
-    let Some(known) = known else {
-        if !packet.opens() && flows::are_taken_over() {
-            return Err(Outcome::NotOurs);
-        }
-        return choose_new::<T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
-    };
-    let id = known.flow().backend;
-    let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
-        if packet.is_tcp() && !packet.opens() {
-            return Ok(Choice::Refuse);
-        }
-        let frontend = &frontend().ok_or(Outcome::NotOurs)?;
-        return match known {
-            Known::Opening(opening) if is_offered_again(packet, opening) => {
-                Ok(offer_again(opening, frontend, packet, now))
-            }
-            Known::Established(_) => {
-                flows::forget_established::<T>(key, id);
-                choose_new::<T>(frame, packet, frontend, key, now)
-            }
-            Known::Opening(opening) => {
-                if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now))
-                {
-                    suspects::suspect(id, now);
-                }
-                choose_new::<T>(frame, packet, frontend, key, now)
-            }
-            Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
-        };
-    };
-    if packet.opens()
-        && let Known::Opening(opening) = &known
-        && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
-    {
-        // The client has given up on its first SYN, and tries with another.
-        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now))?;
-    } else {
-        flows::note_client::<T>(key, known, packet, backend, now);
-    }
-    Ok(Choice::Backend(id, backend))
-}
-
-/// The backend that a flow has been given, if the id is still that one's.
-#[inline(always)]
-fn serving(flow: &Flow) -> Option<&'static Backend> {
-    frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)
-}
-
-/// Whether a flow keeps its backend.
-#[inline(always)]
-fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
-    let flow = known.flow();
-    match known {
-        // UDP has no end that could be waited for: it leaves a draining backend at once.
-        Known::Other(_) => {
-            backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
-        }
-        _ if !packet.opens() => backend.state != state::DOWN,
-        // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
-        Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
-        // A retransmitted SYN keeps its choice, unless that has just refused somebody, or says nothing.
-        Known::Opening(opening) => {
-            backend.state == state::ACTIVE
-                && !tcp::may_be_reused(flow.state)
-                && flow.state & tcp::state::REFUSED == 0
-                && (flow.state & tcp::state::ANSWERED != 0
-                    || flows::has_just_been_given(opening)
-                    || !(suspects::is_suspect(flow.backend, now)
-                        || is_unanswered(packet, opening, backend, now)))
-        }
-    }
-}
-
-/// Whether a flow has ended, and its backend is gone. A segment that does not begin another may be of one that began at another
-/// node, and has come here with its client's address or with this node's.
-#[inline(never)]
-fn says_nothing(opening: &Opening, packet: &Packet) -> bool {
-    tcp::is_closed(opening.flow.state) && !packet.opens() && serving(&opening.flow).is_none()
-}
-
-/// Whether this is the very SYN that a backend has left unanswered: its task may have died together with the agent that would
-/// have told.
-#[inline(always)]
-fn is_unanswered(packet: &Packet, opening: &Opening, backend: &Backend, now: u64) -> bool {
-    // The answers of such a task do not pass here.
-    let is_unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
-    !is_unseen
-        && opening.flow.state & tcp::state::ANSWERED == 0
-        && opening.syn.is_known()
-        && opening.syn.sequence == packet.sequence
-        && clock::elapsed(opening.flow.last_seen, now) >= SYN_PATIENCE_NANOSECONDS
-}
-
-/// Whether this is the very SYN that a backend has refused, without the client's having been told.
-#[inline(always)]
-fn is_offered_again(packet: &Packet, opening: &Opening) -> bool {
-    opening.flow.state & (tcp::state::REFUSED | tcp::state::RESET) == tcp::state::REFUSED
-        && opening.syn.sequence == packet.sequence
-}
-
-#[inline(always)]
-fn offer_again(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
-    let hash = select::hash(&packet.flow_from_client());
-    let pick = selection::pick(frontend, packet.source, hash, now);
-    let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
-    opening.flow = given(id, backend, now);
-    opening.given_by_xdp = frame::IS_XDP.into();
-    counters::count_flow(id);
-    Choice::Backend(id, backend)
-}
-
-#[inline(always)]
-fn choose_new<T: Tables>(
-    frame: &Frame,
-    packet: &Packet,
-    frontend: &Frontend,
-    key: &T::Key,
-    now: u64,
-) -> Chosen {
-    if flows::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
-        return Err(Outcome::NotOurs);
-    }
-    let starts = !packet.is_tcp() || packet.opens();
-    if packet.tcp_flags & flag::RST != 0 {
-        return Err(Outcome::UnknownReset);
-    }
-    let hash = select::hash(&packet.flow_from_client());
-    let pick = if starts {
-        selection::pick(frontend, packet.source, hash, now)
-    } else {
-        selection::guess(frontend, hash)
-    };
-    let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
-    let flow = given(id, backend, now);
-    if packet.is_tcp() {
-        flows::remember_opening::<T>(frame, packet, key, &flow)?;
-    } else {
-        flows::remember_other::<T>(key, &flow)?;
-    }
-    counters::count_flow(id);
-    Ok(Choice::Backend(id, backend))
-}
-
-/// A flow that has just been given to a backend.
-#[inline(always)]
-fn given(id: u32, backend: &Backend, now: u64) -> Flow {
-    Flow { last_seen: now, backend: id, generation: backend.generation, ..Flow::default() }
 }

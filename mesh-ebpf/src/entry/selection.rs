@@ -5,12 +5,11 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use mesh_common::backend::{Backend, state};
-use mesh_common::clock;
 use mesh_common::frontend::{Affinity, AffinityKey, Frontend, policy};
-use mesh_common::maps;
 use mesh_common::net::Address;
-use mesh_common::select;
+use mesh_common::{maps, select};
 
+use crate::clock;
 use crate::tables::{connections, frontends, suspects};
 use crate::verifier::{Pack, Packed};
 

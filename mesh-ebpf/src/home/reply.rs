@@ -1,7 +1,6 @@
 //! Task → client, at the home node: give the packet the frontend's address, and send it to the client or to the entry node.
 
 use mesh_common::backend::{TaskKey, flags};
-use mesh_common::clock;
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
@@ -9,15 +8,15 @@ use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
 use mesh_common::tunnel;
 
-use crate::entry::reject;
+use crate::entry::{reject, replay};
 use crate::frame::Frame;
 use crate::next_hop::Route;
 use crate::packet::rewrite::{self, Ends, Hop};
 use crate::packet::{Fragment, Packet};
-use crate::split;
 use crate::tables::flows::{self, Known, Published};
-use crate::tables::{frontends, node, replies};
+use crate::tables::{fragments, frontends, node, replies};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Verdict, Way};
+use crate::{clock, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
 /// step is [`send`].
@@ -40,7 +39,7 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedN
     if packet.ttl <= 1 {
         return Outcome::HopLimit.into();
     }
-    flows::remember_fragment(packet);
+    fragments::remember(packet);
     let was_established = known.is_established;
     *reply = replies::note_task(&key, known, packet, now);
     if reply.entry.is_unspecified() && packet.is_tcp() && (!was_established || tells_more(packet)) {
@@ -176,9 +175,7 @@ fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedNext {
             flows::note_task::<Published>(&key, flow, packet, packet.now);
             Next::GoOn.into()
         }
-        Some(Known::Opening(_)) => {
-            flows::hear_opening(frame, packet, &key, reply.identity, packet.source_port)
-        }
+        Some(Known::Opening(_)) => replay::hear(frame, packet, &key, reply.identity, packet.source_port),
         _ => Next::GoOn.into(),
     }
 }

@@ -18,7 +18,7 @@ use mesh_common::{maps, peer};
 
 use crate::frame::Frame;
 use crate::packet::{self, NETWORK, Packet};
-use crate::tables::{flows, node};
+use crate::tables::{handover, node};
 use crate::tunnel;
 
 #[map]
@@ -59,7 +59,7 @@ pub(crate) fn may_stop(frame: &Frame) -> bool {
 /// another node has sent is only routed here.
 #[inline(never)]
 pub(crate) fn stops_leaving(frame: &Frame, packet: &Packet, settings: &Settings) -> bool {
-    if !is_for_peer(frame, packet, settings) || !flows::are_on_all_hooks() {
+    if !is_for_peer(frame, packet, settings) || !handover::are_on_all_hooks() {
         return false;
     }
     let origin = frame.origin();

@@ -9,35 +9,35 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::backend::{Backend, state};
-use mesh_common::clock;
-use mesh_common::flow::Flow;
 use mesh_common::frontend::{Frontend, flags};
 use mesh_common::maps;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
+use mesh_common::settings::UDP_IDLE_NANOSECONDS;
 use mesh_common::socket::{SocketFlow, SocketKey};
 
-use crate::entry::{request, selection};
-use crate::frame::Frame;
+use crate::clock;
+use crate::entry::selection;
 use crate::host::guard;
-use crate::packet::{Fragment, Packet};
-use crate::tables::flows::{self, Known, Published};
 use crate::tables::{counters, frontends, node};
-use crate::verdict::{PackedVerdict, Step};
 
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
 
 /// The call goes on.
 pub(crate) const ALLOW: i32 = 1;
+
 /// The call fails with the error that was set.
 const REFUSE: i32 = 0;
+
 /// The call fails: it is not permitted (EPERM), which is the error if none was set.
 const STOP: i32 = 0;
+
 const ECONNREFUSED: i32 = 111;
+
 /// `::ffff:0:0/96`, its third word (RFC 4291 §2.5.5.2).
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
 /// `::1`, its last word.
 const LOOPBACK6: u32 = 1_u32.to_be();
 
@@ -79,8 +79,7 @@ pub(crate) fn send(context: &SockAddrContext) -> i32 {
 #[inline(always)]
 pub(crate) fn restore(context: &SockAddrContext, ipv6: bool) -> i32 {
     let Some(call) = Call::read(context, ipv6) else { return ALLOW };
-    // SAFETY: the value is copied at once.
-    if let Some(known) = unsafe { SOCKETS.get(call.key(call.address, call.port)) }.copied()
+    if let Some(known) = recall(&call.key(call.address, call.port))
         && known.dialled == 0
     {
         call.write(known.frontend, known.frontend_port, known.loopback6 != 0);
@@ -152,7 +151,7 @@ impl Call {
             return ALLOW;
         }
         let Some(frontend) = frontends::find(self.protocol, self.port) else { return ALLOW };
-        let now = flows::now();
+        let now = clock::now();
         let dialled = self.key(self.address, self.port);
         let kept = if unconnected { kept(&dialled, now) } else { None };
         if kept.is_none() && frontend.flags & flags::LEFT != 0 {
@@ -269,8 +268,7 @@ impl Call {
 /// The backend that an unconnected socket has for what it dialled.
 #[inline(always)]
 fn kept(dialled: &SocketKey, now: u64) -> Option<(u32, &'static Backend)> {
-    // SAFETY: the value is copied at once.
-    let known = unsafe { SOCKETS.get(dialled) }.copied()?;
+    let known = recall(dialled)?;
     let backend = frontends::backend(known.backend)?;
     let usable = known.dialled == 1
         && backend.generation == known.generation
@@ -287,86 +285,9 @@ fn refuse_call() -> i32 {
     REFUSE
 }
 
-/// A packet on its way out that may be from a socket that was given a task elsewhere: into the tunnel with it; or to a task
-/// here, if the other has refused the connection.
-#[inline(never)]
-pub(crate) fn leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
-    try_leaving(frame, packet, settings).into()
-}
-
+/// What a socket was given.
 #[inline(always)]
-fn try_leaving(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
-    let key = packet.flow_from_client();
-    // A later fragment need not have its socket any more; the first one has been remembered.
-    let has_flow = packet.is_tcp() || packet.fragment == Fragment::Later;
-    let known = if has_flow { flows::recall::<Published>(&key) } else { None };
-    let (id, backend) = match known.filter(|known| !packet.opens() || is_of_syn(known, packet)) {
-        Some(known) => {
-            let flow = known.flow();
-            let (id, generation) = (flow.backend, flow.generation);
-            let backend = serving(id, generation)?;
-            flows::note_client::<Published>(&key, known, packet, backend, packet.now);
-            (id, backend)
-        }
-        None => given(frame, packet)?,
-    };
-    flows::remember_fragment(packet);
-    let length = packet.length;
-    let verdict = request::send(frame, packet, settings, backend)?;
-    let outcome = verdict.outcome;
-    if outcome == Outcome::TooBig {
-        return Ok(verdict);
-    }
-    counters::count_packet(id, packet, length);
-    let from_node = if outcome == Outcome::Tunnelled { Outcome::TunnelledFromNode } else { outcome };
-    Ok((from_node, verdict.way).into())
-}
-
-/// Whether this is the SYN that the flow began with, once more.
-#[inline(always)]
-fn is_of_syn(known: &Known, packet: &Packet) -> bool {
-    match known {
-        Known::Opening(opening) => opening.syn.is_known() && opening.syn.sequence == packet.sequence,
-        Known::Established(_) | Known::Other(_) => false,
-    }
-}
-
-/// The backend with this id, if it serves and is still the one that was given.
-#[inline(always)]
-fn serving(id: u32, generation: u32) -> Result<&'static Backend, Outcome> {
-    frontends::backend(id)
-        .filter(|backend| backend.generation == generation && backend.state != state::DOWN)
-        .ok_or(Outcome::NotOurs)
-}
-
-/// The backend that the sending socket was given; remembered as a flow, because the last segments of a connection have
-/// no socket any more.
-#[inline(always)]
-fn given(frame: &Frame, packet: &Packet) -> Result<(u32, &'static Backend), Outcome> {
-    let key = SocketKey {
-        cookie: frame.socket_cookie(),
-        destination: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        padding: 0,
-    };
+pub(crate) fn recall(key: &SocketKey) -> Option<SocketFlow> {
     // SAFETY: the value is copied at once.
-    let socket = unsafe { SOCKETS.get(key) }.copied().ok_or(Outcome::NotOurs)?;
-    let backend = serving(socket.backend, socket.generation)?;
-    if backend.node != packet.destination {
-        return Err(Outcome::NotOurs);
-    }
-    let key = packet.flow_from_client();
-    let flow = Flow {
-        last_seen: packet.now,
-        backend: socket.backend,
-        generation: socket.generation,
-        ..Flow::default()
-    };
-    if packet.is_tcp() {
-        flows::remember_opening::<Published>(frame, packet, &key, &flow)?;
-    } else {
-        flows::remember_other::<Published>(&key, &flow)?;
-    }
-    Ok((socket.backend, backend))
+    unsafe { SOCKETS.get(key) }.copied()
 }

@@ -7,12 +7,12 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::asker::{self, DOCKERS_RESOLVER};
-use mesh_common::clock;
 use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::{HEARTBEAT_NANOSECONDS, Settings};
 
+use crate::clock;
 use crate::tables::{counters, node};
 
 #[map]

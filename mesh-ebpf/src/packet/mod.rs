@@ -1,5 +1,6 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
+pub(crate) mod quoted;
 pub(crate) mod rewrite;
 pub(crate) mod sum;
 
@@ -10,8 +11,8 @@ use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEA
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
+use crate::clock;
 use crate::frame::{self, Frame};
-use crate::tables::flows;
 use crate::verifier::{self, Aligned};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
@@ -173,7 +174,7 @@ pub(crate) enum Fragment {
 /// What the dataplane reads of a packet.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Packet {
-    /// When it was read: [`flows::now`], once for all that is done with it.
+    /// When it was read: [`clock::now`], once for all that is done with it.
     pub(crate) now: u64,
     /// The number of the overlay network that it is on; 0 for none.
     pub(crate) network: u32,
@@ -228,7 +229,7 @@ impl Packet {
 
     #[inline(always)]
     fn read_here(&mut self, frame: &Frame) -> Result<(), Outcome> {
-        let now = if self.now == 0 { flows::now() } else { self.now };
+        let now = if self.now == 0 { clock::now() } else { self.now };
         *self = Self::try_read(frame, now)?;
         Ok(())
     }

@@ -1,27 +1,20 @@
-//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `FRAGMENTS`, `TAKING_OVER`, `DOCKER_FLOWS` and `UNREAD_PORTS`: conversations that this node is the entry node of.
+//! Maps `FLOWS`, `OPENING`, `UDP_FLOWS`, `SCRATCH` and `DOCKER_FLOWS`: conversations that this node is the entry node of.
 //!
 //! Only a TCP flow whose handshake is proven gets into the table of established ones, which forgets nothing; when it ends it
 //! leaves it again. All others are in tables that forget what was used longest ago, so a flood pushes out its like.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use mesh_common::backend::{Backend, flags};
-use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
-use mesh_common::frontend::flags as handover;
-use mesh_common::maps::{self, taking_over};
-use mesh_common::net::{Address, Port};
+use mesh_common::flow::{Flow, FlowKey, Opening};
+use mesh_common::maps;
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
-use mesh_common::unread::UnreadPort;
 
-use crate::entry::replay::{self, Offer};
 use crate::frame::{self, Frame};
-use crate::packet::rewrite::{self, Ends};
-use crate::packet::{Fragment, Packet};
-use crate::tables::{connections, counters, frontends, suspects};
-use crate::verdict::{Next, PackedNext};
+use crate::packet::{Packet, rewrite};
+use crate::tables::{connections, counters, suspects};
 use crate::verifier;
 
 #[map]
@@ -39,18 +32,7 @@ static UDP_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(maps:
 static SCRATCH: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(maps::FRAGMENTS, 0);
-
-/// One of [`taking_over`].
-#[map]
-static TAKING_OVER: Array<u32> = Array::with_max_entries(1, 0);
-
-#[map]
 static DOCKER_FLOWS: HashMap<FlowKey, u32> = HashMap::with_max_entries(maps::DOCKER_FLOWS, BPF_F_NO_PREALLOC);
-
-#[map]
-static UNREAD_PORTS: HashMap<UnreadPort, u32> =
-    HashMap::with_max_entries(maps::UNREAD_PORTS, BPF_F_NO_PREALLOC);
 
 /// The tables of one kind of frontend.
 pub(crate) trait Tables {
@@ -125,73 +107,6 @@ impl Known {
             Self::Opening(opening) => &opening.flow,
         }
     }
-}
-
-/// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
-/// names the task. The next step is to send the packet on to the client.
-#[inline(never)]
-pub(crate) fn hear_opening(
-    frame: &Frame,
-    packet: &Packet,
-    key: &FlowKey,
-    identity: Address,
-    port: Port,
-) -> PackedNext {
-    let Some(opening) = recall_opening::<Published>(key) else { return Next::GoOn.into() };
-    replay::note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
-}
-
-/// Who could be offered the SYN of the flow with this key, and which task speaks now.
-#[inline(always)]
-pub(crate) fn offer(key: &FlowKey, identity: Address, port: Port) -> Offer {
-    Offer {
-        ends: Ends {
-            source: key.client,
-            destination: key.frontend,
-            source_port: key.client_port,
-            destination_port: key.frontend_port,
-        },
-        count: frontends::find(key.protocol, key.frontend_port).map_or(0, |frontend| frontend.count),
-        identity,
-        port,
-    }
-}
-
-/// The kernel's coarse monotonic clock, nanoseconds: as good as a timer tick, and nearly free.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: the helper has no arguments.
-    unsafe { bpf_ktime_get_coarse_ns() }
-}
-
-/// Whether a flow that the tables do not have is better left to the programs that come after these.
-#[inline(always)]
-pub(crate) fn are_taken_over() -> bool {
-    TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::PREDECESSORS)
-}
-
-/// Whether all hooks of this node have these programs.
-#[inline(always)]
-pub(crate) fn are_on_all_hooks() -> bool {
-    TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::ALL_HOOKS)
-}
-
-/// Whether a packet that came in by this interface and belongs to no flow of the mesh's is Docker's, of a frontend with these
-/// flags.
-#[inline(never)]
-pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key, interface: u32) -> bool {
-    if flags & handover::LEFT != 0 {
-        return true;
-    }
-    // A SYN begins a conversation, whatever Docker knows of its ports.
-    if packet.opens() {
-        return false;
-    }
-    let is_unread = || {
-        let port = UnreadPort { network: key.network(), interface };
-        flags & handover::UNREAD != 0 || UNREAD_PORTS.get_ptr(port).is_some()
-    };
-    packet.is_tcp() && is_unread() || flags & handover::SHARED != 0 && T::dockers().get_ptr(key).is_some()
 }
 
 /// The flow as the tables have it.
@@ -392,30 +307,4 @@ fn fresh(flow: &Flow) -> Option<&'static mut Opening> {
     };
     opening.flow = *flow;
     Some(opening)
-}
-
-/// Fills in the ports of a later fragment from those of the first one. False if that one has not passed.
-#[inline(always)]
-pub(crate) fn complete_fragment(packet: &mut Packet) -> bool {
-    packet.fragment != Fragment::Later || fill_in_ports(packet)
-}
-
-#[inline(never)]
-fn fill_in_ports(packet: &mut Packet) -> bool {
-    // SAFETY: the value is copied at once; should the element be given to another datagram at this very moment, the
-    // fragment is lost as any packet may be.
-    let Some(ports) = unsafe { FRAGMENTS.get(packet.fragment_key()) }.copied() else { return false };
-    packet.source_port = ports.source;
-    packet.destination_port = ports.destination;
-    true
-}
-
-/// Lets later fragments follow this one if it is the first of several.
-#[inline(always)]
-pub(crate) fn remember_fragment(packet: &Packet) {
-    if packet.fragment == Fragment::First {
-        let ports = FragmentPorts { source: packet.source_port, destination: packet.destination_port };
-        // The table forgets the oldest datagram when it is full, so this cannot fail for want of room.
-        let _ = FRAGMENTS.insert(packet.fragment_key(), ports, u64::from(BPF_ANY));
-    }
 }

@@ -7,9 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use mesh_common::backend::{Backend, LocalTask, TaskKey};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
-use mesh_common::maps;
 use mesh_common::net::Port;
-use mesh_common::select;
+use mesh_common::{maps, select};
 
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PortBit::WORDS, 0);

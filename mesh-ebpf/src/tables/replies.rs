@@ -8,7 +8,6 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
-use mesh_common::clock;
 use mesh_common::maps;
 use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
@@ -16,6 +15,7 @@ use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, 
 use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, Sender, state};
 
+use crate::clock;
 use crate::packet::Packet;
 use crate::tables::counters;
 use crate::verifier::{self, Aligned};

@@ -6,18 +6,20 @@
 //!
 //! | hook | where | steps |
 //! |---|---|---|
-//! | `uplink_in` | TC ingress of every uplink | published port → [`request`]; tunnel → [`tunnel`]; ICMP error → [`icmp`] |
-//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`socket`]; refused ones → [`request`]; nobody else's tunnel packets: [`guard`] |
-//! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer → [`reply`]; its ICMP error → [`icmp`]; its question → [`cache`] |
-//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`call`] |
-//! | `overlay_out` | TC egress of the same port | answers to them → [`call`] |
-//! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`socket`]; of tasks, to Docker's resolver → [`resolver`] |
+//! | `uplink_in` | TC ingress of every uplink | published port, and answers out of the tunnel → [`entry`]; requests out of the tunnel → [`home`] |
+//! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`host`]; refused ones → [`entry`]; nobody else's tunnel packets |
+//! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer or ICMP error → [`home`]; its question → [`names`] |
+//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`vip`] |
+//! | `overlay_out` | TC egress of the same port | answers to them → [`vip`] |
+//! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`host`]; of tasks, to Docker's resolver → [`names`] |
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+#[path = "../clock.rs"]
+mod clock;
 #[path = "../entry/mod.rs"]
 mod entry;
 mod frame;
@@ -25,8 +27,6 @@ mod frame;
 mod home;
 #[path = "../host/mod.rs"]
 mod host;
-#[path = "../icmp.rs"]
-mod icmp;
 #[path = "../names/mod.rs"]
 mod names;
 #[path = "../next_hop.rs"]
@@ -39,7 +39,9 @@ mod tables {
     pub(crate) mod connections;
     pub(crate) mod counters;
     pub(crate) mod flows;
+    pub(crate) mod fragments;
     pub(crate) mod frontends;
+    pub(crate) mod handover;
     pub(crate) mod node;
     pub(crate) mod replies;
     pub(crate) mod suspects;
@@ -65,15 +67,12 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
-use crate::entry::{reject, request};
 use crate::frame::{Direction, Frame};
-use crate::home::reply;
-use crate::host::{guard, socket};
-use crate::names::{cache, resolver};
+use crate::host::socket;
+use crate::names::resolver;
 use crate::packet::Packet;
-use crate::tables::{counters, flows, frontends, node, replies};
+use crate::tables::{counters, fragments, frontends, node, replies};
 use crate::verdict::{PackedVerdict, Way};
-use crate::vip::call;
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -84,7 +83,7 @@ pub(crate) fn uplink_in(context: TcContext) -> i32 {
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
     let frame = Frame::new(&context, Direction::Egress);
     // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
-    if guard::is_ours(&frame) || frame.origin() != 0 && !guard::may_stop(&frame) {
+    if host::guard::is_ours(&frame) || frame.origin() != 0 && !host::guard::may_stop(&frame) {
         return act(Outcome::NotOurs, Way::None);
     }
     on_uplink(&frame, on_uplink_out)
@@ -97,9 +96,9 @@ pub(crate) fn bridge_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
-    let Some(tag) = call::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
     let frame = Frame::of_network(&context, Direction::Ingress, tag.network);
-    if let Ok(verdict) = call::resolve(&frame, tag.balancer) {
+    if let Ok(verdict) = vip::arp::resolve(&frame, tag.balancer) {
         return act(verdict.outcome, verdict.way);
     }
     run(&frame, on_overlay_in)
@@ -107,9 +106,9 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
-    let Some(tag) = call::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
     let frame = Frame::of_network(&context, Direction::Egress, tag.network);
-    run(&frame, |frame, packet| call::to_caller(frame, packet))
+    run(&frame, |frame, packet| vip::reply::to_caller(frame, packet))
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -151,13 +150,13 @@ pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
 fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
-        return icmp::from_client(frame, packet, settings);
+        return entry::icmp::from_client(frame, packet, settings);
     }
     if !frontends::is_published(packet.protocol, packet.destination_port) {
         return Outcome::NotOurs.into();
     }
     if !tunnel::is_tunnelled(packet, settings) {
-        return request::handle(frame, packet, settings);
+        return entry::request::handle(frame, packet, settings);
     }
     let mut arrival = MaybeUninit::uninit();
     let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {
@@ -170,22 +169,22 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     }
     if arrival.address.flags & REPLY != 0 {
         if packet.protocol == protocol::ICMP
-            && let Some(verdict) = icmp::from_home(frame, packet, arrival).done()
+            && let Some(verdict) = entry::icmp::from_home(frame, packet, arrival).done()
         {
             return verdict;
         }
-        tunnel::answer(frame, packet, arrival)
+        entry::reply::from_tunnel(frame, packet, arrival)
     } else if packet.protocol == protocol::ICMP {
-        icmp::to_task(frame, packet, settings, arrival)
+        home::icmp::to_task(frame, packet, settings, arrival)
     } else {
-        tunnel::request(frame, packet, settings, arrival)
+        home::request::from_tunnel(frame, packet, settings, arrival)
     }
 }
 
 #[inline(always)]
 fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
-    if tunnel::is_tunnelled(packet, settings) && guard::stops_leaving(frame, packet, settings) {
+    if tunnel::is_tunnelled(packet, settings) && host::guard::stops_leaving(frame, packet, settings) {
         return Outcome::ForgedTunnel.into();
     }
     if frame.origin() != 0
@@ -194,42 +193,42 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     {
         return Outcome::NotOurs.into();
     }
-    if request::is_refused_to_node(packet) {
-        return request::handle(frame, packet, settings);
+    if entry::request::is_refused_to_node(packet) {
+        return entry::request::handle(frame, packet, settings);
     }
-    socket::leaving(frame, packet, settings)
+    host::leaving::from_socket(frame, packet, settings)
 }
 
 #[inline(always)]
 fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
-        if let Some(verdict) = icmp::refused_here(frame, packet).done() {
+        if let Some(verdict) = home::icmp::refused_here(frame, packet).done() {
             return verdict;
         }
-        return icmp::from_task(frame, packet, settings);
+        return home::icmp::from_task(frame, packet, settings);
     }
-    if guard::stops_container(frame, packet, settings) {
+    if host::guard::stops_container(frame, packet, settings) {
         return Outcome::ForgedTunnel.into();
     }
-    if cache::is_question(packet, settings) {
-        return cache::answer(frame, packet);
+    if names::cache::is_question(packet, settings) {
+        return names::cache::answer(frame, packet);
     }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
-    if let Some(verdict) = reply::hear(frame, packet, reply).done() {
+    if let Some(verdict) = home::reply::hear(frame, packet, reply).done() {
         return verdict;
     }
-    reply::send(frame, packet, settings, reply)
+    home::reply::send(frame, packet, settings, reply)
 }
 
 #[inline(always)]
 fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
-    if let Some(verdict) = call::from_caller(frame, packet).done() {
+    if let Some(verdict) = vip::call::from_caller(frame, packet).done() {
         return verdict;
     }
-    let choice = call::assign(frame, packet);
-    call::serve(frame, packet, choice)
+    let choice = vip::call::assign(frame, packet);
+    vip::call::serve(frame, packet, choice)
 }
 
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
@@ -259,12 +258,12 @@ fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i
     {
         return act(outcome, Way::None);
     }
-    if !flows::complete_fragment(packet) {
+    if !fragments::complete(packet) {
         return act(Outcome::UnknownFragment, Way::None);
     }
     let verdict = steps(frame, packet);
     if let Way::Back(answer) = verdict.way() {
-        return match reject::answer(frame, packet, answer) {
+        return match entry::reject::answer(frame, packet, answer) {
             Ok(()) => act(verdict.outcome(), frame.back()),
             Err(outcome) => act(outcome, Way::None),
         };

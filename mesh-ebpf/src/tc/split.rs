@@ -10,7 +10,7 @@ use mesh_common::outcome::Outcome;
 
 use crate::frame::Frame;
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
-use crate::tables::flows;
+use crate::tables::fragments;
 
 /// Upper half of the mark of a copy; the lower half counts the 8-byte blocks that it has to lose.
 const MARK: u32 = 0x6d65_0000;
@@ -37,7 +37,7 @@ pub(crate) fn keep_first_part(frame: &Frame, packet: &mut Packet, limit: u16) ->
         packet.fragment = Fragment::First;
     }
     // On its way out the copy comes around before the call returns.
-    flows::remember_fragment(packet);
+    fragments::remember(packet);
     frame.send_around(MARK | u32::from(blocks))?;
     if was_whole {
         let rest = NETWORK + IPV4_HEADER + usize::from(payload);

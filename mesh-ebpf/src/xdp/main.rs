@@ -19,6 +19,8 @@
 #![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+#[path = "../clock.rs"]
+mod clock;
 #[path = "../entry/mod.rs"]
 mod entry;
 mod frame;
@@ -34,7 +36,9 @@ mod tables {
     pub(crate) mod connections;
     pub(crate) mod counters;
     pub(crate) mod flows;
+    pub(crate) mod fragments;
     pub(crate) mod frontends;
+    pub(crate) mod handover;
     pub(crate) mod node;
     pub(crate) mod replies;
     pub(crate) mod suspects;
@@ -55,7 +59,7 @@ use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
-use crate::entry::{reject, request};
+use crate::entry::{reject, reply, request};
 use crate::frame::Frame;
 use crate::packet::Packet;
 use crate::tables::{counters, frontends, node};
@@ -109,7 +113,7 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
     if arrival.address.flags & PROBE != 0 {
         tunnel::answer_probe(frame, packet, settings)
     } else {
-        tunnel::answer(frame, packet, arrival)
+        reply::from_tunnel(frame, packet, arrival)
     }
 }
 

@@ -1,0 +1,222 @@
+//! Which backend a packet goes to: the one that its flow has, or the one that it gets and keeps. For published ports and for virtual
+//! addresses.
+
+use mesh_common::backend::{Backend, flags, state};
+use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
+use mesh_common::frontend::Frontend;
+use mesh_common::outcome::Outcome;
+use mesh_common::select;
+use mesh_common::settings::UDP_IDLE_NANOSECONDS;
+use mesh_common::tcp::{self, flag};
+
+use crate::clock;
+use crate::entry::selection;
+use crate::frame::{self, Frame};
+use crate::packet::Packet;
+use crate::tables::flows::{self, Known, Tables};
+use crate::tables::{counters, frontends, handover, suspects};
+use crate::verifier::Pack;
+
+/// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
+/// second case.
+#[inline(always)]
+pub(crate) fn backend_of<T: Tables>(
+    frame: &Frame,
+    packet: &Packet,
+    frontend: impl Fn() -> Option<Frontend>,
+    key: &T::Key,
+) -> Chosen {
+    let now = packet.now;
+    let mut known = flows::recall::<T>(key);
+    if known.is_none() && packet.is_tcp() && !packet.opens() {
+        // On another CPU it may have moved from one table to the other between the two looks.
+        known = flows::recall_established::<T>(key);
+    }
+    if let Some(Known::Opening(opening)) = &known
+        && says_nothing(opening, packet)
+    {
+        known = None;
+    }
+    let Some(known) = known else {
+        if !packet.opens() && handover::are_taken_over() {
+            return Err(Outcome::NotOurs);
+        }
+        return choose_new::<T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
+    };
+    let id = known.flow().backend;
+    let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
+        if packet.is_tcp() && !packet.opens() {
+            return Ok(Choice::Refuse);
+        }
+        let frontend = &frontend().ok_or(Outcome::NotOurs)?;
+        return match known {
+            Known::Opening(opening) if is_offered_again(packet, opening) => {
+                Ok(offer_again(opening, frontend, packet, now))
+            }
+            Known::Established(_) => {
+                flows::forget_established::<T>(key, id);
+                choose_new::<T>(frame, packet, frontend, key, now)
+            }
+            Known::Opening(opening) => {
+                if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now))
+                {
+                    suspects::suspect(id, now);
+                }
+                choose_new::<T>(frame, packet, frontend, key, now)
+            }
+            Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
+        };
+    };
+    if packet.opens()
+        && let Known::Opening(opening) = &known
+        && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
+    {
+        // The client has given up on its first SYN, and tries with another.
+        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now))?;
+    } else {
+        flows::note_client::<T>(key, known, packet, backend, now);
+    }
+    Ok(Choice::Backend(id, backend))
+}
+
+/// What a packet's backend is, or why it has none.
+pub(crate) enum Choice {
+    Backend(u32, &'static Backend),
+    /// The frontend has no backend, or the flow's is gone: tell the client.
+    Refuse,
+}
+
+/// A choice, or why there is none.
+pub(crate) type Chosen = Result<Choice, Outcome>;
+
+mod chosen {
+    pub(super) const BACKEND: u64 = 1 << 32;
+    pub(super) const REFUSE: u64 = 2 << 32;
+}
+
+impl Pack for Chosen {
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        match self {
+            Ok(Choice::Backend(id, _)) => chosen::BACKEND | u64::from(id),
+            Ok(Choice::Refuse) => chosen::REFUSE,
+            Err(outcome) => u64::from(outcome.number()),
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        if word & chosen::BACKEND != 0 {
+            let id = word as u32;
+            return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
+        }
+        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(word as u16)) }
+    }
+}
+
+#[inline(always)]
+fn choose_new<T: Tables>(
+    frame: &Frame,
+    packet: &Packet,
+    frontend: &Frontend,
+    key: &T::Key,
+    now: u64,
+) -> Chosen {
+    if handover::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
+        return Err(Outcome::NotOurs);
+    }
+    let starts = !packet.is_tcp() || packet.opens();
+    if packet.tcp_flags & flag::RST != 0 {
+        return Err(Outcome::UnknownReset);
+    }
+    let hash = select::hash(&packet.flow_from_client());
+    let pick = if starts {
+        selection::pick(frontend, packet.source, hash, now)
+    } else {
+        selection::guess(frontend, hash)
+    };
+    let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
+    let flow = given(id, backend, now);
+    if packet.is_tcp() {
+        flows::remember_opening::<T>(frame, packet, key, &flow)?;
+    } else {
+        flows::remember_other::<T>(key, &flow)?;
+    }
+    counters::count_flow(id);
+    Ok(Choice::Backend(id, backend))
+}
+
+#[inline(always)]
+fn offer_again(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
+    let hash = select::hash(&packet.flow_from_client());
+    let pick = selection::pick(frontend, packet.source, hash, now);
+    let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
+    opening.flow = given(id, backend, now);
+    opening.given_by_xdp = frame::IS_XDP.into();
+    counters::count_flow(id);
+    Choice::Backend(id, backend)
+}
+
+/// A flow that has just been given to a backend.
+#[inline(always)]
+fn given(id: u32, backend: &Backend, now: u64) -> Flow {
+    Flow { last_seen: now, backend: id, generation: backend.generation, ..Flow::default() }
+}
+
+/// The backend that a flow has been given, if the id is still that one's.
+#[inline(always)]
+pub(crate) fn serving(flow: &Flow) -> Option<&'static Backend> {
+    frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)
+}
+
+/// Whether a flow keeps its backend.
+#[inline(always)]
+fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
+    let flow = known.flow();
+    match known {
+        // UDP has no end that could be waited for: it leaves a draining backend at once.
+        Known::Other(_) => {
+            backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
+        }
+        _ if !packet.opens() => backend.state != state::DOWN,
+        // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
+        Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
+        // A retransmitted SYN keeps its choice, unless that has just refused somebody, or says nothing.
+        Known::Opening(opening) => {
+            backend.state == state::ACTIVE
+                && !tcp::may_be_reused(flow.state)
+                && flow.state & tcp::state::REFUSED == 0
+                && (flow.state & tcp::state::ANSWERED != 0
+                    || flows::has_just_been_given(opening)
+                    || !(suspects::is_suspect(flow.backend, now)
+                        || is_unanswered(packet, opening, backend, now)))
+        }
+    }
+}
+
+/// Whether a flow has ended, and its backend is gone. A segment that does not begin another may be of one that began at another
+/// node, and has come here with its client's address or with this node's.
+#[inline(never)]
+fn says_nothing(opening: &Opening, packet: &Packet) -> bool {
+    tcp::is_closed(opening.flow.state) && !packet.opens() && serving(&opening.flow).is_none()
+}
+
+/// Whether this is the very SYN that a backend has left unanswered: its task may have died together with the agent that would
+/// have told.
+#[inline(always)]
+pub(crate) fn is_unanswered(packet: &Packet, opening: &Opening, backend: &Backend, now: u64) -> bool {
+    // The answers of such a task do not pass here.
+    let is_unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
+    !is_unseen
+        && opening.flow.state & tcp::state::ANSWERED == 0
+        && opening.syn.is_known()
+        && opening.syn.sequence == packet.sequence
+        && clock::elapsed(opening.flow.last_seen, now) >= SYN_PATIENCE_NANOSECONDS
+}
+
+/// Whether this is the very SYN that a backend has refused, without the client's having been told.
+#[inline(always)]
+pub(crate) fn is_offered_again(packet: &Packet, opening: &Opening) -> bool {
+    opening.flow.state & (tcp::state::REFUSED | tcp::state::RESET) == tcp::state::REFUSED
+        && opening.syn.sequence == packet.sequence
+}

@@ -1,0 +1,100 @@
+//! ICMP errors at the entry node: from a client's side about an answer, and out of the tunnel from a task's side.
+
+use mesh_common::backend::state;
+use mesh_common::flow::FlowKey;
+use mesh_common::net::{Address, Port};
+use mesh_common::outcome::Outcome;
+use mesh_common::settings::Settings;
+
+use crate::entry::replay::{self, Refusal, offer};
+use crate::entry::reply;
+use crate::frame::Frame;
+use crate::home;
+use crate::home::delivery::Target;
+use crate::packet::Packet;
+use crate::packet::quoted::Quoted;
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{frontends, handover};
+use crate::tunnel::Arrival;
+use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
+
+/// At the entry node: an error from the client's side about an answer of ours.
+#[inline(never)]
+pub(crate) fn from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+    try_from_client(frame, packet, settings).into()
+}
+
+#[inline(always)]
+fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+    let quoted = Quoted::read(frame, packet)?;
+    let ends = quoted.ends;
+    if !frontends::is_published(quoted.protocol, ends.source_port) {
+        return Err(Outcome::NotOurs);
+    }
+    let key = FlowKey {
+        client: ends.destination,
+        frontend: ends.source,
+        client_port: ends.destination_port,
+        frontend_port: ends.source_port,
+        protocol: quoted.protocol,
+        padding: [0, 0, 0],
+    };
+    let known = flows::recall::<Published>(&key).ok_or(Outcome::NotOurs)?;
+    let flow = known.flow();
+    let backend = frontends::backend(flow.backend).ok_or(Outcome::NotOurs)?;
+    if backend.generation != flow.generation || backend.state == state::DOWN {
+        return Err(Outcome::NotOurs);
+    }
+    if !backend.is_local() {
+        let way = crate::tunnel::to_home(frame, packet, settings, backend)?;
+        return Ok((Outcome::ErrorToTask, way).into());
+    }
+    home::icmp::deliver(frame, packet, settings, &quoted, &Target::of(backend))
+}
+
+/// At the entry node: an error out of the tunnel, from the side of a task. The next step is to send it on to the client, if
+/// it is about a flow of that task.
+#[inline(never)]
+pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedNext {
+    let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
+    let ends = quoted.ends;
+    if packet.source != ends.destination || packet.destination != ends.source {
+        return Outcome::UnknownAnswer.into();
+    }
+    let flow = FlowKey {
+        client: ends.source,
+        frontend: ends.destination,
+        client_port: ends.source_port,
+        frontend_port: ends.destination_port,
+        protocol: quoted.protocol,
+        padding: [0, 0, 0],
+    };
+    let known = flows::recall::<Published>(&flow);
+    match known.and_then(|known| reply::is_from_backend(known.flow(), arrival)) {
+        Some(true) => {}
+        Some(false) => return Outcome::WrongSender.into(),
+        None if handover::are_taken_over() => return Next::GoOn.into(),
+        None => return Outcome::UnknownAnswer.into(),
+    }
+    if !quoted.is_refused {
+        return Next::GoOn.into();
+    }
+    refused(frame, &flow, quoted.sequence, arrival.address.identity, arrival.address.port)
+}
+
+/// The packet says that the segment with this sequence number of a client's flow was refused.
+#[inline(never)]
+pub(crate) fn refused(
+    frame: &Frame,
+    flow: &FlowKey,
+    sequence: u32,
+    identity: Address,
+    port: Port,
+) -> PackedNext {
+    match flows::recall::<Published>(flow) {
+        Some(Known::Opening(opening)) if Refusal::Unreachable(sequence).answers(opening) => {
+            replay::take(frame, opening, &offer(flow, identity, port))
+        }
+        _ => Next::GoOn.into(),
+    }
+}

@@ -1,0 +1,103 @@
+//! Task → client, at the entry node: out of the tunnel, to the client or a process here.
+
+use mesh_common::flow::Flow;
+use mesh_common::net::protocol;
+use mesh_common::outcome::Outcome;
+use mesh_common::tcp::flag;
+
+use crate::entry::replay;
+use crate::frame::{self, Frame};
+use crate::next_hop::Route;
+use crate::packet::Packet;
+use crate::tables::flows::{self, Known, Published};
+use crate::tables::{frontends, handover, node};
+use crate::tunnel::Arrival;
+use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step};
+
+/// An answer out of the tunnel, which already has the frontend's address, for a client or for a process here.
+#[inline(always)]
+pub(crate) fn from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+    // As `Packet::read`.
+    if frame::IS_XDP {
+        try_from_tunnel(frame, packet, arrival).into()
+    } else {
+        from_tunnel_apart(frame, packet, arrival)
+    }
+}
+
+#[inline(never)]
+fn from_tunnel_apart(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+    try_from_tunnel(frame, packet, arrival).into()
+}
+
+#[inline(always)]
+fn try_from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
+    if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
+        // If it is a refusal, it becomes a SYN that has to come in again.
+        return Err(LEAVE_TO_TC);
+    }
+    // What an error quotes has been looked at before.
+    let mut is_known = packet.protocol == protocol::ICMP;
+    if !is_known {
+        let key = packet.flow_from_frontend();
+        if let Some(known) = flows::recall::<Published>(&key)
+            && let Some(speaks) = is_from_backend(known.flow(), arrival)
+        {
+            if !speaks {
+                return Err(Outcome::WrongSender);
+            }
+            is_known = true;
+            match known {
+                Known::Established(flow) | Known::Other(flow) => {
+                    flows::note_task::<Published>(&key, flow, packet, packet.now);
+                }
+                Known::Opening(_) => {
+                    let address = &arrival.address;
+                    let heard = replay::hear(frame, packet, &key, address.identity, address.port);
+                    if let Some(verdict) = heard.done() {
+                        return Ok(verdict.unpack());
+                    }
+                }
+            }
+        }
+    }
+    if !is_known && !may_be_forgotten(packet) {
+        return Err(Outcome::UnknownAnswer);
+    }
+    if node::is_local(packet.destination) {
+        return Ok(Outcome::RepliedToNode.into());
+    }
+    if !node::is_local(packet.source) {
+        return Err(Outcome::UnknownFrontend);
+    }
+    let route = {
+        let incoming = frame.interface();
+        Route::find(frame, packet, incoming, packet.source, packet.destination, incoming)
+    };
+    // XDP sends by uplinks only, and leaves the rest to TC.
+    if !is_known && !frame::IS_XDP && !node::is_uplink(route.interface()) && !handover::are_taken_over() {
+        return Err(Outcome::UnknownAnswer);
+    }
+    Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
+}
+
+/// Whether what came is from the task that a flow was given to. `None` if nobody knows any more which one that was.
+#[inline(always)]
+pub(crate) fn is_from_backend(flow: &Flow, arrival: &Arrival) -> Option<bool> {
+    let backend = frontends::backend(flow.backend).filter(|backend| backend.generation == flow.generation)?;
+    let address = &arrival.address;
+    Some(
+        backend.node == arrival.sender
+            && backend.identity == address.identity
+            && backend.port == address.port,
+    )
+}
+
+/// Whether an answer in a flow that nobody knows may be one that was forgotten: one to a client of a published port, or one that
+/// the programs behind these know. Nothing unknown is for the node itself.
+#[inline(always)]
+fn may_be_forgotten(packet: &Packet) -> bool {
+    handover::are_taken_over()
+        || !node::is_local(packet.destination)
+            && frontends::find(packet.protocol, packet.source_port).is_some()
+}

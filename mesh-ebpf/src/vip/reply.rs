@@ -1,0 +1,90 @@
+//! A task's answer to a call of a virtual address: it comes from the virtual address.
+
+use mesh_common::net::{Address, protocol};
+use mesh_common::outcome::Outcome;
+use mesh_common::overlay::{VipFlowKey, VipKey, VipReply};
+use mesh_common::tcp::flag;
+
+use crate::clock;
+use crate::entry::replay::{self, Offer};
+use crate::frame::Frame;
+use crate::packet::Packet;
+use crate::packet::rewrite::{self, Ends, Hop};
+use crate::tables::flows::{self, Known};
+use crate::tables::fragments;
+use crate::tables::vips::{self, Virtual};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
+use crate::vip::{ends, flow_key, icmp, reply_key};
+
+/// A packet that a task is about to get.
+#[inline(never)]
+pub(crate) fn to_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
+    try_to_caller(frame, packet).into()
+}
+
+#[inline(always)]
+fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
+    if packet.protocol == protocol::ICMP {
+        return icmp::error_to_caller(frame, packet);
+    }
+    let key = reply_key(packet.source, packet.destination, packet, true);
+    let reply = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?;
+    fragments::remember(packet);
+    reply.last_seen = clock::now();
+    let vip = reply.vip;
+    if let Some(verdict) = note_task(frame, packet, reply, packet.destination, vip).done() {
+        return Ok(verdict.unpack());
+    }
+    rewrite::readdress(frame, packet, &ends(packet, vip, packet.destination), Hop::Bridged)?;
+    Ok(Outcome::VipReplied.into())
+}
+
+/// The caller's flow learns what the task, whose packet this is, has said. The next step is to send the packet on to
+/// the caller.
+#[inline(always)]
+pub(crate) fn note_task(
+    frame: &Frame,
+    packet: &Packet,
+    reply: &mut VipReply,
+    caller: Address,
+    vip: Address,
+) -> PackedNext {
+    let is_news = reply.settled == 0 || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
+    if !packet.is_tcp() || !is_news {
+        return Next::GoOn.into();
+    }
+    hear(frame, packet, reply, caller, vip)
+}
+
+#[inline(never)]
+fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, vip: Address) -> PackedNext {
+    let key = flow_key(packet, caller, vip, true);
+    match flows::recall::<Virtual>(&key) {
+        Some(Known::Established(flow)) => {
+            reply.settled = 1;
+            flows::note_task::<Virtual>(&key, flow, packet, clock::now());
+        }
+        Some(Known::Opening(opening)) => {
+            return replay::note_task::<Virtual>(frame, packet, &key, opening, || offer(&key, packet.source));
+        }
+        _ => {}
+    }
+    Next::GoOn.into()
+}
+
+/// Who could be offered the SYN of the flow with this key; `task` speaks now.
+#[inline(always)]
+pub(crate) fn offer(key: &VipFlowKey, task: Address) -> Offer {
+    let vip = VipKey { network: key.network, address: key.vip };
+    Offer {
+        ends: Ends {
+            source: key.caller,
+            destination: key.vip,
+            source_port: key.caller_port,
+            destination_port: key.port,
+        },
+        count: vips::find(&vip).map_or(0, |frontend| frontend.count),
+        identity: task,
+        port: key.port,
+    }
+}
