@@ -76,7 +76,7 @@ pub struct Syn {
 impl Syn {
     /// Whether a RST with this acknowledgement number answers it (RFC 9293 §3.10.7.3).
     #[inline(always)]
-    pub const fn is_answered_by(&self, acknowledgement: u32) -> bool {
+    pub const fn is_acknowledged_by(&self, acknowledgement: u32) -> bool {
         self.is_known() && acknowledgement == self.end
     }
 

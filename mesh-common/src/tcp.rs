@@ -72,7 +72,7 @@ pub const fn is_acknowledgement(flags: u8) -> bool {
 
 /// A SYN-ACK.
 #[inline(always)]
-pub const fn is_answer(flags: u8) -> bool {
+pub const fn is_syn_ack(flags: u8) -> bool {
     flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN | flag::ACK
 }
 

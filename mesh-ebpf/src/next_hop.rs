@@ -1,4 +1,4 @@
-//! Map `ROUTES`, and the way out: asked of the kernel's routing table before a packet is changed, and followed for a moment.
+//! Map `ROUTES`, and the next hop of what leaves: asked of the kernel's routing table before a packet is changed, and followed for a moment.
 
 use core::mem::{self, MaybeUninit, size_of};
 
@@ -14,7 +14,7 @@ use mesh_common::route::{self, RememberedRoute};
 use crate::frame::{self, Frame};
 use crate::packet::{Packet, rewrite};
 use crate::tables::node;
-use crate::verdict::{LEAVE_TO_TC, Way};
+use crate::verdict::{LEAVE_TO_TC, Redirect};
 use crate::verifier;
 
 /// The kernel's answer takes longer than all else that is done for a packet of an established flow.
@@ -27,16 +27,16 @@ const SUCCESS: i64 = 0;
 const NO_NEIGHBOUR: i64 = 7;
 const AF_INET: u8 = 2;
 
-/// Where packets to an address go.
+/// The interface, and the neighbour behind it, that packets to an address go to.
 #[derive(Clone, Copy)]
-pub(crate) struct Route {
+pub(crate) struct NextHop {
     interface: u32,
     /// Destination and source as they stand in a frame; `None` where the kernel has to resolve the neighbour.
     macs: Option<[u32; 3]>,
 }
 
-impl Route {
-    /// The way of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or
+impl NextHop {
+    /// The next hop of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or
     /// were a moment ago; out of `otherwise` where they say nothing, as when forwarding is off on that interface.
     #[inline(always)]
     pub(crate) fn find(
@@ -50,7 +50,7 @@ impl Route {
         Self::known(frame, packet.now, incoming, source, destination).unwrap_or(Self::unresolved(otherwise))
     }
 
-    /// The way from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
+    /// The next hop from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
     /// itself.
     #[inline(always)]
     pub(crate) fn known(
@@ -65,7 +65,7 @@ impl Route {
         // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
         let known = unsafe { &mut *known };
         if !known.answers(incoming, source, destination, now) {
-            // Nobody's way until it is answered.
+            // It answers no question until the kernel has.
             (known.asked, known.incoming) = (0, incoming);
             let answer = ask(frame, source, destination, now, known);
             if answer != REMEMBERED {
@@ -80,7 +80,7 @@ impl Route {
         Self { interface, macs: None }
     }
 
-    /// The way at XDP from this node to another one.
+    /// The next hop at XDP from this node to another one.
     #[inline(always)]
     pub(crate) fn to_node(
         frame: &Frame,
@@ -89,8 +89,8 @@ impl Route {
         other: Address,
         uplink: u32,
     ) -> Result<Self, Outcome> {
-        let route = Self::find(frame, packet, frame.interface(), this, other, uplink);
-        if route.is_open(frame) { Ok(route) } else { Err(LEAVE_TO_TC) }
+        let next_hop = Self::find(frame, packet, frame.interface(), this, other, uplink);
+        if next_hop.is_open(frame) { Ok(next_hop) } else { Err(LEAVE_TO_TC) }
     }
 
     /// The interface that it goes out of.
@@ -99,41 +99,41 @@ impl Route {
         self.interface
     }
 
-    /// Whether the hook can send a packet that way with the hardware addresses that are known.
+    /// Whether the hook can send a packet there with the hardware addresses that are known.
     #[inline(always)]
     fn is_open(&self, frame: &Frame) -> bool {
         self.macs.is_some()
             && (!frame::IS_XDP || self.interface == frame.interface() || node::takes_frames(self.interface))
     }
 
-    /// Sends the packet that way. It is unchanged if the kernel is to do it.
+    /// Sends the packet there. It is unchanged if the kernel is to do it.
     #[inline(always)]
-    pub(crate) fn take(&self, frame: &Frame) -> Way {
+    pub(crate) fn take(&self, frame: &Frame) -> Redirect {
         match self.macs {
             Some(macs) if self.is_open(frame) && rewrite::set_both_macs(frame, macs).is_ok() => {
-                Way::Interface(self.interface)
+                Redirect::Interface(self.interface)
             }
-            _ => Way::Neighbour(self.interface),
+            _ => Redirect::Neighbour(self.interface),
         }
     }
 
-    /// Lets the packet come in from that way. It is unchanged if the kernel does not know the neighbour.
+    /// Lets the packet come in from there. It is unchanged if the kernel does not know the neighbour.
     #[inline(always)]
-    pub(crate) fn come_from(&self, frame: &Frame) -> Way {
+    pub(crate) fn come_from(&self, frame: &Frame) -> Redirect {
         match self.macs {
             Some(macs)
                 if rewrite::set_both_macs(frame, macs).is_ok() && rewrite::swap_macs(frame).is_ok() =>
             {
-                Way::Inward(self.interface)
+                Redirect::Ingress(self.interface)
             }
-            _ => Way::None,
+            _ => Redirect::None,
         }
     }
 }
 
-/// [`Route::find`] and [`Route::take`] at TC, where both would take more of the caller's stack than Linux 6.1 gives, for a
+/// [`NextHop::find`] and [`NextHop::take`] at TC, where both would take more of the caller's stack than Linux 6.1 gives, for a
 /// packet that came in by `incoming`; out of `otherwise` where the routes say nothing. Of a packet that leaves by an uplink
-/// already the kernel finds the way again.
+/// already the kernel finds the next hop again.
 #[inline(always)]
 pub(crate) fn follow(
     frame: &Frame,
@@ -141,24 +141,24 @@ pub(crate) fn follow(
     incoming: u32,
     [source, destination]: [Address; 2],
     otherwise: u32,
-) -> Way {
+) -> Redirect {
     if frame.is_leaving() {
-        return Way::Neighbour(otherwise);
+        return Redirect::Neighbour(otherwise);
     }
-    let way = follow_apart(frame, packet.now, incoming, source, destination);
-    match way as u32 {
-        0 => Way::Neighbour(otherwise),
-        interface if way & REMEMBERED != 0 => Way::Interface(interface),
-        interface => Way::Neighbour(interface),
+    let redirect = follow_apart(frame, packet.now, incoming, source, destination);
+    match redirect as u32 {
+        0 => Redirect::Neighbour(otherwise),
+        interface if redirect & REMEMBERED != 0 => Redirect::Interface(interface),
+        interface => Redirect::Neighbour(interface),
     }
 }
 
 /// The interface to send by, or 0; with [`REMEMBERED`] if the packet has its hardware addresses.
 #[inline(never)]
 fn follow_apart(frame: &Frame, now: u64, incoming: u32, source: Address, destination: Address) -> u64 {
-    let Some(route) = Route::known(frame, now, incoming, source, destination) else { return 0 };
-    let has_addresses = matches!(route.take(frame), Way::Interface(_));
-    u64::from(route.interface) | if has_addresses { REMEMBERED } else { 0 }
+    let Some(next_hop) = NextHop::known(frame, now, incoming, source, destination) else { return 0 };
+    let has_addresses = matches!(next_hop.take(frame), Redirect::Interface(_));
+    u64::from(next_hop.interface) | if has_addresses { REMEMBERED } else { 0 }
 }
 
 /// More than an interface's number.

@@ -15,10 +15,10 @@ use mesh_common::tunnel::{
 use mesh_common::{peer, select};
 
 use crate::frame::{self, Frame};
-use crate::next_hop::{self, Route};
+use crate::next_hop::{self, NextHop};
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
 use crate::tables::{fragments, node};
-use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step, Way};
+use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Redirect, Step};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
@@ -27,7 +27,7 @@ pub(crate) fn to_home(
     packet: &Packet,
     settings: &Settings,
     backend: &Backend,
-) -> Result<Way, Outcome> {
+) -> Result<Redirect, Outcome> {
     let address = TunnelAddress { identity: backend.identity, port: backend.port, flags: 0 };
     send(frame, packet, settings, backend.node, backend.interface, address)
 }
@@ -41,7 +41,7 @@ pub(crate) fn send(
     node: Address,
     uplink: u32,
     address: TunnelAddress,
-) -> Result<Way, Outcome> {
+) -> Result<Redirect, Outcome> {
     let header = TunnelHeader::new(&TunnelFields {
         source: settings.node,
         destination: node,
@@ -54,9 +54,9 @@ pub(crate) fn send(
     });
     if frame::IS_XDP {
         // What XDP cannot send has to be left to TC as it came.
-        let route = Route::to_node(frame, packet, settings.node, node, uplink)?;
+        let next_hop = NextHop::to_node(frame, packet, settings.node, node, uplink)?;
         rewrite::encapsulate(frame, &header, is_refusal(packet))?;
-        return Ok(route.take(frame));
+        return Ok(next_hop.take(frame));
     }
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
     frame.set_mark(MARK);
@@ -211,7 +211,7 @@ fn is_agents_probe(packet: &Packet, settings: &Settings, flags: u16) -> bool {
         && usize::from(packet.length) <= OVERHEAD + MOST_PROBE_PAYLOAD
 }
 
-/// Turns a probe, which [`open`] has found to be one, into its answer. It goes the way of all that goes through the tunnel to the
+/// Turns a probe, which [`open`] has found to be one, into its answer. It leaves as all does that goes through the tunnel to the
 /// node that asks: so that node knows by which uplink this one's packets come in.
 #[inline(always)]
 pub(crate) fn answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
@@ -232,9 +232,9 @@ fn answer_probe_apart(frame: &Frame, packet: &Packet, settings: &Settings) -> Pa
 fn try_answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     let (this, other, uplink) = (settings.node, packet.source, frame.interface());
     if frame::IS_XDP {
-        let route = Route::to_node(frame, packet, this, other, uplink)?;
+        let next_hop = NextHop::to_node(frame, packet, this, other, uplink)?;
         into_answer(frame, packet)?;
-        return Ok((Outcome::Probed, route.take(frame)).into());
+        return Ok((Outcome::Probed, next_hop.take(frame)).into());
     }
     into_answer(frame, packet)?;
     Ok((Outcome::Probed, next_hop::follow(frame, packet, uplink, [this, other], uplink)).into())
@@ -250,5 +250,5 @@ fn into_answer(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
             rewrite::udp::set_word(frame, packet, FLAGS, flags(frame).to_be(), PROBE_ANSWER.to_be())?;
         }
     }
-    rewrite::udp::turn(frame, packet)
+    rewrite::udp::swap(frame, packet)
 }

@@ -9,12 +9,12 @@ use crate::verifier::{Pack, Packed};
 #[must_use]
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
-    pub(crate) way: Way,
+    pub(crate) redirect: Redirect,
 }
 
-/// How a packet leaves.
+/// How a packet leaves, in the kernel's terms.
 #[derive(Clone, Copy)]
-pub(crate) enum Way {
+pub(crate) enum Redirect {
     /// It does not: passed or dropped, as the outcome says.
     None,
     /// Out of this interface, with the hardware addresses that it has.
@@ -22,16 +22,16 @@ pub(crate) enum Way {
     /// Out of this interface; the kernel fills in the hardware addresses.
     Neighbour(u32),
     /// In by this interface, as if it had just been received.
-    Inward(u32),
+    Ingress(u32),
     /// In by the other end of this interface, in another namespace, as if it had just been received there.
-    Behind(u32),
+    Peer(u32),
     /// It becomes the answer to its sender, and goes back the way it came.
-    Back(Answer),
+    Back(Rejection),
 }
 
 /// What a sender is told instead of being served.
 #[derive(Clone, Copy)]
-pub(crate) enum Answer {
+pub(crate) enum Rejection {
     /// TCP RST.
     Reset,
     /// ICMP port unreachable.
@@ -40,17 +40,17 @@ pub(crate) enum Answer {
     FragmentationNeeded(u16),
 }
 
-impl From<(Outcome, Way)> for Verdict {
+impl From<(Outcome, Redirect)> for Verdict {
     #[inline(always)]
-    fn from((outcome, way): (Outcome, Way)) -> Self {
-        Self { outcome, way }
+    fn from((outcome, redirect): (Outcome, Redirect)) -> Self {
+        Self { outcome, redirect }
     }
 }
 
 impl From<Outcome> for Verdict {
     #[inline(always)]
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, way: Way::None }
+        Self { outcome, redirect: Redirect::None }
     }
 }
 
@@ -64,8 +64,8 @@ mod kind {
     pub(super) const RESET: u64 = 3;
     pub(super) const PORT_UNREACHABLE: u64 = 4;
     pub(super) const FRAGMENTATION_NEEDED: u64 = 5;
-    pub(super) const INWARD: u64 = 6;
-    pub(super) const BEHIND: u64 = 7;
+    pub(super) const INGRESS: u64 = 6;
+    pub(super) const PEER: u64 = 7;
     /// No verdict.
     pub(super) const GO_ON: u64 = 8;
 }
@@ -73,22 +73,24 @@ mod kind {
 impl Pack for Verdict {
     #[inline(always)]
     fn pack(self) -> u64 {
-        let (kind, value) = match self.way {
-            Way::None => (kind::NONE, 0),
-            Way::Interface(interface) => (kind::INTERFACE, interface),
-            Way::Neighbour(interface) => (kind::NEIGHBOUR, interface),
-            Way::Inward(interface) => (kind::INWARD, interface),
-            Way::Behind(interface) => (kind::BEHIND, interface),
-            Way::Back(Answer::Reset) => (kind::RESET, 0),
-            Way::Back(Answer::PortUnreachable) => (kind::PORT_UNREACHABLE, 0),
-            Way::Back(Answer::FragmentationNeeded(mtu)) => (kind::FRAGMENTATION_NEEDED, u32::from(mtu)),
+        let (kind, value) = match self.redirect {
+            Redirect::None => (kind::NONE, 0),
+            Redirect::Interface(interface) => (kind::INTERFACE, interface),
+            Redirect::Neighbour(interface) => (kind::NEIGHBOUR, interface),
+            Redirect::Ingress(interface) => (kind::INGRESS, interface),
+            Redirect::Peer(interface) => (kind::PEER, interface),
+            Redirect::Back(Rejection::Reset) => (kind::RESET, 0),
+            Redirect::Back(Rejection::PortUnreachable) => (kind::PORT_UNREACHABLE, 0),
+            Redirect::Back(Rejection::FragmentationNeeded(mtu)) => {
+                (kind::FRAGMENTATION_NEEDED, u32::from(mtu))
+            }
         };
         u64::from(value) << 32 | u64::from(self.outcome.number()) << 8 | kind
     }
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        Self { outcome: outcome_in(word), way: way_in(word) }
+        Self { outcome: outcome_in(word), redirect: redirect_in(word) }
     }
 }
 
@@ -98,21 +100,21 @@ fn outcome_in(word: u64) -> Outcome {
 }
 
 #[inline(always)]
-fn way_in(word: u64) -> Way {
+fn redirect_in(word: u64) -> Redirect {
     let value = (word >> 32) as u32;
     match word & 0xff {
-        kind::INTERFACE => Way::Interface(value),
-        kind::NEIGHBOUR => Way::Neighbour(value),
-        kind::INWARD => Way::Inward(value),
-        kind::BEHIND => Way::Behind(value),
-        kind::RESET => Way::Back(Answer::Reset),
-        kind::PORT_UNREACHABLE => Way::Back(Answer::PortUnreachable),
-        kind::FRAGMENTATION_NEEDED => Way::Back(Answer::FragmentationNeeded(value as u16)),
-        _ => Way::None,
+        kind::INTERFACE => Redirect::Interface(value),
+        kind::NEIGHBOUR => Redirect::Neighbour(value),
+        kind::INGRESS => Redirect::Ingress(value),
+        kind::PEER => Redirect::Peer(value),
+        kind::RESET => Redirect::Back(Rejection::Reset),
+        kind::PORT_UNREACHABLE => Redirect::Back(Rejection::PortUnreachable),
+        kind::FRAGMENTATION_NEEDED => Redirect::Back(Rejection::FragmentationNeeded(value as u16)),
+        _ => Redirect::None,
     }
 }
 
-/// One part at a time: of both at once the compiler keeps the payload that a way does not have in a register that nobody has
+/// One part at a time: of both at once the compiler keeps the payload that a redirect does not have in a register that nobody has
 /// written.
 impl PackedVerdict {
     #[inline(always)]
@@ -121,8 +123,8 @@ impl PackedVerdict {
     }
 
     #[inline(always)]
-    pub(crate) fn way(self) -> Way {
-        way_in(self.word())
+    pub(crate) fn redirect(self) -> Redirect {
+        redirect_in(self.word())
     }
 }
 

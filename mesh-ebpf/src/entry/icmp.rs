@@ -27,15 +27,15 @@ pub(crate) fn from_client(frame: &Frame, packet: &Packet, settings: &Settings) -
 #[inline(always)]
 fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
-    let ends = quoted.ends;
-    if !frontends::is_published(quoted.protocol, ends.source_port) {
+    let tuple = quoted.tuple;
+    if !frontends::is_published(quoted.protocol, tuple.source_port) {
         return Err(Outcome::NotOurs);
     }
     let key = FlowKey {
-        client: ends.destination,
-        frontend: ends.source,
-        client_port: ends.destination_port,
-        frontend_port: ends.source_port,
+        client: tuple.destination,
+        frontend: tuple.source,
+        client_port: tuple.destination_port,
+        frontend_port: tuple.source_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
@@ -46,8 +46,8 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
         return Err(Outcome::NotOurs);
     }
     if !backend.is_local() {
-        let way = crate::tunnel::to_home(frame, packet, settings, backend)?;
-        return Ok((Outcome::ErrorToTask, way).into());
+        let redirect = crate::tunnel::to_home(frame, packet, settings, backend)?;
+        return Ok((Outcome::ErrorToTask, redirect).into());
     }
     home::icmp::deliver(frame, packet, settings, &quoted, &Target::of(backend))
 }
@@ -57,15 +57,15 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
 #[inline(never)]
 pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
-    let ends = quoted.ends;
-    if packet.source != ends.destination || packet.destination != ends.source {
+    let tuple = quoted.tuple;
+    if packet.source != tuple.destination || packet.destination != tuple.source {
         return Outcome::UnknownAnswer.into();
     }
     let flow = FlowKey {
-        client: ends.source,
-        frontend: ends.destination,
-        client_port: ends.source_port,
-        frontend_port: ends.destination_port,
+        client: tuple.source,
+        frontend: tuple.destination,
+        client_port: tuple.source_port,
+        frontend_port: tuple.destination_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };

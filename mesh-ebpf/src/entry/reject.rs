@@ -5,7 +5,7 @@ use mesh_common::tcp::flag;
 
 use crate::frame::Frame;
 use crate::packet::{Fragment, Packet, rewrite};
-use crate::verdict::{Answer, Step, Way};
+use crate::verdict::{Redirect, Rejection, Step};
 
 /// For a client whose flow has no backend.
 #[inline(always)]
@@ -19,9 +19,9 @@ pub(crate) fn no_backend(packet: &Packet) -> Step {
         if packet.tcp_flags & flag::RST != 0 {
             return Err(Outcome::UnknownReset);
         }
-        return Ok((Outcome::RefusedWithReset, Way::Back(Answer::Reset)).into());
+        return Ok((Outcome::RefusedWithReset, Redirect::Back(Rejection::Reset)).into());
     }
-    Ok((Outcome::RefusedUnreachable, Way::Back(Answer::PortUnreachable)).into())
+    Ok((Outcome::RefusedUnreachable, Redirect::Back(Rejection::PortUnreachable)).into())
 }
 
 /// For the sender of a packet that does not fit into the tunnel.
@@ -30,15 +30,15 @@ pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
     if packet.fragment == Fragment::Later {
         return Err(Outcome::TooBigDropped);
     }
-    Ok((Outcome::TooBig, Way::Back(Answer::FragmentationNeeded(mtu))).into())
+    Ok((Outcome::TooBig, Redirect::Back(Rejection::FragmentationNeeded(mtu))).into())
 }
 
-/// Makes the packet its answer.
+/// Makes the packet its own rejection.
 #[inline(never)]
-pub(crate) fn answer(frame: &Frame, packet: &Packet, answer: Answer) -> Result<(), Outcome> {
-    match answer {
-        Answer::Reset => rewrite::tcp::into_reset(frame, packet),
-        Answer::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),
-        Answer::FragmentationNeeded(mtu) => rewrite::icmp::into_error(frame, packet, 4, mtu),
+pub(crate) fn write(frame: &Frame, packet: &Packet, rejection: Rejection) -> Result<(), Outcome> {
+    match rejection {
+        Rejection::Reset => rewrite::tcp::into_reset(frame, packet),
+        Rejection::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),
+        Rejection::FragmentationNeeded(mtu) => rewrite::icmp::into_error(frame, packet, 4, mtu),
     }
 }

@@ -10,10 +10,10 @@ use mesh_common::tcp::{self, state};
 use crate::clock;
 use crate::frame::{self, Frame};
 use crate::packet::Packet;
-use crate::packet::rewrite::{self, Ends};
+use crate::packet::rewrite::{self, Tuple};
 use crate::tables::flows::{self, Published, Tables};
 use crate::tables::{frontends, suspects};
-use crate::verdict::{Next, PackedNext, Way};
+use crate::verdict::{Next, PackedNext, Redirect};
 
 /// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
 /// names the task. The next step is to send the packet on to the client.
@@ -68,10 +68,10 @@ pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> Packe
     }
     opening.flow.state |= state::REFUSED;
     let interface = opening.syn.interface;
-    if interface == 0 || rewrite::tcp::into_syn(frame, &offer.ends, &opening.syn).is_err() {
+    if interface == 0 || rewrite::tcp::into_syn(frame, &offer.tuple, &opening.syn).is_err() {
         return Outcome::RefusalSwallowed.into();
     }
-    Next::Done((Outcome::RefusalReplayed, Way::Inward(interface)).into()).into()
+    Next::Done((Outcome::RefusalReplayed, Redirect::Ingress(interface)).into()).into()
 }
 
 /// A packet that says no to a client.
@@ -89,7 +89,7 @@ impl Refusal {
     pub(crate) fn answers(self, opening: &Opening) -> bool {
         match self {
             Self::Reset(flags, acknowledgement) => {
-                tcp::may_refuse(opening.flow.state, flags) && opening.syn.is_answered_by(acknowledgement)
+                tcp::may_refuse(opening.flow.state, flags) && opening.syn.is_acknowledged_by(acknowledgement)
             }
             Self::Unreachable(sequence) => {
                 tcp::may_refuse(opening.flow.state, tcp::flag::RST)
@@ -104,7 +104,7 @@ impl Refusal {
 #[derive(Clone, Copy)]
 pub(crate) struct Offer {
     /// The client, and what it dialled.
-    pub(crate) ends: Ends,
+    pub(crate) tuple: Tuple,
     /// How many backends serve that.
     pub(crate) count: u32,
     /// The task that refuses: its name, and the port inside it.
@@ -116,7 +116,7 @@ pub(crate) struct Offer {
 #[inline(always)]
 pub(crate) fn offer(key: &FlowKey, identity: Address, port: Port) -> Offer {
     Offer {
-        ends: Ends {
+        tuple: Tuple {
             source: key.client,
             destination: key.frontend,
             source_port: key.client_port,

@@ -7,7 +7,7 @@ use mesh_common::tcp::flag;
 
 use crate::entry::replay;
 use crate::frame::{self, Frame};
-use crate::next_hop::Route;
+use crate::next_hop::NextHop;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Published};
 use crate::tables::{frontends, handover, node};
@@ -70,15 +70,15 @@ fn try_from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
     if !node::is_local(packet.source) {
         return Err(Outcome::UnknownFrontend);
     }
-    let route = {
+    let next_hop = {
         let incoming = frame.interface();
-        Route::find(frame, packet, incoming, packet.source, packet.destination, incoming)
+        NextHop::find(frame, packet, incoming, packet.source, packet.destination, incoming)
     };
     // XDP sends by uplinks only, and leaves the rest to TC.
-    if !is_known && !frame::IS_XDP && !node::is_uplink(route.interface()) && !handover::are_taken_over() {
+    if !is_known && !frame::IS_XDP && !node::is_uplink(next_hop.interface()) && !handover::are_taken_over() {
         return Err(Outcome::UnknownAnswer);
     }
-    Ok((Outcome::RepliedFromTunnel, route.take(frame)).into())
+    Ok((Outcome::RepliedFromTunnel, next_hop.take(frame)).into())
 }
 
 /// Whether what came is from the task that a flow was given to. `None` if nobody knows any more which one that was.

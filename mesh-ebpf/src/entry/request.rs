@@ -13,7 +13,7 @@ use crate::home::delivery::{self, Target};
 use crate::packet::Packet;
 use crate::tables::flows::{self, Published};
 use crate::tables::{counters, fragments, frontends, node, replies};
-use crate::verdict::{PackedVerdict, Step, Way};
+use crate::verdict::{PackedVerdict, Redirect, Step};
 use crate::verifier::Packed;
 use crate::{split, tunnel};
 
@@ -59,7 +59,7 @@ fn serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Choice
         Choice::Backend(id, backend) => {
             let length = packet.length;
             let verdict = send(frame, packet, settings, backend)?;
-            if !matches!(verdict.way, Way::Back(_)) {
+            if !matches!(verdict.redirect, Redirect::Back(_)) {
                 counters::count_packet(id, packet, length);
             }
             Ok(verdict)
@@ -96,7 +96,8 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
             }
             split::keep_first_part(frame, packet, settings.inner_mtu)?;
         }
-        return tunnel::to_home(frame, packet, settings, backend).map(|way| (Outcome::Tunnelled, way).into());
+        return tunnel::to_home(frame, packet, settings, backend)
+            .map(|redirect| (Outcome::Tunnelled, redirect).into());
     }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
@@ -108,5 +109,6 @@ pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, back
     reply.client_port = packet.source_port;
     reply.flags = backend.flags;
     let target = Target::of(backend);
-    delivery::deliver(frame, packet, settings, &target, reply).map(|way| (Outcome::Delivered, way).into())
+    delivery::deliver(frame, packet, settings, &target, reply)
+        .map(|redirect| (Outcome::Delivered, redirect).into())
 }

@@ -9,10 +9,10 @@ use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
 
 use crate::frame::{self, Frame};
-use crate::packet::rewrite::{self, Ends, Hop};
+use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
 use crate::tables::replies;
-use crate::verdict::{LEAVE_TO_TC, Way};
+use crate::verdict::{LEAVE_TO_TC, Redirect};
 
 /// A task's place on docker_gwbridge.
 #[derive(Clone, Copy)]
@@ -39,14 +39,14 @@ impl Target {
 
     /// How a frame with its hardware addresses gets there.
     #[inline(always)]
-    pub(crate) fn way(&self, frame: &Frame, settings: &Settings) -> Way {
+    pub(crate) fn redirect(&self, frame: &Frame, settings: &Settings) -> Redirect {
         if self.interface == 0 {
-            Way::Interface(settings.bridge)
+            Redirect::Interface(settings.bridge)
         } else if frame.is_leaving() {
             // The kernel takes no shorter way for a packet of a socket here.
-            Way::Interface(self.interface)
+            Redirect::Interface(self.interface)
         } else {
-            Way::Behind(self.interface)
+            Redirect::Peer(self.interface)
         }
     }
 }
@@ -59,7 +59,7 @@ pub(crate) fn deliver(
     settings: &Settings,
     target: &Target,
     reply: &Reply,
-) -> Result<Way, Outcome> {
+) -> Result<Redirect, Outcome> {
     if frame::IS_XDP {
         // It takes no packets for a bridge.
         return Err(LEAVE_TO_TC);
@@ -79,16 +79,16 @@ pub(crate) fn deliver(
         padding: [0, 0, 0],
     };
     let client_port = replies::remember(&key, reply, packet)?;
-    let ends = Ends {
+    let tuple = Tuple {
         source: packet.source,
         destination: target.address,
         source_port: client_port,
         destination_port: target.port,
     };
-    rewrite::readdress(frame, packet, &ends, Hop::Routed)?;
+    rewrite::readdress(frame, packet, &tuple, Hop::Routed)?;
     rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
     if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
         rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
     }
-    Ok(target.way(frame, settings))
+    Ok(target.redirect(frame, settings))
 }

@@ -13,10 +13,10 @@ use crate::entry::icmp::refused;
 use crate::frame::Frame;
 use crate::home::delivery::Target;
 use crate::home::reply;
-use crate::next_hop::Route;
+use crate::next_hop::NextHop;
 use crate::packet::Packet;
 use crate::packet::quoted::Quoted;
-use crate::packet::rewrite::{self, Ends, Hop};
+use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::tables::{frontends, replies};
 use crate::tunnel::Arrival;
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
@@ -59,35 +59,35 @@ pub(crate) fn deliver(
     }
     let key = ReplyKey {
         task: target.address,
-        client: quoted.ends.destination,
+        client: quoted.tuple.destination,
         task_port: target.port,
-        client_port: quoted.ends.destination_port,
+        client_port: quoted.tuple.destination_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
     let conversation = Reply {
-        frontend: quoted.ends.source,
-        frontend_port: quoted.ends.source_port,
-        client_port: quoted.ends.destination_port,
+        frontend: quoted.tuple.source,
+        frontend_port: quoted.tuple.source_port,
+        client_port: quoted.tuple.destination_port,
         ..Reply::default()
     };
-    let after = Ends {
+    let after = Tuple {
         source: target.address,
-        destination: quoted.ends.destination,
+        destination: quoted.tuple.destination,
         source_port: target.port,
-        destination_port: replies::translated(&key, &conversation).unwrap_or(quoted.ends.destination_port),
+        destination_port: replies::translated(&key, &conversation).unwrap_or(quoted.tuple.destination_port),
     };
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(after))?;
     rewrite::readdress_network(frame, packet, packet.source, target.address, Hop::Routed)?;
     rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
-    Ok((Outcome::ErrorToTask, target.way(frame, settings)).into())
+    Ok((Outcome::ErrorToTask, target.redirect(frame, settings)).into())
 }
 
 /// At an entry node that is the home node too: an error from a task. The next step is to send it on to the client.
 #[inline(never)]
 pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Next::GoOn.into() };
-    if !quoted.is_refused || packet.source != quoted.ends.destination {
+    if !quoted.is_refused || packet.source != quoted.tuple.destination {
         return Next::GoOn.into();
     }
     let Some(known) = replies::recall(&answer_key(&quoted)) else { return Next::GoOn.into() };
@@ -96,14 +96,14 @@ pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedNext {
         return Next::GoOn.into();
     }
     let flow = FlowKey {
-        client: quoted.ends.source,
+        client: quoted.tuple.source,
         frontend: reply.frontend,
         client_port: reply.client_port,
         frontend_port: reply.frontend_port,
         protocol: protocol::TCP,
         padding: [0, 0, 0],
     };
-    refused(frame, &flow, quoted.sequence, reply.identity, quoted.ends.destination_port)
+    refused(frame, &flow, quoted.sequence, reply.identity, quoted.tuple.destination_port)
 }
 
 /// At the home node: an error from a task about a client's packet.
@@ -115,43 +115,44 @@ pub(crate) fn from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> 
 #[inline(always)]
 fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
-    let ends = quoted.ends;
+    let tuple = quoted.tuple;
     let reply: Reply = *replies::recall(&answer_key(&quoted)).ok_or(Outcome::NotOurs)?.reply;
-    if packet.source != ends.destination || packet.ttl <= 1 {
+    if packet.source != tuple.destination || packet.ttl <= 1 {
         return Err(Outcome::NotOurs);
     }
     let may_refuse = quoted.is_refused && tcp::may_refuse(reply.state, tcp::flag::RST);
     let straight = reply::goes_straight(&reply) && (reply.entry.is_unspecified() || !may_refuse);
-    let route = Route::find(frame, packet, settings.bridge, reply.frontend, packet.destination, reply.uplink);
-    let after = Ends {
-        source: ends.source,
+    let next_hop =
+        NextHop::find(frame, packet, settings.bridge, reply.frontend, packet.destination, reply.uplink);
+    let after = Tuple {
+        source: tuple.source,
         destination: reply.frontend,
         source_port: reply.client_port,
         destination_port: reply.frontend_port,
     };
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(after))?;
     rewrite::readdress_network(frame, packet, reply.frontend, packet.destination, Hop::Routed)?;
-    let way = if straight {
-        route.take(frame)
+    let redirect = if straight {
+        next_hop.take(frame)
     } else {
         let address = TunnelAddress {
             identity: reply.identity,
-            port: ends.destination_port,
+            port: tuple.destination_port,
             flags: tunnel::flags::REPLY,
         };
         crate::tunnel::send(frame, packet, settings, reply.entry, reply.uplink, address)?
     };
-    Ok((Outcome::ErrorToClient, way).into())
+    Ok((Outcome::ErrorToClient, redirect).into())
 }
 
 /// The key of the conversation that a task's answers to the quoted packet belong to.
 #[inline(always)]
 fn answer_key(quoted: &Quoted) -> ReplyKey {
     ReplyKey {
-        task: quoted.ends.destination,
-        client: quoted.ends.source,
-        task_port: quoted.ends.destination_port,
-        client_port: quoted.ends.source_port,
+        task: quoted.tuple.destination,
+        client: quoted.tuple.source,
+        task_port: quoted.tuple.destination_port,
+        client_port: quoted.tuple.source_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     }

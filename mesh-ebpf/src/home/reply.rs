@@ -10,12 +10,12 @@ use mesh_common::tunnel;
 
 use crate::entry::{reject, replay};
 use crate::frame::Frame;
-use crate::next_hop::Route;
-use crate::packet::rewrite::{self, Ends, Hop};
+use crate::next_hop::NextHop;
+use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
 use crate::tables::flows::{self, Known, Published};
 use crate::tables::{fragments, frontends, node, replies};
-use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Verdict, Way};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Redirect, Step, Verdict};
 use crate::{clock, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
@@ -81,27 +81,27 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 
 #[inline(always)]
 fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
-    let route = Route::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
+    let next_hop = NextHop::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
         clamp(frame, packet, settings)?;
     }
-    let way = match route {
-        Some(route) => route.take(frame),
+    let redirect = match next_hop {
+        Some(next_hop) => next_hop.take(frame),
         None if node::is_local(packet.destination) => return Ok(inward(frame, packet, settings, reply)),
-        None => Way::Neighbour(reply.uplink),
+        None => Redirect::Neighbour(reply.uplink),
     };
-    Ok((Outcome::Replied, way).into())
+    Ok((Outcome::Replied, redirect).into())
 }
 
 /// To a process on this node that has dialled another one, and was given a task here when that one's had refused: the answer
 /// comes in as if the other node had sent it.
 #[inline(always)]
 fn inward(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Verdict {
-    let way = Route::known(frame, packet.now, settings.bridge, packet.destination, reply.frontend)
-        .map(|route| route.come_from(frame));
-    match way {
-        Some(way @ Way::Inward(_)) => (Outcome::Replied, way).into(),
+    let redirect = NextHop::known(frame, packet.now, settings.bridge, packet.destination, reply.frontend)
+        .map(|next_hop| next_hop.come_from(frame));
+    match redirect {
+        Some(redirect @ Redirect::Ingress(_)) => (Outcome::Replied, redirect).into(),
         // In by the bridge, which a strict `rp_filter` may not like.
         _ => Outcome::RepliedToNode.into(),
     }
@@ -116,8 +116,8 @@ fn by_tunnel(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply)
         port: packet.source_port,
         flags: tunnel::flags::REPLY,
     };
-    let way = crate::tunnel::send(frame, packet, settings, reply.entry, reply.uplink, address)?;
-    Ok((Outcome::ReplyTunnelled, way).into())
+    let redirect = crate::tunnel::send(frame, packet, settings, reply.entry, reply.uplink, address)?;
+    Ok((Outcome::ReplyTunnelled, redirect).into())
 }
 
 /// What the client sends will go through the tunnel, whichever way this SYN-ACK goes.
@@ -133,8 +133,8 @@ fn clamp(frame: &Frame, packet: &Packet, settings: &Settings) -> Result<(), Outc
 }
 
 #[inline(always)]
-fn as_frontend(packet: &Packet, reply: &Reply) -> Ends {
-    Ends {
+fn as_frontend(packet: &Packet, reply: &Reply) -> Tuple {
+    Tuple {
         source: reply.frontend,
         destination: packet.destination,
         source_port: reply.frontend_port,
@@ -142,14 +142,14 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Ends {
     }
 }
 
-/// Whether a task's packet belongs to no conversation of a client, though one has these ends: it has been another task's at
+/// Whether a task's packet belongs to no conversation of a client, though one has this tuple: it has been another task's at
 /// this address, or is long over.
 #[inline(always)]
 fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
     if packet.is_tcp() {
         // Nobody who was called answers by calling. And who answers a SYN that did not come this way, after the conversation is
         // over, answers somebody who uses its ports again for another way to the task, like a port with mode=host.
-        return packet.opens() || tcp::is_answer(packet.tcp_flags) && tcp::is_closed(reply.state);
+        return packet.opens() || tcp::is_syn_ack(packet.tcp_flags) && tcp::is_closed(reply.state);
     }
     let key =
         TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 };

@@ -41,6 +41,6 @@ fn try_from_tunnel(frame: &Frame, packet: &Packet, settings: &Settings, arrival:
     reply.client_port = packet.source_port;
     reply.flags = task.flags;
     let target = Target::of_task(&task, address.port);
-    let way = delivery::deliver(frame, packet, settings, &target, reply)?;
-    Ok((Outcome::DeliveredFromTunnel, way).into())
+    let redirect = delivery::deliver(frame, packet, settings, &target, reply)?;
+    Ok((Outcome::DeliveredFromTunnel, redirect).into())
 }

@@ -46,7 +46,7 @@ fn try_from_socket(frame: &Frame, packet: &mut Packet, settings: &Settings) -> S
     }
     counters::count_packet(id, packet, length);
     let from_node = if outcome == Outcome::Tunnelled { Outcome::TunnelledFromNode } else { outcome };
-    Ok((from_node, verdict.way).into())
+    Ok((from_node, verdict.redirect).into())
 }
 
 /// Whether this is the SYN that the flow began with, once more.

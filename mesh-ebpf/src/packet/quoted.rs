@@ -6,7 +6,7 @@ use mesh_common::net::{Address, ICMP_HEADER, Port, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 
 use crate::frame::Frame;
-use crate::packet::rewrite::Ends;
+use crate::packet::rewrite::Tuple;
 use crate::packet::rewrite::icmp::{QuotedChange, QuotedChecksum};
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
 
@@ -21,7 +21,7 @@ pub(crate) struct Quoted {
     pub(crate) is_refused: bool,
     /// Of TCP, in host byte order.
     pub(crate) sequence: u32,
-    pub(crate) ends: Ends,
+    pub(crate) tuple: Tuple,
 }
 
 impl Quoted {
@@ -62,7 +62,7 @@ impl Quoted {
                 && code < 32
                 && REFUSES >> code & 1 != 0,
             sequence: u32::from(u16::from_be(ports[2])) << 16 | u32::from(u16::from_be(ports[3])),
-            ends: Ends {
+            tuple: Tuple {
                 source: Address::from_wire(header.source),
                 destination: Address::from_wire(header.destination),
                 source_port: Port::from_wire(ports[0]),
@@ -72,11 +72,11 @@ impl Quoted {
     }
 
     #[inline(always)]
-    pub(crate) fn change(&self, after: Ends) -> QuotedChange {
+    pub(crate) fn change(&self, after: Tuple) -> QuotedChange {
         QuotedChange {
             network: self.network,
             transport: self.transport,
-            before: self.ends,
+            before: self.tuple,
             after,
             checksum: match self.protocol {
                 protocol::UDP => QuotedChecksum::Udp,

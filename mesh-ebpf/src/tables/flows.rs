@@ -246,7 +246,7 @@ pub(crate) fn note_task_opening<T: Tables>(
     let before = opening.flow.state;
     opening.flow.last_seen = now;
     opening.flow.state = tcp::after(before, packet.tcp_flags, Sender::Task);
-    if tcp::is_answer(packet.tcp_flags) {
+    if tcp::is_syn_ack(packet.tcp_flags) {
         opening.flow.state |= state::ANSWERED;
         opening.expected = packet.sequence.wrapping_add(1);
     }

@@ -79,7 +79,7 @@ pub(crate) fn note_task(key: &ReplyKey, known: Known, packet: &Packet, now: u64)
     let before = reply.state;
     reply.last_seen = now;
     reply.state = tcp::after(before, packet.tcp_flags, Sender::Task);
-    if !is_established && tcp::is_answer(packet.tcp_flags) {
+    if !is_established && tcp::is_syn_ack(packet.tcp_flags) {
         reply.state |= state::ANSWERED;
         reply.expected = packet.sequence.wrapping_add(1);
     }

@@ -19,7 +19,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
 use crate::packet::sum::{self, TransportChange, halves};
-use crate::verdict::Way;
+use crate::verdict::Redirect;
 use crate::verifier::{Even, bounded, some_of, zeroed};
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
@@ -75,10 +75,10 @@ impl<'a> Frame<'a> {
 
     /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.
     #[inline(always)]
-    pub(crate) fn back(&self) -> Way {
+    pub(crate) fn back(&self) -> Redirect {
         match self.direction {
-            Direction::Ingress => Way::Interface(self.interface()),
-            Direction::Egress => Way::Inward(self.interface()),
+            Direction::Ingress => Redirect::Interface(self.interface()),
+            Direction::Egress => Redirect::Ingress(self.interface()),
         }
     }
 

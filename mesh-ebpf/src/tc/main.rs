@@ -72,7 +72,7 @@ use crate::host::socket;
 use crate::names::resolver;
 use crate::packet::Packet;
 use crate::tables::{counters, fragments, frontends, node, replies};
-use crate::verdict::{PackedVerdict, Way};
+use crate::verdict::{PackedVerdict, Redirect};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -84,7 +84,7 @@ pub(crate) fn uplink_out(context: TcContext) -> i32 {
     let frame = Frame::new(&context, Direction::Egress);
     // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
     if host::guard::is_ours(&frame) || frame.origin() != 0 && !host::guard::may_stop(&frame) {
-        return act(Outcome::NotOurs, Way::None);
+        return act(Outcome::NotOurs, Redirect::None);
     }
     on_uplink(&frame, on_uplink_out)
 }
@@ -96,17 +96,17 @@ pub(crate) fn bridge_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
-    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
     let frame = Frame::of_network(&context, Direction::Ingress, tag.network);
     if let Ok(verdict) = vip::arp::resolve(&frame, tag.balancer) {
-        return act(verdict.outcome, verdict.way);
+        return act(verdict.outcome, verdict.redirect);
     }
     run(&frame, on_overlay_in)
 }
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
-    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Way::None) };
+    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
     let frame = Frame::of_network(&context, Direction::Egress, tag.network);
     run(&frame, |frame, packet| vip::reply::to_caller(frame, packet))
 }
@@ -236,7 +236,7 @@ fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 fn on_uplink(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
     match packet::peek(frame) {
         Some(seen) if seen.is_complete(frame) && !frontends::is_published(seen.protocol, seen.port) => {
-            act(Outcome::NotOurs, Way::None)
+            act(Outcome::NotOurs, Redirect::None)
         }
         _ => run(frame, steps),
     }
@@ -246,34 +246,34 @@ fn on_uplink(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict
 #[inline(always)]
 fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
     if frame.has_vlan_tag() {
-        return act(Outcome::NotOurs, Way::None);
+        return act(Outcome::NotOurs, Redirect::None);
     }
     let mut packet = MaybeUninit::uninit();
     let packet = Packet::unread(&mut packet);
     if let Err(outcome) = packet.read(frame) {
-        return act(outcome, Way::None);
+        return act(outcome, Redirect::None);
     }
     if let Some(blocks) = split::is_copy(frame)
         && let Err(outcome) = split::lose_first_part(frame, packet, blocks)
     {
-        return act(outcome, Way::None);
+        return act(outcome, Redirect::None);
     }
     if !fragments::complete(packet) {
-        return act(Outcome::UnknownFragment, Way::None);
+        return act(Outcome::UnknownFragment, Redirect::None);
     }
     let verdict = steps(frame, packet);
-    if let Way::Back(answer) = verdict.way() {
-        return match entry::reject::answer(frame, packet, answer) {
+    if let Redirect::Back(rejection) = verdict.redirect() {
+        return match entry::reject::write(frame, packet, rejection) {
             Ok(()) => act(verdict.outcome(), frame.back()),
-            Err(outcome) => act(outcome, Way::None),
+            Err(outcome) => act(outcome, Redirect::None),
         };
     }
-    act(verdict.outcome(), verdict.way())
+    act(verdict.outcome(), verdict.redirect())
 }
 
 /// The only place that turns an outcome into a kernel verdict.
 #[inline(always)]
-fn act(outcome: Outcome, way: Way) -> i32 {
+fn act(outcome: Outcome, redirect: Redirect) -> i32 {
     counters::count(outcome);
     match outcome {
         // The next program, if there is one, then the kernel.
@@ -302,7 +302,7 @@ fn act(outcome: Outcome, way: Way) -> i32 {
         | Outcome::VipPinged
         | Outcome::Probed
         | Outcome::RefusalReplayed
-        | Outcome::NameAnswered => leave(way),
+        | Outcome::NameAnswered => leave(redirect),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask
@@ -334,18 +334,20 @@ fn act(outcome: Outcome, way: Way) -> i32 {
 }
 
 #[inline(always)]
-fn leave(way: Way) -> i32 {
-    match way {
+fn leave(redirect: Redirect) -> i32 {
+    match redirect {
         // SAFETY: both helpers only note where the packet goes; an interface that is gone drops it.
-        Way::Interface(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+        Redirect::Interface(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
         // SAFETY: as above; without parameters the kernel looks up the neighbour itself.
-        Way::Neighbour(interface) => unsafe { bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32 },
+        Redirect::Neighbour(interface) => unsafe {
+            bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32
+        },
         // SAFETY: as above.
-        Way::Inward(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
+        Redirect::Ingress(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
         // SAFETY: as above.
-        Way::Behind(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
+        Redirect::Peer(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
         // An answer has become a packet by now.
-        Way::None | Way::Back(_) => TC_ACT_SHOT,
+        Redirect::None | Redirect::Back(_) => TC_ACT_SHOT,
     }
 }
 

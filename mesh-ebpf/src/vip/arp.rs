@@ -6,7 +6,7 @@ use mesh_common::overlay::VipKey;
 use crate::frame::Frame;
 use crate::packet::{self, rewrite};
 use crate::tables::vips;
-use crate::verdict::{Step, Way};
+use crate::verdict::{Redirect, Step};
 
 /// ARP for a virtual address is answered as Docker's load balancer would: should these programs go, what tasks remember
 /// leads to it.
@@ -24,5 +24,5 @@ pub(crate) fn resolve(frame: &Frame, balancer: [u8; 6]) -> Step {
         balancer
     };
     rewrite::into_arp_reply(frame, mac)?;
-    Ok((Outcome::VipResolved, Way::Interface(frame.interface())).into())
+    Ok((Outcome::VipResolved, Redirect::Interface(frame.interface())).into())
 }

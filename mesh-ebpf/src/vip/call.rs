@@ -15,9 +15,9 @@ use crate::packet::Packet;
 use crate::packet::rewrite::{self, Hop};
 use crate::tables::vips::{self, Virtual};
 use crate::tables::{counters, flows, fragments, frontends};
-use crate::verdict::{Next, PackedNext, PackedVerdict, Step, Way};
+use crate::verdict::{Next, PackedNext, PackedVerdict, Redirect, Step};
 use crate::verifier::Packed;
-use crate::vip::{ends, flow_key, icmp, reply, reply_key};
+use crate::vip::{flow_key, icmp, reply, reply_key, tuple};
 
 /// A packet that a task sends. The next steps, [`assign`] and [`serve`], are for calls of a virtual address.
 #[inline(never)]
@@ -84,7 +84,7 @@ fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
     if itself {
         return to_self(frame, packet, packet.destination, backend.identity);
     }
-    rewrite::readdress(frame, packet, &ends(packet, packet.source, backend.identity), Hop::Bridged)?;
+    rewrite::readdress(frame, packet, &tuple(packet, packet.source, backend.identity), Hop::Bridged)?;
     rewrite::set_destination_mac(frame, backend.mac)?;
     Ok(Outcome::VipToTask.into())
 }
@@ -105,9 +105,9 @@ fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedNext> {
 /// Back out of the port that the packet came in by.
 #[inline(always)]
 fn to_self(frame: &Frame, packet: &Packet, source: Address, destination: Address) -> Step {
-    rewrite::readdress(frame, packet, &ends(packet, source, destination), Hop::Bridged)?;
+    rewrite::readdress(frame, packet, &tuple(packet, source, destination), Hop::Bridged)?;
     rewrite::swap_macs(frame)?;
-    Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
+    Ok((Outcome::VipToSelf, Redirect::Interface(frame.interface())).into())
 }
 
 /// A caller that talks straight to a task may do so from a port from which it has called a virtual address and was given

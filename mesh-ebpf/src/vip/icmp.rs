@@ -8,12 +8,12 @@ use mesh_common::overlay::{VipFlowKey, VipReplyKey};
 use crate::entry::replay::{self, Refusal};
 use crate::frame::Frame;
 use crate::packet::quoted::Quoted;
-use crate::packet::rewrite::{self, Ends, Hop};
+use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
 use crate::tables::flows::{self, Known};
 use crate::tables::vips::{self, Virtual};
 use crate::tables::{fragments, frontends};
-use crate::verdict::{Next, PackedNext, Step, Way};
+use crate::verdict::{Next, PackedNext, Redirect, Step};
 use crate::vip::reply::offer;
 
 /// Only tasks answer for themselves otherwise; a virtual address is nobody's.
@@ -31,31 +31,31 @@ pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> Step {
     } else {
         return error_to_task(frame, packet);
     }
-    Ok((Outcome::VipPinged, Way::Interface(frame.interface())).into())
+    Ok((Outcome::VipPinged, Redirect::Interface(frame.interface())).into())
 }
 
 /// An ICMP error from a task, or from a node on the way to it, about a packet that went through a virtual address.
 #[inline(always)]
 pub(crate) fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
     let quoted = Quoted::read(frame, packet)?;
-    let ends = quoted.ends;
+    let tuple = quoted.tuple;
     let key = VipReplyKey {
         network: packet.network,
-        task: ends.destination,
-        caller: ends.source,
-        port: ends.destination_port,
-        caller_port: ends.source_port,
+        task: tuple.destination,
+        caller: tuple.source,
+        port: tuple.destination_port,
+        caller_port: tuple.source_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
     let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
     if quoted.is_refused
-        && let Some(verdict) = refused(frame, packet, &quoted, ends.source, vip).done()
+        && let Some(verdict) = refused(frame, packet, &quoted, tuple.source, vip).done()
     {
         return Ok(verdict.unpack());
     }
-    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(Ends { destination: vip, ..ends }))?;
-    if packet.source == ends.destination {
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(Tuple { destination: vip, ..tuple }))?;
+    if packet.source == tuple.destination {
         rewrite::readdress_network(frame, packet, vip, packet.destination, Hop::Bridged)?;
     }
     Ok(Outcome::VipError.into())
@@ -64,19 +64,19 @@ pub(crate) fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
 /// Whether an error about what a caller has sent to `vip` is a refusal that it need not hear of; then, what becomes of it.
 #[inline(never)]
 fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedNext {
-    let ends = quoted.ends;
+    let tuple = quoted.tuple;
     let key = VipFlowKey {
         network: packet.network,
         caller,
         vip,
-        caller_port: ends.source_port,
-        port: ends.destination_port,
+        caller_port: tuple.source_port,
+        port: tuple.destination_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
     match flows::recall::<Virtual>(&key) {
         Some(Known::Opening(opening)) if Refusal::Unreachable(quoted.sequence).answers(opening) => {
-            replay::take(frame, opening, &offer(&key, ends.destination))
+            replay::take(frame, opening, &offer(&key, tuple.destination))
         }
         _ => Next::GoOn.into(),
     }
@@ -87,16 +87,16 @@ fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip
 #[inline(always)]
 fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
     let quoted = Quoted::read(frame, packet)?;
-    let (ends, vip) = (quoted.ends, packet.destination);
-    if ends.source != vip || ends.destination != packet.source {
+    let (tuple, vip) = (quoted.tuple, packet.destination);
+    if tuple.source != vip || tuple.destination != packet.source {
         return Err(Outcome::NotOurs);
     }
     let itself = VipReplyKey {
         network: packet.network,
         task: packet.source,
         caller: vip,
-        port: ends.destination_port,
-        caller_port: ends.source_port,
+        port: tuple.destination_port,
+        caller_port: tuple.source_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
@@ -107,8 +107,8 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
         network: packet.network,
         caller: packet.source,
         vip,
-        caller_port: ends.destination_port,
-        port: ends.source_port,
+        caller_port: tuple.destination_port,
+        port: tuple.source_port,
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
@@ -124,7 +124,7 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
     rewrite::icmp::readdress_quoted(
         frame,
         packet,
-        &quoted.change(Ends { source: backend.identity, ..ends }),
+        &quoted.change(Tuple { source: backend.identity, ..tuple }),
     )?;
     rewrite::readdress_network(frame, packet, packet.source, backend.identity, Hop::Bridged)?;
     rewrite::set_destination_mac(frame, backend.mac)?;
@@ -133,9 +133,9 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
 
 #[inline(always)]
 fn error_to_self(frame: &Frame, packet: &Packet, quoted: &Quoted) -> Step {
-    let ends = Ends { source: packet.source, destination: packet.destination, ..quoted.ends };
-    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(ends))?;
+    let tuple = Tuple { source: packet.source, destination: packet.destination, ..quoted.tuple };
+    rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(tuple))?;
     rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
     rewrite::swap_macs(frame)?;
-    Ok((Outcome::VipToSelf, Way::Interface(frame.interface())).into())
+    Ok((Outcome::VipToSelf, Redirect::Interface(frame.interface())).into())
 }

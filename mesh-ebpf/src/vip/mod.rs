@@ -16,7 +16,7 @@ use mesh_common::net::{Address, Port};
 use mesh_common::overlay::{NetworkTag, VipFlowKey, VipReplyKey};
 
 use crate::packet::Packet;
-use crate::packet::rewrite::Ends;
+use crate::packet::rewrite::Tuple;
 
 /// What the program ahead of these has said of the port's network (`network/main.rs`).
 #[inline(always)]
@@ -72,6 +72,6 @@ pub(crate) fn ports(packet: &Packet, answer: bool) -> (Port, Port) {
 
 /// Other addresses; ports stay, a virtual address serves them all.
 #[inline(always)]
-pub(crate) fn ends(packet: &Packet, source: Address, destination: Address) -> Ends {
-    Ends { source, destination, source_port: packet.source_port, destination_port: packet.destination_port }
+pub(crate) fn tuple(packet: &Packet, source: Address, destination: Address) -> Tuple {
+    Tuple { source, destination, source_port: packet.source_port, destination_port: packet.destination_port }
 }

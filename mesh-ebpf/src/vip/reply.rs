@@ -9,12 +9,12 @@ use crate::clock;
 use crate::entry::replay::{self, Offer};
 use crate::frame::Frame;
 use crate::packet::Packet;
-use crate::packet::rewrite::{self, Ends, Hop};
+use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::tables::flows::{self, Known};
 use crate::tables::fragments;
 use crate::tables::vips::{self, Virtual};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
-use crate::vip::{ends, flow_key, icmp, reply_key};
+use crate::vip::{flow_key, icmp, reply_key, tuple};
 
 /// A packet that a task is about to get.
 #[inline(never)]
@@ -35,7 +35,7 @@ fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
     if let Some(verdict) = note_task(frame, packet, reply, packet.destination, vip).done() {
         return Ok(verdict.unpack());
     }
-    rewrite::readdress(frame, packet, &ends(packet, vip, packet.destination), Hop::Bridged)?;
+    rewrite::readdress(frame, packet, &tuple(packet, vip, packet.destination), Hop::Bridged)?;
     Ok(Outcome::VipReplied.into())
 }
 
@@ -77,7 +77,7 @@ fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, v
 pub(crate) fn offer(key: &VipFlowKey, task: Address) -> Offer {
     let vip = VipKey { network: key.network, address: key.vip };
     Offer {
-        ends: Ends {
+        tuple: Tuple {
             source: key.caller,
             destination: key.vip,
             source_port: key.caller_port,

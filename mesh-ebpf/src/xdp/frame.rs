@@ -17,7 +17,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
 use crate::packet::sum::{self, TransportChange};
-use crate::verdict::{LEAVE_TO_TC, Way};
+use crate::verdict::{LEAVE_TO_TC, Redirect};
 use crate::verifier::{Even, bounded, some_of};
 
 /// See `crate::frame` at TC.
@@ -49,8 +49,8 @@ impl Frame {
 
     /// Where a packet goes that is sent back to where it came from.
     #[inline(always)]
-    pub(crate) fn back(&self) -> Way {
-        Way::Interface(self.interface())
+    pub(crate) fn back(&self) -> Redirect {
+        Redirect::Interface(self.interface())
     }
 
     /// The bytes at `offset`, if the packet has them. Changing the packet's size through this type invalidates the pointer; the

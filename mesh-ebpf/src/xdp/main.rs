@@ -11,7 +11,7 @@
 //! | anything else | TC |
 //!
 //! Also TC's: fragments, IP options, VLAN tags, ICMP errors, refusals that the client shall not see, packets that have to be cut,
-//! neighbours that are not resolved, and ways out of other interfaces whose drivers do not take what XDP sends.
+//! neighbours that are not resolved, and other interfaces whose drivers do not take what XDP sends.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
@@ -63,7 +63,7 @@ use crate::entry::{reject, reply, request};
 use crate::frame::Frame;
 use crate::packet::Packet;
 use crate::tables::{counters, frontends, node};
-use crate::verdict::{PackedVerdict, Way};
+use crate::verdict::{PackedVerdict, Redirect};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
@@ -86,13 +86,13 @@ fn run(frame: &Frame) -> u32 {
         return XDP_PASS;
     }
     let verdict = on_uplink(frame, packet);
-    if let Way::Back(answer) = verdict.way() {
-        return match reject::answer(frame, packet, answer) {
+    if let Redirect::Back(rejection) = verdict.redirect() {
+        return match reject::write(frame, packet, rejection) {
             Ok(()) => act(frame, verdict.outcome(), frame.back()),
-            Err(outcome) => act(frame, outcome, Way::None),
+            Err(outcome) => act(frame, outcome, Redirect::None),
         };
     }
-    act(frame, verdict.outcome(), verdict.way())
+    act(frame, verdict.outcome(), verdict.redirect())
 }
 
 #[inline(always)]
@@ -119,22 +119,22 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 
 /// The only place that turns an outcome into XDP's verdict.
 #[inline(always)]
-fn act(frame: &Frame, outcome: Outcome, way: Way) -> u32 {
-    let (outcome, verdict) = match way {
-        Way::Interface(interface) if interface == frame.interface() || node::takes_frames(interface) => {
+fn act(frame: &Frame, outcome: Outcome, redirect: Redirect) -> u32 {
+    let (outcome, verdict) = match redirect {
+        Redirect::Interface(interface) if interface == frame.interface() || node::takes_frames(interface) => {
             match frame.settle() {
                 Ok(()) => (outcome, send(frame, interface)),
                 Err(failed) => (failed, XDP_DROP),
             }
         }
-        Way::None if outcome.is_drop() => (outcome, XDP_DROP),
+        Redirect::None if outcome.is_drop() => (outcome, XDP_DROP),
         // TC's, which counts it.
-        Way::None
-        | Way::Interface(_)
-        | Way::Neighbour(_)
-        | Way::Inward(_)
-        | Way::Behind(_)
-        | Way::Back(_) => return XDP_PASS,
+        Redirect::None
+        | Redirect::Interface(_)
+        | Redirect::Neighbour(_)
+        | Redirect::Ingress(_)
+        | Redirect::Peer(_)
+        | Redirect::Back(_) => return XDP_PASS,
     };
     counters::count(outcome);
     verdict

@@ -4,7 +4,7 @@ use mesh_common::checksum::Sum;
 use mesh_common::net::{ICMP_HEADER, IPV4_HEADER, SCTP_HEADER, TCP_HEADER, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 
-use super::{Ends, Hop, readdress_network, swap_macs, write, write_ipv4};
+use super::{Hop, Tuple, readdress_network, swap_macs, write, write_ipv4};
 use crate::frame::Frame;
 use crate::packet::sum::TransportChange;
 use crate::packet::{NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4};
@@ -77,15 +77,15 @@ fn sum_of<const N: usize>(words: &[u16; N]) -> Sum {
     sum
 }
 
-/// Other ends for the packet that an ICMP error quotes.
+/// Another tuple for the packet that an ICMP error quotes.
 #[derive(Clone, Copy)]
 pub(crate) struct QuotedChange {
     /// Where the quoted IP header starts.
     pub(crate) network: usize,
     /// Where the quoted transport header starts.
     pub(crate) transport: usize,
-    pub(crate) before: Ends,
-    pub(crate) after: Ends,
+    pub(crate) before: Tuple,
+    pub(crate) after: Tuple,
     pub(crate) checksum: QuotedChecksum,
 }
 
@@ -99,7 +99,7 @@ pub(crate) enum QuotedChecksum {
     Tcp,
 }
 
-/// Gives the packet that an ICMP error quotes other ends, and brings the error's own checksum in step.
+/// Gives the packet that an ICMP error quotes another tuple, and brings the error's own checksum in step.
 #[inline(always)]
 pub(crate) fn readdress_quoted(frame: &Frame, packet: &Packet, change: &QuotedChange) -> Result<(), Outcome> {
     let (before, after) = (&change.before, &change.after);

@@ -1,6 +1,6 @@
 //! Writing packets: nothing outside of this folder changes packet bytes.
 //!
-//! Here is what every packet has: hardware addresses, the IP header, the ends; and the one function that writes. [`tcp`],
+//! Here is what every packet has: hardware addresses, the IP header, the tuple; and the one function that writes. [`tcp`],
 //! [`udp`] and [`icmp`] make packets of their protocol out of others.
 
 pub(crate) mod icmp;
@@ -22,9 +22,9 @@ use crate::verifier::Even;
 /// TTL of packets that we make: RFC 1700's default.
 const OWN_TTL: u8 = 64;
 
-/// Both ends of a packet, as they are or as they shall be.
+/// Addresses and ports of a packet, as they are or as they shall be.
 #[derive(Clone, Copy)]
-pub(crate) struct Ends {
+pub(crate) struct Tuple {
     pub(crate) source: Address,
     pub(crate) destination: Address,
     pub(crate) source_port: Port,
@@ -39,30 +39,30 @@ pub(crate) enum Hop {
     Bridged,
 }
 
-/// Gives a packet other ends.
+/// Gives a packet another tuple.
 #[inline(always)]
-pub(crate) fn readdress(frame: &Frame, packet: &Packet, ends: &Ends, hop: Hop) -> Result<(), Outcome> {
+pub(crate) fn readdress(frame: &Frame, packet: &Packet, tuple: &Tuple, hop: Hop) -> Result<(), Outcome> {
     let addresses = Sum::ZERO
         .remove_address(packet.source)
         .remove_address(packet.destination)
-        .add_address(ends.source)
-        .add_address(ends.destination);
+        .add_address(tuple.source)
+        .add_address(tuple.destination);
     // SCTP's checksum covers no addresses, and its ports stay (RFC 9260 §6.8).
     if packet.fragment != Fragment::Later && (packet.is_tcp() || packet.protocol == protocol::UDP) {
         let ports = Sum::ZERO
             .remove_word(packet.source_port.wire())
             .remove_word(packet.destination_port.wire())
-            .add_word(ends.source_port.wire())
-            .add_word(ends.destination_port.wire());
+            .add_word(tuple.source_port.wire())
+            .add_word(tuple.destination_port.wire());
         frame.update_transport(&TransportChange {
             offset: packet.transport_checksum(),
             pseudo_header: addresses,
             segment: ports,
             optional: !packet.is_tcp(),
         })?;
-        write(frame, packet.transport, [ends.source_port.wire(), ends.destination_port.wire()])?;
+        write(frame, packet.transport, [tuple.source_port.wire(), tuple.destination_port.wire()])?;
     }
-    readdress_network(frame, packet, ends.source, ends.destination, hop)
+    readdress_network(frame, packet, tuple.source, tuple.destination, hop)
 }
 
 /// As [`readdress`], for the IP header alone.

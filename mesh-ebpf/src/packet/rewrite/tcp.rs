@@ -8,7 +8,7 @@ use mesh_common::net::{IPV4_HEADER, Mac, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
-use super::{Ends, halves, set_macs, swap_macs, write, write_ipv4};
+use super::{Tuple, halves, set_macs, swap_macs, write, write_ipv4};
 use crate::frame::Frame;
 use crate::packet::sum::TransportChange;
 use crate::packet::{Fragment, NETWORK, Packet, TCP_CHECKSUM, ipv4};
@@ -166,9 +166,9 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     }
 }
 
-/// Makes the packet a client's SYN once more, as it came from `ends`' source, less any data: the client sends that again.
+/// Makes the packet a client's SYN once more, as it came from the tuple's source, less any data: the client sends that again.
 #[inline(always)]
-pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outcome> {
+pub(crate) fn into_syn(frame: &Frame, tuple: &Tuple, syn: &Syn) -> Result<(), Outcome> {
     let options = u32::from(syn.options_length);
     let segment = TCP_HEADER as u16 + options as u16;
     let length = (NETWORK + IPV4_HEADER) as u32 + u32::from(segment);
@@ -180,10 +180,10 @@ pub(crate) fn into_syn(frame: &Frame, ends: &Ends, syn: &Syn) -> Result<(), Outc
         frame.store(NETWORK + IPV4_HEADER + TCP_HEADER, &syn.options, options)?;
     }
     set_macs(frame, syn.destination_mac, syn.source_mac)?;
-    write_syn_network(frame, ends, syn, segment)?;
+    write_syn_network(frame, tuple, syn, segment)?;
     // As for a RST of ours, the field holds what a device needs to complete it, and the helper does the rest if there is none.
-    let pseudo = Sum::pseudo_header(ends.source, ends.destination, protocol::TCP, segment);
-    let sum = write_syn_transport(frame, ends, syn, pseudo.folded())?.add(sum_of_options(&syn.options));
+    let pseudo = Sum::pseudo_header(tuple.source, tuple.destination, protocol::TCP, segment);
+    let sum = write_syn_transport(frame, tuple, syn, pseudo.folded())?.add(sum_of_options(&syn.options));
     let folded = Sum::ZERO.add_word(pseudo.folded());
     frame.update_transport(&TransportChange {
         offset: NETWORK + IPV4_HEADER + TCP_CHECKSUM,
@@ -203,7 +203,7 @@ fn fit(frame: &Frame, bytes: u32) -> Result<(), Outcome> {
 
 /// The IP header in pieces that need no room on the stack.
 #[inline(always)]
-fn write_syn_network(frame: &Frame, ends: &Ends, syn: &Syn, segment: u16) -> Result<(), Outcome> {
+fn write_syn_network(frame: &Frame, tuple: &Tuple, syn: &Syn, segment: u16) -> Result<(), Outcome> {
     let first = u16::from_ne_bytes([0x45, syn.traffic_class]);
     let length = (IPV4_HEADER as u16 + segment).to_be();
     let last = u16::from_ne_bytes([syn.ttl, protocol::TCP]);
@@ -213,30 +213,30 @@ fn write_syn_network(frame: &Frame, ends: &Ends, syn: &Syn, segment: u16) -> Res
         .add_word(syn.identification)
         .add_word(syn.fragment)
         .add_word(last)
-        .add_address(ends.source)
-        .add_address(ends.destination);
+        .add_address(tuple.source)
+        .add_address(tuple.destination);
     write(frame, NETWORK, [first, length])?;
     write(frame, NETWORK + ipv4::IDENTIFICATION, [syn.identification, syn.fragment])?;
     write(frame, NETWORK + ipv4::TTL, [last, sum.checksum()])?;
-    write(frame, NETWORK + ipv4::SOURCE, ends.source.wire())?;
-    write(frame, NETWORK + ipv4::SOURCE + 4, ends.destination.wire())
+    write(frame, NETWORK + ipv4::SOURCE, tuple.source.wire())?;
+    write(frame, NETWORK + ipv4::SOURCE + 4, tuple.destination.wire())
 }
 
 /// The TCP header, likewise; returns its sum without the checksum.
 #[inline(always)]
-fn write_syn_transport(frame: &Frame, ends: &Ends, syn: &Syn, checksum: u16) -> Result<Sum, Outcome> {
+fn write_syn_transport(frame: &Frame, tuple: &Tuple, syn: &Syn, checksum: u16) -> Result<Sum, Outcome> {
     const TRANSPORT: usize = NETWORK + IPV4_HEADER;
 
     let sequence = syn.sequence.to_be();
-    write(frame, TRANSPORT, [ends.source_port.wire(), ends.destination_port.wire()])?;
+    write(frame, TRANSPORT, [tuple.source_port.wire(), tuple.destination_port.wire()])?;
     write(frame, TRANSPORT + 4, sequence)?;
     write(frame, TRANSPORT + 8, 0_u32)?;
     write(frame, TRANSPORT + 12, [syn.offset_and_flags, syn.window])?;
     write(frame, TRANSPORT + 16, [checksum, 0])?;
     let [first, second] = halves(sequence);
     Ok(Sum::ZERO
-        .add_word(ends.source_port.wire())
-        .add_word(ends.destination_port.wire())
+        .add_word(tuple.source_port.wire())
+        .add_word(tuple.destination_port.wire())
         .add_word(first)
         .add_word(second)
         .add_word(syn.offset_and_flags)

@@ -9,9 +9,9 @@ use crate::frame::Frame;
 use crate::packet::sum::TransportChange;
 use crate::packet::{NETWORK, Packet, UDP_LENGTH, ipv4};
 
-/// Sends a UDP datagram back as it came: both checksums are the same for swapped ends.
+/// Sends a UDP datagram back as it came: both checksums are the same for swapped addresses and ports.
 #[inline(always)]
-pub(crate) fn turn(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+pub(crate) fn swap(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
     swap_macs(frame)?;
     write(frame, NETWORK + ipv4::SOURCE, [packet.destination.wire(), packet.source.wire()])?;
     write(frame, packet.transport, [packet.destination_port.wire(), packet.source_port.wire()])
