@@ -11,7 +11,7 @@ use mesh_common::net::{Address, Mac};
 use mesh_common::outcome::Outcome;
 use mesh_common::route::{self, RememberedRoute};
 
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::packet::{Packet, rewrite};
 use crate::tables::node;
 use crate::verdict::{LEAVE_TO_TC, Redirect};
@@ -39,8 +39,8 @@ impl NextHop {
     /// The next hop of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or
     /// were a moment ago; out of `otherwise` where they say nothing, as when forwarding is off on that interface.
     #[inline(always)]
-    pub(crate) fn find(
-        frame: &Frame,
+    pub(crate) fn find<H: Hook>(
+        frame: &H,
         packet: &Packet,
         incoming: u32,
         source: Address,
@@ -53,8 +53,8 @@ impl NextHop {
     /// The next hop from `source` to `destination`, likewise. `None` where the routes say nothing, and if the destination is the node
     /// itself.
     #[inline(always)]
-    pub(crate) fn known(
-        frame: &Frame,
+    pub(crate) fn known<H: Hook>(
+        frame: &H,
         now: u64,
         incoming: u32,
         source: Address,
@@ -82,8 +82,8 @@ impl NextHop {
 
     /// The next hop at XDP from this node to another one.
     #[inline(always)]
-    pub(crate) fn to_node(
-        frame: &Frame,
+    pub(crate) fn to_node<H: Hook>(
+        frame: &H,
         packet: &Packet,
         this: Address,
         other: Address,
@@ -101,14 +101,14 @@ impl NextHop {
 
     /// Whether the hook can send a packet there with the hardware addresses that are known.
     #[inline(always)]
-    fn is_open(&self, frame: &Frame) -> bool {
+    fn is_open<H: Hook>(&self, frame: &H) -> bool {
         self.macs.is_some()
-            && (!frame::IS_XDP || self.interface == frame.interface() || node::takes_frames(self.interface))
+            && (!H::IS_XDP || self.interface == frame.interface() || node::takes_frames(self.interface))
     }
 
     /// Sends the packet there. It is unchanged if the kernel is to do it.
     #[inline(always)]
-    pub(crate) fn take(&self, frame: &Frame) -> Redirect {
+    pub(crate) fn take<H: Hook>(&self, frame: &H) -> Redirect {
         match self.macs {
             Some(macs) if self.is_open(frame) && rewrite::set_both_macs(frame, macs).is_ok() => {
                 Redirect::Interface(self.interface)
@@ -119,7 +119,7 @@ impl NextHop {
 
     /// Lets the packet come in from there. It is unchanged if the kernel does not know the neighbour.
     #[inline(always)]
-    pub(crate) fn come_from(&self, frame: &Frame) -> Redirect {
+    pub(crate) fn come_from<H: Hook>(&self, frame: &H) -> Redirect {
         match self.macs {
             Some(macs)
                 if rewrite::set_both_macs(frame, macs).is_ok() && rewrite::swap_macs(frame).is_ok() =>
@@ -135,8 +135,8 @@ impl NextHop {
 /// packet that came in by `incoming`; out of `otherwise` where the routes say nothing. Of a packet that leaves by an uplink
 /// already the kernel finds the next hop again.
 #[inline(always)]
-pub(crate) fn follow(
-    frame: &Frame,
+pub(crate) fn follow<H: Hook>(
+    frame: &H,
     packet: &Packet,
     incoming: u32,
     [source, destination]: [Address; 2],
@@ -155,7 +155,7 @@ pub(crate) fn follow(
 
 /// The interface to send by, or 0; with [`REMEMBERED`] if the packet has its hardware addresses.
 #[inline(never)]
-fn follow_apart(frame: &Frame, now: u64, incoming: u32, source: Address, destination: Address) -> u64 {
+fn follow_apart<H: Hook>(frame: &H, now: u64, incoming: u32, source: Address, destination: Address) -> u64 {
     let Some(next_hop) = NextHop::known(frame, now, incoming, source, destination) else { return 0 };
     let has_addresses = matches!(next_hop.take(frame), Redirect::Interface(_));
     u64::from(next_hop.interface) | if has_addresses { REMEMBERED } else { 0 }
@@ -167,7 +167,13 @@ const REMEMBERED: u64 = 1 << 32;
 /// Asks the kernel about what comes in by the interface in `known`. What can be followed without it is put into `known`, and
 /// [`REMEMBERED`]; else this is the interface that the kernel has to send by, or 0.
 #[inline(never)]
-fn ask(frame: &Frame, source: Address, destination: Address, now: u64, known: &mut RememberedRoute) -> u64 {
+fn ask<H: Hook>(
+    frame: &H,
+    source: Address,
+    destination: Address,
+    now: u64,
+    known: &mut RememberedRoute,
+) -> u64 {
     const SIZE: u16 = size_of::<FibLookup>() as u16;
 
     let mut lookup = MaybeUninit::uninit();

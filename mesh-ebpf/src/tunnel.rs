@@ -14,7 +14,7 @@ use mesh_common::tunnel::{
 };
 use mesh_common::{peer, select};
 
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::next_hop::{self, NextHop};
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
 use crate::tables::{fragments, node};
@@ -22,8 +22,8 @@ use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Redirect, Step};
 
 /// Sends a client's packet to its backend's home node, unchanged inside.
 #[inline(always)]
-pub(crate) fn to_home(
-    frame: &Frame,
+pub(crate) fn to_home<H: Hook>(
+    frame: &H,
     packet: &Packet,
     settings: &Settings,
     backend: &Backend,
@@ -34,8 +34,8 @@ pub(crate) fn to_home(
 
 /// Sends a packet to another node.
 #[inline(always)]
-pub(crate) fn send(
-    frame: &Frame,
+pub(crate) fn send<H: Hook>(
+    frame: &H,
     packet: &Packet,
     settings: &Settings,
     node: Address,
@@ -52,7 +52,7 @@ pub(crate) fn send(
         traffic_class: packet.traffic_class,
         address,
     });
-    if frame::IS_XDP {
+    if H::IS_XDP {
         // What XDP cannot send has to be left to TC as it came.
         let next_hop = NextHop::to_node(frame, packet, settings.node, node, uplink)?;
         rewrite::encapsulate(frame, &header, is_refusal(packet))?;
@@ -75,11 +75,11 @@ fn is_refusal(packet: &Packet) -> bool {
 
 /// Whether a packet to this node is for the tunnel.
 #[inline(always)]
-pub(crate) fn is_tunnelled(packet: &Packet, settings: &Settings) -> bool {
+pub fn is_tunnelled(packet: &Packet, settings: &Settings) -> bool {
     packet.protocol == protocol::UDP
         && packet.destination_port == settings.tunnel_port
         && packet.fragment == Fragment::Whole
-        && packet.transport == NETWORK + IPV4_HEADER
+        && packet.transport() == NETWORK + IPV4_HEADER
 }
 
 /// Where the flags stand, counted from the Ethernet header.
@@ -87,13 +87,13 @@ const FLAGS: usize = NETWORK + OVERHEAD - 4;
 
 /// The flags of a packet of the tunnel; none if it is too short for any.
 #[inline(always)]
-pub(crate) fn flags(frame: &Frame) -> u16 {
+pub fn flags<H: Hook>(frame: &H) -> u16 {
     frame.read(FLAGS).map_or(0, u16::from_be)
 }
 
 /// Whether a packet for the tunnel's port is of the tunnel's network.
 #[inline(always)]
-pub(crate) fn names_network(frame: &Frame, settings: &Settings) -> bool {
+pub(crate) fn names_network<H: Hook>(frame: &H, settings: &Settings) -> bool {
     const VXLAN: usize = NETWORK + IPV4_HEADER + UDP_HEADER;
 
     frame.make_linear((VXLAN + size_of::<[[u8; 4]; 2]>()) as u32);
@@ -121,8 +121,8 @@ struct OuterTail {
 
 /// What a packet that came out of the tunnel was addressed to, and by whom.
 #[derive(Clone, Copy)]
-pub(crate) struct Arrival {
-    pub(crate) address: TunnelAddress,
+pub struct Arrival {
+    pub address: TunnelAddress,
     /// The node that sent it.
     pub(crate) sender: Address,
 }
@@ -130,14 +130,14 @@ pub(crate) struct Arrival {
 /// Takes a packet from another node out of the tunnel: `packet`, the outer one, becomes the inner one, and `arrival` says
 /// what it was addressed to; it is written if this succeeds. A probe, which says so there, stays in the tunnel.
 #[inline(always)]
-pub(crate) fn open(
-    frame: &Frame,
+pub fn open<H: Hook>(
+    frame: &H,
     packet: &mut Packet,
     settings: &Settings,
     arrival: &mut MaybeUninit<Arrival>,
 ) -> Result<(), Outcome> {
     // As `Packet::read`.
-    if frame::IS_XDP {
+    if H::IS_XDP {
         open_here(frame, packet, settings, arrival)
     } else {
         open_apart(frame, packet, settings, arrival)
@@ -145,8 +145,8 @@ pub(crate) fn open(
 }
 
 #[inline(never)]
-fn open_apart(
-    frame: &Frame,
+fn open_apart<H: Hook>(
+    frame: &H,
     packet: &mut Packet,
     settings: &Settings,
     arrival: &mut MaybeUninit<Arrival>,
@@ -155,8 +155,8 @@ fn open_apart(
 }
 
 #[inline(always)]
-fn open_here(
-    frame: &Frame,
+fn open_here<H: Hook>(
+    frame: &H,
     packet: &mut Packet,
     settings: &Settings,
     arrival: &mut MaybeUninit<Arrival>,
@@ -166,7 +166,7 @@ fn open_here(
 }
 
 #[inline(always)]
-fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<Arrival, Outcome> {
+fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Result<Arrival, Outcome> {
     if packet.destination != settings.node {
         return Err(Outcome::NotOurs);
     }
@@ -183,7 +183,7 @@ fn try_open(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Result<A
     let uplink = node::peer(sender).ok_or(Outcome::UnknownPeer)?;
     if !peer::may_come_by(uplink, frame.interface()) {
         // To a driver below a bond, the uplink is another interface.
-        return Err(if frame::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
+        return Err(if H::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
     }
     if address.flags & (PROBE | PROBE_ANSWER) != 0 {
         let is_agents = is_agents_probe(packet, settings, address.flags);
@@ -214,9 +214,9 @@ fn is_agents_probe(packet: &Packet, settings: &Settings, flags: u16) -> bool {
 /// Turns a probe, which [`open`] has found to be one, into its answer. It leaves as all does that goes through the tunnel to the
 /// node that asks: so that node knows by which uplink this one's packets come in.
 #[inline(always)]
-pub(crate) fn answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+pub fn answer_probe<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> PackedVerdict {
     // As `Packet::read`.
-    if frame::IS_XDP {
+    if H::IS_XDP {
         try_answer_probe(frame, packet, settings).into()
     } else {
         answer_probe_apart(frame, packet, settings)
@@ -224,14 +224,14 @@ pub(crate) fn answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) 
 }
 
 #[inline(never)]
-fn answer_probe_apart(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+fn answer_probe_apart<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> PackedVerdict {
     try_answer_probe(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+fn try_answer_probe<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> Step {
     let (this, other, uplink) = (settings.node, packet.source, frame.interface());
-    if frame::IS_XDP {
+    if H::IS_XDP {
         let next_hop = NextHop::to_node(frame, packet, this, other, uplink)?;
         into_answer(frame, packet)?;
         return Ok((Outcome::Probed, next_hop.take(frame)).into());
@@ -241,7 +241,7 @@ fn try_answer_probe(frame: &Frame, packet: &Packet, settings: &Settings) -> Step
 }
 
 #[inline(always)]
-fn into_answer(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+fn into_answer<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outcome> {
     const KNOWN: usize = OVERHEAD + PROBE_KNOWN;
 
     if usize::from(packet.length) >= KNOWN + size_of::<u16>() {

@@ -1,20 +1,20 @@
-//! What is to become of a packet: decided by the steps, carried out by `tc/main.rs` and `xdp/main.rs`.
+//! What is to become of a packet: decided by the steps, carried out by `bin/tc.rs` and `bin/xdp.rs`.
 
 use mesh_common::outcome::Outcome;
 
-use crate::verifier::{Pack, Packed};
+use crate::verifier::{Pack, Packed, outcome_in};
 
 /// An outcome, and where the packet goes if it goes anywhere.
 #[derive(Clone, Copy)]
 #[must_use]
-pub(crate) struct Verdict {
-    pub(crate) outcome: Outcome,
-    pub(crate) redirect: Redirect,
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub redirect: Redirect,
 }
 
 /// How a packet leaves, in the kernel's terms.
 #[derive(Clone, Copy)]
-pub(crate) enum Redirect {
+pub enum Redirect {
     /// It does not: passed or dropped, as the outcome says.
     None,
     /// Out of this interface, with the hardware addresses that it has.
@@ -31,7 +31,7 @@ pub(crate) enum Redirect {
 
 /// What a sender is told instead of being served.
 #[derive(Clone, Copy)]
-pub(crate) enum Rejection {
+pub enum Rejection {
     /// TCP RST.
     Reset,
     /// ICMP port unreachable.
@@ -55,7 +55,7 @@ impl From<Outcome> for Verdict {
 }
 
 /// A verdict in one register.
-pub(crate) type PackedVerdict = Packed<Verdict>;
+pub type PackedVerdict = Packed<Verdict>;
 
 mod kind {
     pub(super) const NONE: u64 = 0;
@@ -90,13 +90,8 @@ impl Pack for Verdict {
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        Self { outcome: outcome_in(word), redirect: redirect_in(word) }
+        Self { outcome: outcome_in(word >> 8), redirect: redirect_in(word) }
     }
-}
-
-#[inline(always)]
-fn outcome_in(word: u64) -> Outcome {
-    Outcome::from_number((word >> 8) as u16)
 }
 
 #[inline(always)]
@@ -118,12 +113,12 @@ fn redirect_in(word: u64) -> Redirect {
 /// written.
 impl PackedVerdict {
     #[inline(always)]
-    pub(crate) fn outcome(self) -> Outcome {
-        outcome_in(self.word())
+    pub fn outcome(self) -> Outcome {
+        outcome_in(self.word() >> 8)
     }
 
     #[inline(always)]
-    pub(crate) fn redirect(self) -> Redirect {
+    pub fn redirect(self) -> Redirect {
         redirect_in(self.word())
     }
 }
@@ -148,13 +143,13 @@ impl From<Step> for PackedVerdict {
 /// What a step says that need not be a packet's last one.
 #[derive(Clone, Copy)]
 #[must_use]
-pub(crate) enum Next {
+pub enum Next {
     /// The step that comes after it has the packet.
     GoOn,
     Done(Verdict),
 }
 
-pub(crate) type PackedNext = Packed<Next>;
+pub type PackedNext = Packed<Next>;
 
 impl Pack for Next {
     #[inline(always)]
@@ -174,7 +169,7 @@ impl Pack for Next {
 impl PackedNext {
     /// The verdict, if there is one.
     #[inline(always)]
-    pub(crate) fn done(self) -> Option<PackedVerdict> {
+    pub fn done(self) -> Option<PackedVerdict> {
         if self.word() == kind::GO_ON { None } else { Some(Packed::of_word(self.word())) }
     }
 }
@@ -197,4 +192,4 @@ impl From<Result<Next, Outcome>> for PackedNext {
 pub(crate) const LEAVE_TO_TC: Outcome = Outcome::NotOurs;
 
 /// A step's result: the packet left by it, or why it cannot.
-pub(crate) type Step = Result<Verdict, Outcome>;
+pub type Step = Result<Verdict, Outcome>;

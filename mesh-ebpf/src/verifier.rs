@@ -3,35 +3,47 @@
 use core::arch::asm;
 use core::intrinsics::is_val_statically_known;
 use core::marker::PhantomData;
-use core::mem::{MaybeUninit, size_of};
+use core::mem::{MaybeUninit, size_of, transmute};
+
+use mesh_common::outcome::Outcome;
 
 /// A result in one register, for what functions that are not inlined return: the verifier does not allow results by pointers
 /// into the caller's stack, and the compiler spills the part that a result of another kind does not have as a register that
 /// nobody has written, which it does not allow either.
 #[repr(transparent)]
 #[must_use]
-pub(crate) struct Packed<T>(u64, PhantomData<T>);
+pub struct Packed<T>(u64, PhantomData<T>);
 
 /// What can be said in 64 bits.
-pub(crate) trait Pack {
+pub trait Pack {
     fn pack(self) -> u64;
+
+    /// The value that `word` was made of: [`Packed`] holds no others.
     fn unpack(word: u64) -> Self;
+}
+
+/// The outcome whose number a word holds in its lower half, as [`Pack::pack`] has put it there. Asked whether there is an outcome
+/// with that number, the compiler compares it with one after the other.
+#[inline(always)]
+pub(crate) fn outcome_in(word: u64) -> Outcome {
+    // SAFETY: the number is one that `Outcome::number` has returned, and an outcome is that number.
+    unsafe { transmute::<u32, Outcome>(u32::from(word as u16)) }
 }
 
 impl<T: Pack> Packed<T> {
     /// The value whose word this is.
     #[inline(always)]
-    pub(crate) fn of_word(word: u64) -> Self {
+    pub fn of_word(word: u64) -> Self {
         Self(word, PhantomData)
     }
 
     #[inline(always)]
-    pub(crate) fn word(self) -> u64 {
+    pub fn word(self) -> u64 {
         self.0
     }
 
     #[inline(always)]
-    pub(crate) fn unpack(self) -> T {
+    pub fn unpack(self) -> T {
         T::unpack(self.0)
     }
 }
@@ -78,7 +90,7 @@ impl<T: Copy> Even<T> {
 
 /// Aligned for words of 64 bits.
 #[repr(C, align(8))]
-pub(crate) struct Aligned<T>(T);
+pub struct Aligned<T>(T);
 
 /// All zeroes, word by word: told to clear a struct, the compiler calls a loop over its bytes.
 ///

@@ -11,17 +11,17 @@ use mesh_common::tcp::{self, flag};
 
 use crate::clock;
 use crate::entry::selection;
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Tables};
 use crate::tables::{counters, frontends, handover, suspects};
-use crate::verifier::Pack;
+use crate::verifier::{Pack, outcome_in};
 
 /// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
 /// second case.
 #[inline(always)]
-pub(crate) fn backend_of<T: Tables>(
-    frame: &Frame,
+pub(crate) fn backend_of<H: Hook, T: Tables>(
+    frame: &H,
     packet: &Packet,
     frontend: impl Fn() -> Option<Frontend>,
     key: &T::Key,
@@ -41,30 +41,31 @@ pub(crate) fn backend_of<T: Tables>(
         if !packet.opens() && handover::are_taken_over() {
             return Err(Outcome::NotOurs);
         }
-        return choose_new::<T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
+        return choose_new::<_, T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
     };
     let id = known.flow().backend;
-    let Some(backend) = serving(known.flow()).filter(|backend| keeps(packet, &known, backend, now)) else {
+    let Some(backend) = serving(known.flow()).filter(|backend| keeps::<H>(packet, &known, backend, now))
+    else {
         if packet.is_tcp() && !packet.opens() {
             return Ok(Choice::Refuse);
         }
         let frontend = &frontend().ok_or(Outcome::NotOurs)?;
         return match known {
             Known::Opening(opening) if is_offered_again(packet, opening) => {
-                Ok(offer_again(opening, frontend, packet, now))
+                Ok(offer_again::<H>(opening, frontend, packet, now))
             }
             Known::Established(_) => {
                 flows::forget_established::<T>(key, id);
-                choose_new::<T>(frame, packet, frontend, key, now)
+                choose_new::<_, T>(frame, packet, frontend, key, now)
             }
             Known::Opening(opening) => {
                 if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now))
                 {
                     suspects::suspect(id, now);
                 }
-                choose_new::<T>(frame, packet, frontend, key, now)
+                choose_new::<_, T>(frame, packet, frontend, key, now)
             }
-            Known::Other(_) => choose_new::<T>(frame, packet, frontend, key, now),
+            Known::Other(_) => choose_new::<_, T>(frame, packet, frontend, key, now),
         };
     };
     if packet.opens()
@@ -72,22 +73,23 @@ pub(crate) fn backend_of<T: Tables>(
         && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
     {
         // The client has given up on its first SYN, and tries with another.
-        flows::remember_opening::<T>(frame, packet, key, &given(id, backend, now))?;
+        flows::remember_opening::<_, T>(frame, packet, key, &given(id, backend, now))?;
     } else {
-        flows::note_client::<T>(key, known, packet, backend, now);
+        flows::note_client::<H, T>(key, known, packet, backend, now);
     }
     Ok(Choice::Backend(id, backend))
 }
 
 /// What a packet's backend is, or why it has none.
-pub(crate) enum Choice {
+#[derive(Clone, Copy)]
+pub enum Choice {
     Backend(u32, &'static Backend),
     /// The frontend has no backend, or the flow's is gone: tell the client.
     Refuse,
 }
 
 /// A choice, or why there is none.
-pub(crate) type Chosen = Result<Choice, Outcome>;
+pub type Chosen = Result<Choice, Outcome>;
 
 mod chosen {
     pub(super) const BACKEND: u64 = 1 << 32;
@@ -110,13 +112,13 @@ impl Pack for Chosen {
             let id = word as u32;
             return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
         }
-        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(Outcome::from_number(word as u16)) }
+        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(outcome_in(word)) }
     }
 }
 
 #[inline(always)]
-fn choose_new<T: Tables>(
-    frame: &Frame,
+fn choose_new<H: Hook, T: Tables>(
+    frame: &H,
     packet: &Packet,
     frontend: &Frontend,
     key: &T::Key,
@@ -138,7 +140,7 @@ fn choose_new<T: Tables>(
     let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
     let flow = given(id, backend, now);
     if packet.is_tcp() {
-        flows::remember_opening::<T>(frame, packet, key, &flow)?;
+        flows::remember_opening::<_, T>(frame, packet, key, &flow)?;
     } else {
         flows::remember_other::<T>(key, &flow)?;
     }
@@ -147,12 +149,12 @@ fn choose_new<T: Tables>(
 }
 
 #[inline(always)]
-fn offer_again(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
+fn offer_again<H: Hook>(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
     let hash = select::hash(&packet.flow_from_client());
     let pick = selection::pick(frontend, packet.source, hash, now);
     let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
     opening.flow = given(id, backend, now);
-    opening.given_by_xdp = frame::IS_XDP.into();
+    opening.given_by_xdp = H::IS_XDP.into();
     counters::count_flow(id);
     Choice::Backend(id, backend)
 }
@@ -171,7 +173,7 @@ pub(crate) fn serving(flow: &Flow) -> Option<&'static Backend> {
 
 /// Whether a flow keeps its backend.
 #[inline(always)]
-fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
+fn keeps<H: Hook>(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
     let flow = known.flow();
     match known {
         // UDP has no end that could be waited for: it leaves a draining backend at once.
@@ -187,7 +189,7 @@ fn keeps(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
                 && !tcp::may_be_reused(flow.state)
                 && flow.state & tcp::state::REFUSED == 0
                 && (flow.state & tcp::state::ANSWERED != 0
-                    || flows::has_just_been_given(opening)
+                    || flows::has_just_been_given::<H>(opening)
                     || !(suspects::is_suspect(flow.backend, now)
                         || is_unanswered(packet, opening, backend, now)))
         }

@@ -8,9 +8,9 @@ use mesh_common::settings::Settings;
 
 use crate::entry::replay::{self, Refusal, offer};
 use crate::entry::reply;
-use crate::frame::Frame;
 use crate::home;
 use crate::home::delivery::Target;
+use crate::hook::skb::Skb;
 use crate::packet::Packet;
 use crate::packet::quoted::Quoted;
 use crate::tables::flows::{self, Known, Published};
@@ -20,12 +20,12 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 
 /// At the entry node: an error from the client's side about an answer of ours.
 #[inline(never)]
-pub(crate) fn from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+pub fn from_client(frame: &Skb, packet: &Packet, settings: &Settings) -> PackedVerdict {
     try_from_client(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+fn try_from_client(frame: &Skb, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let tuple = quoted.tuple;
     if !frontends::is_published(quoted.protocol, tuple.source_port) {
@@ -55,7 +55,7 @@ fn try_from_client(frame: &Frame, packet: &Packet, settings: &Settings) -> Step 
 /// At the entry node: an error out of the tunnel, from the side of a task. The next step is to send it on to the client, if
 /// it is about a flow of that task.
 #[inline(never)]
-pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedNext {
+pub fn from_home(frame: &Skb, packet: &Packet, arrival: &Arrival) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
     let tuple = quoted.tuple;
     if packet.source != tuple.destination || packet.destination != tuple.source {
@@ -85,7 +85,7 @@ pub(crate) fn from_home(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Pa
 /// The packet says that the segment with this sequence number of a client's flow was refused.
 #[inline(never)]
 pub(crate) fn refused(
-    frame: &Frame,
+    frame: &Skb,
     flow: &FlowKey,
     sequence: u32,
     identity: Address,

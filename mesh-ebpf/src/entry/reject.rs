@@ -3,7 +3,7 @@
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
 use crate::packet::{Fragment, Packet, rewrite};
 use crate::verdict::{Redirect, Rejection, Step};
 
@@ -35,7 +35,7 @@ pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
 
 /// Makes the packet its own rejection.
 #[inline(never)]
-pub(crate) fn write(frame: &Frame, packet: &Packet, rejection: Rejection) -> Result<(), Outcome> {
+pub fn write<H: Hook>(frame: &H, packet: &Packet, rejection: Rejection) -> Result<(), Outcome> {
     match rejection {
         Rejection::Reset => rewrite::tcp::into_reset(frame, packet),
         Rejection::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),

@@ -8,7 +8,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, state};
 
 use crate::clock;
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Tuple};
 use crate::tables::flows::{self, Published, Tables};
@@ -18,22 +18,22 @@ use crate::verdict::{Next, PackedNext, Redirect};
 /// At the entry node of a published port: takes note of what a task has sent, which belongs to the flow with this key. `offer`
 /// names the task. The next step is to send the packet on to the client.
 #[inline(never)]
-pub(crate) fn hear(
-    frame: &Frame,
+pub(crate) fn hear<H: Hook>(
+    frame: &H,
     packet: &Packet,
     key: &FlowKey,
     identity: Address,
     port: Port,
 ) -> PackedNext {
     let Some(opening) = flows::recall_opening::<Published>(key) else { return Next::GoOn.into() };
-    note_task::<Published>(frame, packet, key, opening, || offer(key, identity, port))
+    note_task::<_, Published>(frame, packet, key, opening, || offer(key, identity, port))
 }
 
 /// At the entry node, takes note of what a task has sent in a flow that is not established. The next step is to send the
 /// packet on to the client.
 #[inline(always)]
-pub(crate) fn note_task<T: Tables>(
-    frame: &Frame,
+pub(crate) fn note_task<H: Hook, T: Tables>(
+    frame: &H,
     packet: &Packet,
     key: &T::Key,
     opening: &'static mut Opening,
@@ -41,7 +41,7 @@ pub(crate) fn note_task<T: Tables>(
 ) -> PackedNext {
     let refusal = Refusal::Reset(packet.tcp_flags, packet.acknowledgement);
     // XDP has left those to TC.
-    if !frame::IS_XDP && refusal.answers(opening) {
+    if !H::IS_XDP && refusal.answers(opening) {
         return take(frame, opening, &offer());
     }
     flows::note_task_opening::<T>(key, opening, packet, clock::now());
@@ -50,7 +50,7 @@ pub(crate) fn note_task<T: Tables>(
 
 /// What becomes of a refusal that answers the flow's SYN. The next step is to tell the client.
 #[inline(never)]
-pub(crate) fn take(frame: &Frame, opening: &mut Opening, offer: &Offer) -> PackedNext {
+pub(crate) fn take<H: Hook>(frame: &H, opening: &mut Opening, offer: &Offer) -> PackedNext {
     let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
         backend.generation == opening.flow.generation
             && backend.identity == offer.identity

@@ -6,7 +6,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
 use crate::entry::replay;
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::next_hop::NextHop;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Published};
@@ -16,9 +16,9 @@ use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Step};
 
 /// An answer out of the tunnel, which already has the frontend's address, for a client or for a process here.
 #[inline(always)]
-pub(crate) fn from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+pub fn from_tunnel<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
     // As `Packet::read`.
-    if frame::IS_XDP {
+    if H::IS_XDP {
         try_from_tunnel(frame, packet, arrival).into()
     } else {
         from_tunnel_apart(frame, packet, arrival)
@@ -26,13 +26,13 @@ pub(crate) fn from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> 
 }
 
 #[inline(never)]
-fn from_tunnel_apart(frame: &Frame, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
+fn from_tunnel_apart<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> PackedVerdict {
     try_from_tunnel(frame, packet, arrival).into()
 }
 
 #[inline(always)]
-fn try_from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
-    if frame::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
+fn try_from_tunnel<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> Step {
+    if H::IS_XDP && (packet.protocol == protocol::ICMP || packet.tcp_flags & flag::RST != 0) {
         // If it is a refusal, it becomes a SYN that has to come in again.
         return Err(LEAVE_TO_TC);
     }
@@ -75,7 +75,7 @@ fn try_from_tunnel(frame: &Frame, packet: &Packet, arrival: &Arrival) -> Step {
         NextHop::find(frame, packet, incoming, packet.source, packet.destination, incoming)
     };
     // XDP sends by uplinks only, and leaves the rest to TC.
-    if !is_known && !frame::IS_XDP && !node::is_uplink(next_hop.interface()) && !handover::are_taken_over() {
+    if !is_known && !H::IS_XDP && !node::is_uplink(next_hop.interface()) && !handover::are_taken_over() {
         return Err(Outcome::UnknownAnswer);
     }
     Ok((Outcome::RepliedFromTunnel, next_hop.take(frame)).into())

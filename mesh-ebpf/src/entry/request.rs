@@ -8,33 +8,30 @@ use mesh_common::settings::Settings;
 
 use crate::entry::choose::{self, Choice, Chosen, is_offered_again, is_unanswered, serving};
 use crate::entry::reject;
-use crate::frame::{self, Frame};
 use crate::home::delivery::{self, Target};
+use crate::hook::Hook;
 use crate::packet::Packet;
+use crate::split::Split;
 use crate::tables::flows::{self, Published};
 use crate::tables::{counters, fragments, frontends, node, replies};
+use crate::tunnel;
 use crate::verdict::{PackedVerdict, Redirect, Step};
 use crate::verifier::Packed;
-use crate::{split, tunnel};
 
 /// Sends a packet whose port is published on this node to the backend that its flow has or gets.
 #[inline(always)]
-pub(crate) fn handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
+pub fn handle<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
     // As `Packet::read`.
-    if frame::IS_XDP {
-        try_handle(frame, packet, settings).into()
-    } else {
-        handle_apart(frame, packet, settings)
-    }
+    if H::IS_XDP { try_handle(frame, packet, settings).into() } else { handle_apart(frame, packet, settings) }
 }
 
 #[inline(never)]
-fn handle_apart(frame: &Frame, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
+fn handle_apart<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
     try_handle(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
+fn try_handle<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -> Step {
     // In one register, or the compiler mixes up what an error does not have.
     let choice = Packed::from(assign(frame, packet));
     serve(frame, packet, settings, choice.unpack()?)
@@ -42,19 +39,19 @@ fn try_handle(frame: &Frame, packet: &mut Packet, settings: &Settings) -> Step {
 
 /// Chooses for a packet.
 #[inline(always)]
-fn assign(frame: &Frame, packet: &Packet) -> Chosen {
+fn assign<H: Hook>(frame: &H, packet: &Packet) -> Chosen {
     if !node::is_local(packet.destination) && !is_refused_to_node(packet) {
         return Err(Outcome::NotOurs);
     }
     let frontend = || frontends::find(packet.protocol, packet.destination_port);
-    let choice = choose::backend_of::<Published>(frame, packet, frontend, &packet.flow_from_client())?;
+    let choice = choose::backend_of::<_, Published>(frame, packet, frontend, &packet.flow_from_client())?;
     fragments::remember(packet);
     Ok(choice)
 }
 
 /// Sends a packet to what was chosen for it.
 #[inline(always)]
-fn serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Choice) -> Step {
+fn serve<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings, choice: Choice) -> Step {
     match choice {
         Choice::Backend(id, backend) => {
             let length = packet.length;
@@ -75,7 +72,7 @@ fn serve(frame: &Frame, packet: &mut Packet, settings: &Settings, choice: Choice
 /// Whether this is the SYN of a process on this node, sent to a task elsewhere that has refused it or left it unanswered:
 /// another one shall have it.
 #[inline(never)]
-pub(crate) fn is_refused_to_node(packet: &Packet) -> bool {
+pub fn is_refused_to_node(packet: &Packet) -> bool {
     packet.is_tcp()
         && packet.opens()
         && flows::recall_opening::<Published>(&packet.flow_from_client()).is_some_and(|opening| {
@@ -88,25 +85,21 @@ pub(crate) fn is_refused_to_node(packet: &Packet) -> bool {
 
 /// Sends a packet on to its backend.
 #[inline(always)]
-pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, backend: &Backend) -> Step {
+pub(crate) fn send<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings, backend: &Backend) -> Step {
     if !backend.is_local() {
-        if split::is_too_big(frame, packet, settings.inner_mtu) {
+        if frame.is_too_big(packet, settings.inner_mtu) {
             if packet.dont_fragment {
                 return reject::too_big(packet, settings.inner_mtu);
             }
-            split::keep_first_part(frame, packet, settings.inner_mtu)?;
+            frame.keep_first_part(packet, settings.inner_mtu)?;
         }
         return tunnel::to_home(frame, packet, settings, backend)
             .map(|redirect| (Outcome::Tunnelled, redirect).into());
     }
     let mut reply = MaybeUninit::uninit();
-    let reply = replies::empty(&mut reply);
-    reply.last_seen = packet.now;
-    reply.frontend = packet.destination;
+    let reply = replies::begun(&mut reply, packet);
     reply.identity = backend.identity;
     reply.uplink = frame.interface();
-    reply.frontend_port = packet.destination_port;
-    reply.client_port = packet.source_port;
     reply.flags = backend.flags;
     let target = Target::of(backend);
     delivery::deliver(frame, packet, settings, &target, reply)

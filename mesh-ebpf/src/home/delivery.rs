@@ -8,7 +8,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::Settings;
 
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
 use crate::tables::replies;
@@ -39,7 +39,7 @@ impl Target {
 
     /// How a frame with its hardware addresses gets there.
     #[inline(always)]
-    pub(crate) fn redirect(&self, frame: &Frame, settings: &Settings) -> Redirect {
+    pub(crate) fn redirect<H: Hook>(&self, frame: &H, settings: &Settings) -> Redirect {
         if self.interface == 0 {
             Redirect::Interface(settings.bridge)
         } else if frame.is_leaving() {
@@ -53,14 +53,14 @@ impl Target {
 
 /// Hands a client's packet to a task. `reply` says where the answers belong.
 #[inline(always)]
-pub(crate) fn deliver(
-    frame: &Frame,
+pub(crate) fn deliver<H: Hook>(
+    frame: &H,
     packet: &Packet,
     settings: &Settings,
     target: &Target,
     reply: &Reply,
 ) -> Result<Redirect, Outcome> {
-    if frame::IS_XDP {
+    if H::IS_XDP {
         // It takes no packets for a bridge.
         return Err(LEAVE_TO_TC);
     }

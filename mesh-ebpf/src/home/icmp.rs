@@ -10,9 +10,9 @@ use mesh_common::tcp;
 use mesh_common::tunnel::{self, TunnelAddress};
 
 use crate::entry::icmp::refused;
-use crate::frame::Frame;
 use crate::home::delivery::Target;
 use crate::home::reply;
+use crate::hook::skb::Skb;
 use crate::next_hop::NextHop;
 use crate::packet::Packet;
 use crate::packet::quoted::Quoted;
@@ -23,17 +23,12 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 
 /// At the home node: an error out of the tunnel about an answer of one of our tasks.
 #[inline(never)]
-pub(crate) fn to_task(
-    frame: &Frame,
-    packet: &Packet,
-    settings: &Settings,
-    arrival: &Arrival,
-) -> PackedVerdict {
+pub fn to_task(frame: &Skb, packet: &Packet, settings: &Settings, arrival: &Arrival) -> PackedVerdict {
     try_to_task(frame, packet, settings, arrival.address).into()
 }
 
 #[inline(always)]
-fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: TunnelAddress) -> Step {
+fn try_to_task(frame: &Skb, packet: &Packet, settings: &Settings, address: TunnelAddress) -> Step {
     let quoted = Quoted::read(frame, packet).map_err(|_| Outcome::MalformedInside)?;
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: quoted.protocol, padding: 0 };
@@ -45,7 +40,7 @@ fn try_to_task(frame: &Frame, packet: &Packet, settings: &Settings, address: Tun
 /// Makes the error one about the packet that the task sent, and hands it to the task.
 #[inline(always)]
 pub(crate) fn deliver(
-    frame: &Frame,
+    frame: &Skb,
     packet: &Packet,
     settings: &Settings,
     quoted: &Quoted,
@@ -85,7 +80,7 @@ pub(crate) fn deliver(
 
 /// At an entry node that is the home node too: an error from a task. The next step is to send it on to the client.
 #[inline(never)]
-pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedNext {
+pub fn refused_here(frame: &Skb, packet: &Packet) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Next::GoOn.into() };
     if !quoted.is_refused || packet.source != quoted.tuple.destination {
         return Next::GoOn.into();
@@ -108,12 +103,12 @@ pub(crate) fn refused_here(frame: &Frame, packet: &Packet) -> PackedNext {
 
 /// At the home node: an error from a task about a client's packet.
 #[inline(never)]
-pub(crate) fn from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> PackedVerdict {
+pub fn from_task(frame: &Skb, packet: &Packet, settings: &Settings) -> PackedVerdict {
     try_from_task(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_from_task(frame: &Frame, packet: &Packet, settings: &Settings) -> Step {
+fn try_from_task(frame: &Skb, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let tuple = quoted.tuple;
     let reply: Reply = *replies::recall(&answer_key(&quoted)).ok_or(Outcome::NotOurs)?.reply;

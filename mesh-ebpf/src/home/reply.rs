@@ -8,20 +8,21 @@ use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
 use mesh_common::tunnel;
 
+use crate::clock;
 use crate::entry::{reject, replay};
-use crate::frame::Frame;
+use crate::hook::skb::Skb;
 use crate::next_hop::NextHop;
 use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
+use crate::split::Split;
 use crate::tables::flows::{self, Known, Published};
 use crate::tables::{fragments, frontends, node, replies};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Redirect, Step, Verdict};
-use crate::{clock, split};
 
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
 /// step is [`send`].
 #[inline(never)]
-pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedNext {
+pub fn hear(frame: &Skb, packet: &Packet, reply: &mut Reply) -> PackedNext {
     let key = ReplyKey {
         task: packet.source,
         client: packet.destination,
@@ -50,21 +51,21 @@ pub(crate) fn hear(frame: &Frame, packet: &Packet, reply: &mut Reply) -> PackedN
 
 /// Sends a task's packet on in the conversation that it belongs to.
 #[inline(never)]
-pub(crate) fn send(frame: &Frame, packet: &mut Packet, settings: &Settings, reply: &Reply) -> PackedVerdict {
+pub fn send(frame: &Skb, packet: &mut Packet, settings: &Settings, reply: &Reply) -> PackedVerdict {
     try_send(frame, packet, settings, reply).into()
 }
 
 #[inline(always)]
-fn try_send(frame: &Frame, packet: &mut Packet, settings: &Settings, reply: &Reply) -> Step {
+fn try_send(frame: &Skb, packet: &mut Packet, settings: &Settings, reply: &Reply) -> Step {
     // The entry node shall be the one to decide who else is offered a SYN that a task has refused.
     let is_for_entry = !reply.entry.is_unspecified() && tcp::may_refuse(reply.state, packet.tcp_flags);
     let straightly = goes_straight(reply) && !is_for_entry;
     let limit = if straightly { settings.inner_mtu + tunnel::OVERHEAD as u16 } else { settings.inner_mtu };
-    if split::is_too_big(frame, packet, limit) {
+    if frame.is_too_big(packet, limit) {
         if packet.dont_fragment {
             return reject::too_big(packet, limit);
         }
-        split::keep_first_part(frame, packet, limit)?;
+        frame.keep_first_part(packet, limit)?;
     }
     if straightly {
         straight(frame, packet, settings, reply)
@@ -80,7 +81,7 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 }
 
 #[inline(always)]
-fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
+fn straight(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
     let next_hop = NextHop::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
@@ -97,7 +98,7 @@ fn straight(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) 
 /// To a process on this node that has dialled another one, and was given a task here when that one's had refused: the answer
 /// comes in as if the other node had sent it.
 #[inline(always)]
-fn inward(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Verdict {
+fn inward(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Verdict {
     let redirect = NextHop::known(frame, packet.now, settings.bridge, packet.destination, reply.frontend)
         .map(|next_hop| next_hop.come_from(frame));
     match redirect {
@@ -108,7 +109,7 @@ fn inward(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) ->
 }
 
 #[inline(always)]
-fn by_tunnel(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
+fn by_tunnel(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     clamp(frame, packet, settings)?;
     let address = tunnel::TunnelAddress {
@@ -122,7 +123,7 @@ fn by_tunnel(frame: &Frame, packet: &Packet, settings: &Settings, reply: &Reply)
 
 /// What the client sends will go through the tunnel, whichever way this SYN-ACK goes.
 #[inline(always)]
-fn clamp(frame: &Frame, packet: &Packet, settings: &Settings) -> Result<(), Outcome> {
+fn clamp(frame: &Skb, packet: &Packet, settings: &Settings) -> Result<(), Outcome> {
     if packet.protocol == protocol::TCP
         && packet.tcp_flags & flag::SYN != 0
         && packet.fragment == Fragment::Whole
@@ -165,7 +166,7 @@ fn tells_more(packet: &Packet) -> bool {
 
 /// When this node is the entry node too, the flow learns what the task said.
 #[inline(never)]
-fn note_at_entry(frame: &Frame, packet: &Packet, reply: &Reply) -> PackedNext {
+fn note_at_entry(frame: &Skb, packet: &Packet, reply: &Reply) -> PackedNext {
     let mut key = packet.flow_from_frontend();
     key.frontend = reply.frontend;
     key.frontend_port = reply.frontend_port;

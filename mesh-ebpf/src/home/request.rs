@@ -6,8 +6,8 @@ use mesh_common::backend::TaskKey;
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::Settings;
 
-use crate::frame::Frame;
 use crate::home::delivery::{self, Target};
+use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::tables::{frontends, replies};
 use crate::tunnel::Arrival;
@@ -15,8 +15,8 @@ use crate::verdict::{PackedVerdict, Step};
 
 /// A client's packet out of the tunnel.
 #[inline(never)]
-pub(crate) fn from_tunnel(
-    frame: &Frame,
+pub fn from_tunnel<H: Hook>(
+    frame: &H,
     packet: &Packet,
     settings: &Settings,
     arrival: &Arrival,
@@ -25,20 +25,16 @@ pub(crate) fn from_tunnel(
 }
 
 #[inline(always)]
-fn try_from_tunnel(frame: &Frame, packet: &Packet, settings: &Settings, arrival: &Arrival) -> Step {
+fn try_from_tunnel<H: Hook>(frame: &H, packet: &Packet, settings: &Settings, arrival: &Arrival) -> Step {
     let address = arrival.address;
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: packet.protocol, padding: 0 };
     let task = frontends::task(&key).ok_or(Outcome::UnknownTask)?;
     let mut reply = MaybeUninit::uninit();
-    let reply = replies::empty(&mut reply);
-    reply.last_seen = packet.now;
-    reply.frontend = packet.destination;
+    let reply = replies::begun(&mut reply, packet);
     reply.entry = arrival.sender;
     reply.identity = address.identity;
     reply.uplink = frame.interface();
-    reply.frontend_port = packet.destination_port;
-    reply.client_port = packet.source_port;
     reply.flags = task.flags;
     let target = Target::of_task(&task, address.port);
     let redirect = delivery::deliver(frame, packet, settings, &target, reply)?;

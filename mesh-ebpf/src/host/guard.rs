@@ -16,7 +16,8 @@ use mesh_common::settings::Settings;
 use mesh_common::tunnel::MARK;
 use mesh_common::{maps, peer};
 
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
 use crate::packet::{self, NETWORK, Packet};
 use crate::tables::{handover, node};
 use crate::tunnel;
@@ -35,19 +36,19 @@ pub(crate) fn stops_call(protocol: u8, address: Address, port: Port, cookie: u64
 
 /// Whether a packet of a container is for another node's tunnel.
 #[inline(always)]
-pub(crate) fn stops_container(frame: &Frame, packet: &Packet, settings: &Settings) -> bool {
+pub fn stops_container(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
     tunnel::is_tunnelled(packet, settings) && is_for_peer(frame, packet, settings)
 }
 
 /// At an uplink, on the way out: whether these programs have sent the packet.
 #[inline(always)]
-pub(crate) fn is_ours(frame: &Frame) -> bool {
+pub fn is_ours(frame: &Skb) -> bool {
     frame.mark() == MARK
 }
 
 /// At an uplink, on the way out, of packets that are not [`is_ours`]: whether one that was received may be for a tunnel.
 #[inline(always)]
-pub(crate) fn may_stop(frame: &Frame) -> bool {
+pub fn may_stop(frame: &Skb) -> bool {
     frame.make_linear((NETWORK + IPV4_HEADER + UDP_HEADER) as u32);
     packet::peek(frame).is_some_and(|seen| {
         seen.protocol == protocol::UDP
@@ -58,7 +59,7 @@ pub(crate) fn may_stop(frame: &Frame) -> bool {
 /// At an uplink, on the way out, of packets that are for the tunnel's port and not [`is_ours`]: whether it must not leave. What
 /// another node has sent is only routed here.
 #[inline(never)]
-pub(crate) fn stops_leaving(frame: &Frame, packet: &Packet, settings: &Settings) -> bool {
+pub fn stops_leaving(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
     if !is_for_peer(frame, packet, settings) || !handover::are_on_all_hooks() {
         return false;
     }
@@ -73,7 +74,7 @@ pub(crate) fn stops_leaving(frame: &Frame, packet: &Packet, settings: &Settings)
 
 /// Whether another node would take the packet, which is for the tunnel's port.
 #[inline(always)]
-fn is_for_peer(frame: &Frame, packet: &Packet, settings: &Settings) -> bool {
+fn is_for_peer(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
     node::peer(packet.destination).is_some() && tunnel::names_network(frame, settings)
 }
 

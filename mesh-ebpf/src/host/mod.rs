@@ -1,5 +1,5 @@
 //! The node's own processes, and what must not leave it.
 
-pub(crate) mod guard;
-pub(crate) mod leaving;
-pub(crate) mod socket;
+pub mod guard;
+pub mod leaving;
+pub mod socket;

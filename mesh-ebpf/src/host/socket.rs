@@ -25,7 +25,7 @@ use crate::tables::{counters, frontends, node};
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> = LruHashMap::with_max_entries(maps::SOCKETS, 0);
 
 /// The call goes on.
-pub(crate) const ALLOW: i32 = 1;
+pub const ALLOW: i32 = 1;
 
 /// The call fails with the error that was set.
 const REFUSE: i32 = 0;
@@ -63,21 +63,21 @@ enum Family {
 
 /// `connect`: the socket gets a backend for good.
 #[inline(always)]
-pub(crate) fn connect(context: &SockAddrContext, ipv6: bool) -> i32 {
+pub fn connect(context: &SockAddrContext, ipv6: bool) -> i32 {
     let Some(call) = Call::read(context, ipv6) else { return ALLOW };
     if call.is_forged() { STOP } else { call.redirect(false) }
 }
 
 /// `sendto` and the like on a socket that is not connected: every datagram is a call of its own.
 #[inline(always)]
-pub(crate) fn send(context: &SockAddrContext) -> i32 {
+pub fn send(context: &SockAddrContext) -> i32 {
     let Some(call) = Call::read(context, false) else { return ALLOW };
     if call.is_forged() { STOP } else { call.redirect(true) }
 }
 
 /// `recvfrom` and `getpeername`: the caller sees the address it dialled.
 #[inline(always)]
-pub(crate) fn restore(context: &SockAddrContext, ipv6: bool) -> i32 {
+pub fn restore(context: &SockAddrContext, ipv6: bool) -> i32 {
     let Some(call) = Call::read(context, ipv6) else { return ALLOW };
     if let Some(known) = recall(&call.key(call.address, call.port))
         && known.dialled == 0

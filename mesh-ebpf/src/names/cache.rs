@@ -15,7 +15,8 @@ use mesh_common::net::{IPV4_HEADER, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::Settings;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
 use crate::names::resolver;
 use crate::packet::rewrite::udp;
 use crate::packet::{Fragment, NETWORK, Packet};
@@ -36,7 +37,7 @@ const BEHIND_ID: usize = NETWORK + IPV4_HEADER + UDP_HEADER + ID;
 
 /// Whether a packet is a datagram for the agent's resolver.
 #[inline(always)]
-pub(crate) fn is_question(packet: &Packet, settings: &Settings) -> bool {
+pub fn is_question(packet: &Packet, settings: &Settings) -> bool {
     packet.protocol == protocol::UDP
         && packet.destination_port == settings.resolver_port
         && packet.destination == settings.resolver
@@ -45,7 +46,7 @@ pub(crate) fn is_question(packet: &Packet, settings: &Settings) -> bool {
 
 /// Turns a question into its answer, or leaves it to the agent.
 #[inline(never)]
-pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
+pub fn answer(frame: &Skb, packet: &Packet) -> PackedVerdict {
     let Some(answer) = find(frame, packet) else { return Outcome::NotOurs.into() };
     let before = serial(answer);
     if let Err(outcome) = udp::into_answer(frame, packet, ID, &answer.answer, answer.length) {
@@ -64,9 +65,9 @@ pub(crate) fn answer(frame: &Frame, packet: &Packet) -> PackedVerdict {
 
 /// The answer to the question, if there is one that counts.
 #[inline(always)]
-fn find(frame: &Frame, packet: &Packet) -> Option<&'static Answer> {
+fn find(frame: &Skb, packet: &Packet) -> Option<&'static Answer> {
     let end = usize::from(packet.length) + NETWORK;
-    if packet.transport + UDP_HEADER + ID != BEHIND_ID || end > frame.len() as usize {
+    if packet.transport() + UDP_HEADER + ID != BEHIND_ID || end > frame.size() as usize {
         return None;
     }
     let length = (end as u32).wrapping_sub(BEHIND_ID as u32);

@@ -1,4 +1,4 @@
 //! Questions of tasks to Docker's resolver.
 
-pub(crate) mod cache;
-pub(crate) mod resolver;
+pub mod cache;
+pub mod resolver;

@@ -25,7 +25,7 @@ const DOMAIN: Port = Port::new(53);
 
 /// Turns a call for Docker's resolver into one for the agent's. False if it is none of those.
 #[inline(always)]
-pub(crate) fn redirect(context: &SockAddrContext) -> bool {
+pub fn redirect(context: &SockAddrContext) -> bool {
     let pointer = context.sock_addr;
     if destination(pointer) != (DOCKERS_RESOLVER, DOMAIN) {
         return false;
@@ -44,7 +44,7 @@ pub(crate) fn redirect(context: &SockAddrContext) -> bool {
 
 /// Makes what comes from the agent's resolver look as if it came from Docker's. False if it does not.
 #[inline(always)]
-pub(crate) fn restore(context: &SockAddrContext) -> bool {
+pub fn restore(context: &SockAddrContext) -> bool {
     let pointer = context.sock_addr;
     let Some(settings) = node::settings() else { return false };
     let from = destination(pointer);

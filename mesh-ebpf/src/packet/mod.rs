@@ -1,8 +1,8 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
-pub(crate) mod quoted;
-pub(crate) mod rewrite;
-pub(crate) mod sum;
+pub mod quoted;
+pub mod rewrite;
+pub mod sum;
 
 use core::mem::MaybeUninit;
 
@@ -12,7 +12,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
 use crate::clock;
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::verifier::{self, Aligned};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
@@ -20,7 +20,7 @@ use crate::verifier::{self, Aligned};
 pub(crate) const NETWORK: usize = ETHERNET_HEADER;
 
 /// Offsets of fields in an IPv4 header (RFC 791 §3.1).
-pub(crate) mod ipv4 {
+pub mod ipv4 {
     pub(crate) const LENGTH: usize = 2;
     pub(crate) const IDENTIFICATION: usize = 4;
     pub(crate) const FRAGMENT: usize = 6;
@@ -41,7 +41,7 @@ pub(crate) const UDP_LENGTH: usize = 4;
 pub(crate) const UDP_CHECKSUM: usize = 6;
 
 /// Offsets of fields in an ARP packet for IPv4 over Ethernet (RFC 826), counted from the Ethernet header.
-pub(crate) mod arp {
+pub mod arp {
     use super::NETWORK;
 
     pub(crate) const OPERATION: usize = NETWORK + 6;
@@ -59,7 +59,7 @@ pub(crate) struct ArpEnd {
 
 /// The address that an ARP request asks for; `None` for any other packet.
 #[inline(always)]
-pub(crate) fn asked_for(frame: &Frame) -> Option<Address> {
+pub(crate) fn asked_for<H: Hook>(frame: &H) -> Option<Address> {
     /// Ethernet, IPv4, 6 and 4 bytes of address, request.
     const REQUEST: [u16; 4] =
         [1_u16.to_be(), ethertype::IPV4.to_be(), u16::from_ne_bytes([6, 4]), 1_u16.to_be()];
@@ -85,7 +85,7 @@ pub(crate) struct Ipv4Header {
     pub(crate) identification: u16,
     pub(crate) fragment: u16,
     pub(crate) ttl: u8,
-    pub(crate) protocol: u8,
+    pub protocol: u8,
     pub(crate) checksum: u16,
     pub(crate) source: u32,
     pub(crate) destination: u32,
@@ -114,26 +114,26 @@ struct Start {
 
 /// Enough of a packet to know most for nobody's.
 #[derive(Clone, Copy)]
-pub(crate) struct Seen {
-    pub(crate) protocol: u8,
+pub struct Seen {
+    pub protocol: u8,
     /// What stands where TCP and UDP have the destination port.
-    pub(crate) port: Port,
+    pub port: Port,
     length: u16,
 }
 
 impl Seen {
     /// Whether it is one of TCP or UDP that cannot turn out to be cut short.
     #[inline(always)]
-    pub(crate) fn is_complete(self, frame: &Frame) -> bool {
+    pub fn is_complete<H: Hook>(self, frame: &H) -> bool {
         (self.protocol == protocol::TCP || self.protocol == protocol::UDP)
             && usize::from(self.length) >= IPV4_HEADER + TCP_HEADER
-            && NETWORK as u32 + u32::from(self.length) <= frame.len()
+            && NETWORK as u32 + u32::from(self.length) <= frame.size()
     }
 }
 
 /// A first look at a packet; `None` for fragments, and for packets with VLAN tags or IP options.
 #[inline(always)]
-pub(crate) fn peek(frame: &Frame) -> Option<Seen> {
+pub fn peek<H: Hook>(frame: &H) -> Option<Seen> {
     const NO_OPTIONS: u8 = 0x45;
 
     let start: Start = frame.read(NETWORK - 2)?;
@@ -173,14 +173,14 @@ pub(crate) enum Fragment {
 
 /// What the dataplane reads of a packet.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Packet {
+pub struct Packet {
     /// When it was read: [`clock::now`], once for all that is done with it.
     pub(crate) now: u64,
     /// The number of the overlay network that it is on; 0 for none.
     pub(crate) network: u32,
     pub(crate) source: Address,
     pub(crate) destination: Address,
-    pub(crate) protocol: u8,
+    pub protocol: u8,
     pub(crate) ttl: u8,
     pub(crate) traffic_class: u8,
     /// As it stands in the header.
@@ -190,15 +190,15 @@ pub(crate) struct Packet {
     pub(crate) fragment_blocks: u16,
     pub(crate) more_fragments: bool,
     pub(crate) dont_fragment: bool,
-    /// Whether it has come around for what did not fit (see [`crate::split`]).
+    /// Whether it has come around for what did not fit (see `split.rs`).
     pub(crate) is_copy: bool,
     /// Of the IP packet, header included.
     pub(crate) length: u16,
-    /// Where the transport header starts, counted from the Ethernet header.
-    pub(crate) transport: usize,
+    /// See [`Packet::transport`]; half a word, because a packet lies on the stack of every chain of calls.
+    transport: u16,
     /// 0 for a later fragment, and for protocols without ports.
     pub(crate) source_port: Port,
-    pub(crate) destination_port: Port,
+    pub destination_port: Port,
     /// 0 for anything but TCP, as are the next two, which are in host byte order.
     pub(crate) tcp_flags: u8,
     pub(crate) sequence: u32,
@@ -208,7 +208,7 @@ pub(crate) struct Packet {
 impl Packet {
     /// One that is yet to be read.
     #[inline(always)]
-    pub(crate) fn unread(place: &mut MaybeUninit<Aligned<Self>>) -> &mut Self {
+    pub fn unread(place: &mut MaybeUninit<Aligned<Self>>) -> &mut Self {
         // SAFETY: all zeroes is a value of each field, as `Default` says.
         unsafe { verifier::zeroed(place) }
     }
@@ -218,24 +218,24 @@ impl Packet {
     ///
     /// A call costs more than most of what is called. At XDP, where the stack has room for it, this is a part of the caller.
     #[inline(always)]
-    pub(crate) fn read(&mut self, frame: &Frame) -> Result<(), Outcome> {
-        if frame::IS_XDP { self.read_here(frame) } else { self.read_apart(frame) }
+    pub fn read<H: Hook>(&mut self, frame: &H) -> Result<(), Outcome> {
+        if H::IS_XDP { self.read_here(frame) } else { self.read_apart(frame) }
     }
 
     #[inline(never)]
-    fn read_apart(&mut self, frame: &Frame) -> Result<(), Outcome> {
+    fn read_apart<H: Hook>(&mut self, frame: &H) -> Result<(), Outcome> {
         self.read_here(frame)
     }
 
     #[inline(always)]
-    fn read_here(&mut self, frame: &Frame) -> Result<(), Outcome> {
+    fn read_here<H: Hook>(&mut self, frame: &H) -> Result<(), Outcome> {
         let now = if self.now == 0 { clock::now() } else { self.now };
         *self = Self::try_read(frame, now)?;
         Ok(())
     }
 
     #[inline(always)]
-    fn try_read(frame: &Frame, now: u64) -> Result<Self, Outcome> {
+    fn try_read<H: Hook>(frame: &H, now: u64) -> Result<Self, Outcome> {
         frame.make_linear(NETWORK as u32 + 40);
         let kind: u16 = frame.read(NETWORK - 2).ok_or(Outcome::Malformed)?;
         if kind != ethertype::IPV4.to_be() {
@@ -244,7 +244,7 @@ impl Packet {
         let header: Ipv4Header = frame.read(NETWORK).ok_or(Outcome::Malformed)?;
         let header_length = header.header_length().ok_or(Outcome::Malformed)?;
         let length = u16::from_be(header.length);
-        if usize::from(length) < header_length || NETWORK + usize::from(length) > frame.len() as usize {
+        if usize::from(length) < header_length || NETWORK + usize::from(length) > frame.size() as usize {
             return Err(Outcome::Malformed);
         }
         let fragment = u16::from_be(header.fragment);
@@ -267,7 +267,7 @@ impl Packet {
             dont_fragment: fragment & ipv4::DONT_FRAGMENT != 0,
             is_copy: false,
             length,
-            transport: NETWORK + header_length,
+            transport: (NETWORK + header_length) as u16,
             source_port: Port::default(),
             destination_port: Port::default(),
             tcp_flags: 0,
@@ -280,10 +280,16 @@ impl Packet {
         Ok(packet)
     }
 
+    /// Where the transport header starts, counted from the Ethernet header.
+    #[inline(always)]
+    pub(crate) fn transport(&self) -> usize {
+        usize::from(self.transport)
+    }
+
     /// Bytes of the IP header.
     #[inline(always)]
     pub(crate) fn header_length(&self) -> usize {
-        self.transport - NETWORK
+        self.transport() - NETWORK
     }
 
     /// The key of the flow when the client sent it.
@@ -338,11 +344,11 @@ impl Packet {
     /// Where the transport checksum stands, for packets that carry one.
     #[inline(always)]
     pub(crate) fn transport_checksum(&self) -> usize {
-        self.transport + if self.protocol == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
+        self.transport() + if self.protocol == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
     }
 
     #[inline(always)]
-    fn read_transport(&mut self, frame: &Frame, header_length: usize) -> Result<(), Outcome> {
+    fn read_transport<H: Hook>(&mut self, frame: &H, header_length: usize) -> Result<(), Outcome> {
         let least = match self.protocol {
             protocol::TCP => 20,
             protocol::SCTP => 12,
@@ -357,12 +363,12 @@ impl Packet {
             return Ok(());
         }
         if self.protocol != protocol::TCP {
-            let ports: [u16; 2] = frame.read(self.transport).ok_or(Outcome::Malformed)?;
+            let ports: [u16; 2] = frame.read(self.transport()).ok_or(Outcome::Malformed)?;
             self.source_port = Port::from_wire(ports[0]);
             self.destination_port = Port::from_wire(ports[1]);
             return Ok(());
         }
-        let header: TcpHeader = frame.read(self.transport).ok_or(Outcome::Malformed)?;
+        let header: TcpHeader = frame.read(self.transport()).ok_or(Outcome::Malformed)?;
         let tcp_header = usize::from(header.offset >> 4) * 4;
         if tcp_header < 20 || usize::from(self.length) < header_length + tcp_header {
             return Err(Outcome::Malformed);

@@ -5,7 +5,7 @@ use core::mem::size_of;
 use mesh_common::net::{Address, ICMP_HEADER, Port, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
 use crate::packet::rewrite::Tuple;
 use crate::packet::rewrite::icmp::{QuotedChange, QuotedChecksum};
 use crate::packet::{Fragment, Ipv4Header, NETWORK, Packet, TCP_CHECKSUM, ipv4};
@@ -27,7 +27,7 @@ pub(crate) struct Quoted {
 impl Quoted {
     /// The kernel has whatever is no error, or quotes something that has no ports.
     #[inline(always)]
-    pub(crate) fn read(frame: &Frame, packet: &Packet) -> Result<Self, Outcome> {
+    pub(crate) fn read<H: Hook>(frame: &H, packet: &Packet) -> Result<Self, Outcome> {
         const DESTINATION_UNREACHABLE: u8 = 3;
         const TIME_EXCEEDED: u8 = 11;
         const PARAMETER_PROBLEM: u8 = 12;
@@ -37,9 +37,9 @@ impl Quoted {
         if packet.fragment != Fragment::Whole {
             return Err(Outcome::NotOurs);
         }
-        let network = packet.transport + ICMP_HEADER;
+        let network = packet.transport() + ICMP_HEADER;
         frame.make_linear((network + 60 + TCP_HEADER) as u32);
-        let [kind, code]: [u8; 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+        let [kind, code]: [u8; 2] = frame.read(packet.transport()).ok_or(Outcome::Malformed)?;
         if !matches!(kind, DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) {
             return Err(Outcome::NotOurs);
         }

@@ -11,7 +11,7 @@ use crate::verifier::{bounded, zeroed};
 
 /// Which sums a transport checksum's change comes from.
 #[derive(Clone, Copy)]
-pub(crate) struct TransportChange {
+pub struct TransportChange {
     /// Where the checksum stands in the packet.
     pub(crate) offset: usize,
     /// What changed in the addresses, and in the length of the pseudo-header.

@@ -15,7 +15,7 @@ static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::CAPAC
 static BACKEND_STATS: PerCpuArray<BackendCounters> = PerCpuArray::with_max_entries(maps::BACKENDS, 0);
 
 #[inline(always)]
-pub(crate) fn count(outcome: Outcome) {
+pub fn count(outcome: Outcome) {
     if let Some(counter) = OUTCOMES.get_ptr_mut(outcome as u32) {
         // SAFETY: the value is this CPU's own, and programs are not preempted by each other on one CPU.
         unsafe { *counter += 1 };

@@ -12,7 +12,7 @@ use mesh_common::maps;
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, Sender, state};
 
-use crate::frame::{self, Frame};
+use crate::hook::Hook;
 use crate::packet::{Packet, rewrite};
 use crate::tables::{connections, counters, suspects};
 use crate::verifier;
@@ -145,15 +145,15 @@ pub(crate) fn remember_other<T: Tables>(key: &T::Key, flow: &Flow) -> Result<(),
 /// Puts a TCP flow that starts with this packet into its table, over one with the same key. A SYN is kept with it, for
 /// another backend to have it if this one refuses.
 #[inline(never)]
-pub(crate) fn remember_opening<T: Tables>(
-    frame: &Frame,
+pub(crate) fn remember_opening<H: Hook, T: Tables>(
+    frame: &H,
     packet: &Packet,
     key: &T::Key,
     flow: &Flow,
 ) -> Result<(), Outcome> {
     let opening = fresh(flow).ok_or(Outcome::FlowTableFull)?;
     opening.flow.state = tcp::first(packet.tcp_flags);
-    opening.given_by_xdp = frame::IS_XDP.into();
+    opening.given_by_xdp = H::IS_XDP.into();
     if packet.opens() {
         rewrite::tcp::keep_syn(frame, packet, &mut opening.syn);
     }
@@ -171,13 +171,13 @@ pub(crate) fn forget_established<T: Tables>(key: &T::Key, backend: u32) {
 
 /// Whether this is TC, and XDP has given the flow its backend and left the packet to TC: it must not be given another one.
 #[inline(always)]
-pub(crate) fn has_just_been_given(opening: &Opening) -> bool {
-    !frame::IS_XDP && opening.given_by_xdp != 0
+pub(crate) fn has_just_been_given<H: Hook>(opening: &Opening) -> bool {
+    !H::IS_XDP && opening.given_by_xdp != 0
 }
 
 /// Takes note of a client's packet in the flow that it belongs to, which `backend` serves.
 #[inline(always)]
-pub(crate) fn note_client<T: Tables>(
+pub(crate) fn note_client<H: Hook, T: Tables>(
     key: &T::Key,
     known: Known,
     packet: &Packet,
@@ -192,13 +192,13 @@ pub(crate) fn note_client<T: Tables>(
                 retire::<T>(key, flow);
             }
         }
-        Known::Opening(opening) => note_client_opening::<T>(key, opening, packet, backend, now),
+        Known::Opening(opening) => note_client_opening::<H, T>(key, opening, packet, backend, now),
         Known::Other(flow) => flow.last_seen = now,
     }
 }
 
 #[inline(always)]
-fn note_client_opening<T: Tables>(
+fn note_client_opening<H: Hook, T: Tables>(
     key: &T::Key,
     opening: &'static mut Opening,
     packet: &Packet,
@@ -206,7 +206,7 @@ fn note_client_opening<T: Tables>(
     now: u64,
 ) {
     let before = opening.flow.state;
-    if !frame::IS_XDP {
+    if !H::IS_XDP {
         opening.given_by_xdp = 0;
     }
     opening.flow.last_seen = now;

@@ -13,7 +13,7 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_
 
 /// Fills in the ports of a later fragment from those of the first one. False if that one has not passed.
 #[inline(always)]
-pub(crate) fn complete(packet: &mut Packet) -> bool {
+pub fn complete(packet: &mut Packet) -> bool {
     packet.fragment != Fragment::Later || fill_in_ports(packet)
 }
 

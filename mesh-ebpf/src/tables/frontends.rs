@@ -31,7 +31,7 @@ static TURNS: Array<u64> = Array::with_max_entries(maps::TURNS, 0);
 
 /// Whether anything at all is published on a port; also true for the tunnel's own port.
 #[inline(always)]
-pub(crate) fn is_published(protocol: u8, port: Port) -> bool {
+pub fn is_published(protocol: u8, port: Port) -> bool {
     let bit = PortBit::of(protocol, port);
     PORTS.get(bit.word).is_some_and(|word| word & bit.mask != 0)
 }

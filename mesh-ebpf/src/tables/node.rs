@@ -21,7 +21,7 @@ static PEERS: HashMap<Address, u32> = HashMap::with_max_entries(maps::PEERS, BPF
 static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(maps::UPLINKS, BPF_F_NO_PREALLOC);
 
 #[inline(always)]
-pub(crate) fn settings() -> Option<&'static Settings> {
+pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn is_local(address: Address) -> bool {
 
 /// Whether XDP can send packets out of an interface that have come in by another one.
 #[inline(always)]
-pub(crate) fn takes_frames(interface: u32) -> bool {
+pub fn takes_frames(interface: u32) -> bool {
     settings().is_some_and(|settings| settings.frame_takers.contains(&interface))
 }
 

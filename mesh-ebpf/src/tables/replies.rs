@@ -40,9 +40,21 @@ pub(crate) struct Known {
 
 /// A conversation with nothing in it.
 #[inline(always)]
-pub(crate) fn empty(place: &mut MaybeUninit<Aligned<Reply>>) -> &mut Reply {
+pub fn empty(place: &mut MaybeUninit<Aligned<Reply>>) -> &mut Reply {
     // SAFETY: this is a struct of integers.
     unsafe { verifier::zeroed(place) }
+}
+
+/// One that begins with this client's packet. The rest is its caller's.
+#[inline(always)]
+pub(crate) fn begun<'a>(place: &'a mut MaybeUninit<Aligned<Reply>>, packet: &Packet) -> &'a mut Reply {
+    let reply = empty(place);
+    reply.last_seen = packet.now;
+    reply.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
+    reply.frontend = packet.destination;
+    reply.frontend_port = packet.destination_port;
+    reply.client_port = packet.source_port;
+    reply
 }
 
 /// The conversation that a task's packet belongs to.
@@ -156,7 +168,7 @@ pub(crate) fn forget(key: &ReplyKey) {
 }
 
 /// Sees to it that the task's answers find their way back, and returns the port that the task sees the client come from.
-/// `key` has the client's own port.
+/// `key` has the client's own port, and `reply` is as [`begun`] with this packet.
 #[inline(always)]
 pub(crate) fn remember(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result<Port, Outcome> {
     match recall_of(key, packet) {
@@ -245,10 +257,8 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
 
 #[inline(always)]
 fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<(), i32> {
-    let mut value = *reply;
-    value.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
     let table = if packet.is_tcp() { &OPENING_REPLIES } else { &UDP_REPLIES };
-    table.insert(key, value, flags)
+    table.insert(key, reply, flags)
 }
 
 /// The task-side port of a translated flow, if it is one. `key` has the client's own port.

@@ -3,7 +3,8 @@
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::VipKey;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
 use crate::packet::{self, rewrite};
 use crate::tables::vips;
 use crate::verdict::{Redirect, Step};
@@ -11,7 +12,7 @@ use crate::verdict::{Redirect, Step};
 /// ARP for a virtual address is answered as Docker's load balancer would: should these programs go, what tasks remember
 /// leads to it.
 #[inline(always)]
-pub(crate) fn resolve(frame: &Frame, balancer: [u8; 6]) -> Step {
+pub fn resolve(frame: &Skb, balancer: [u8; 6]) -> Step {
     if frame.has_vlan_tag() {
         return Err(Outcome::NotOurs);
     }

@@ -10,7 +10,8 @@ use mesh_common::tcp;
 use crate::clock;
 use crate::entry::choose::{self, Choice, Chosen};
 use crate::entry::reject;
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Hop};
 use crate::tables::vips::{self, Virtual};
@@ -21,12 +22,12 @@ use crate::vip::{flow_key, icmp, reply, reply_key, tuple};
 
 /// A packet that a task sends. The next steps, [`assign`] and [`serve`], are for calls of a virtual address.
 #[inline(never)]
-pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> PackedNext {
+pub fn from_caller(frame: &Skb, packet: &Packet) -> PackedNext {
     try_from_caller(frame, packet).into()
 }
 
 #[inline(always)]
-fn try_from_caller(frame: &Frame, packet: &Packet) -> Result<Next, Outcome> {
+fn try_from_caller(frame: &Skb, packet: &Packet) -> Result<Next, Outcome> {
     let vip = VipKey { network: packet.network, address: packet.destination };
     if vips::find(&vip).is_none() {
         forget_finished(packet);
@@ -47,21 +48,21 @@ fn try_from_caller(frame: &Frame, packet: &Packet) -> Result<Next, Outcome> {
 
 /// Chooses for a call of a virtual address.
 #[inline(never)]
-pub(crate) fn assign(frame: &Frame, packet: &Packet) -> Packed<Chosen> {
+pub fn assign(frame: &Skb, packet: &Packet) -> Packed<Chosen> {
     let vip = VipKey { network: packet.network, address: packet.destination };
     let Some(frontend) = vips::find(&vip) else { return Err(Outcome::NotOurs).into() };
     let key = flow_key(packet, packet.source, packet.destination, false);
-    choose::backend_of::<Virtual>(frame, packet, || Some(frontend), &key).into()
+    choose::backend_of::<_, Virtual>(frame, packet, || Some(frontend), &key).into()
 }
 
 /// Sends a call of a virtual address to what was chosen for it.
 #[inline(never)]
-pub(crate) fn serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> PackedVerdict {
+pub fn serve(frame: &Skb, packet: &Packet, choice: Packed<Chosen>) -> PackedVerdict {
     try_serve(frame, packet, choice).into()
 }
 
 #[inline(always)]
-fn try_serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> Step {
+fn try_serve(frame: &Skb, packet: &Packet, choice: Packed<Chosen>) -> Step {
     match choice.unpack()? {
         Choice::Refuse => reject::no_backend(packet),
         Choice::Backend(id, backend) => {
@@ -73,7 +74,7 @@ fn try_serve(frame: &Frame, packet: &Packet, choice: Packed<Chosen>) -> Step {
 }
 
 #[inline(always)]
-fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
+fn send(frame: &Skb, packet: &Packet, backend: &Backend) -> Step {
     let itself = backend.identity == packet.source;
     // A task does not answer itself by the network: it has to see another caller.
     let caller = if itself { packet.destination } else { packet.source };
@@ -91,7 +92,7 @@ fn send(frame: &Frame, packet: &Packet, backend: &Backend) -> Step {
 
 /// If this is the answer of a task that was given to itself, what becomes of it; next, it is [`to_self`].
 #[inline(always)]
-fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedNext> {
+fn answers_itself(frame: &Skb, packet: &Packet) -> Option<PackedNext> {
     // Between equal ports an answer looks as a call does and becomes the same; and a SYN alone is always a call.
     if packet.source_port == packet.destination_port || packet.opens() {
         return None;
@@ -104,7 +105,7 @@ fn answers_itself(frame: &Frame, packet: &Packet) -> Option<PackedNext> {
 
 /// Back out of the port that the packet came in by.
 #[inline(always)]
-fn to_self(frame: &Frame, packet: &Packet, source: Address, destination: Address) -> Step {
+fn to_self(frame: &Skb, packet: &Packet, source: Address, destination: Address) -> Step {
     rewrite::readdress(frame, packet, &tuple(packet, source, destination), Hop::Bridged)?;
     rewrite::swap_macs(frame)?;
     Ok((Outcome::VipToSelf, Redirect::Interface(frame.interface())).into())

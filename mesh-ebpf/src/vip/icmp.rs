@@ -6,7 +6,8 @@ use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipReplyKey};
 
 use crate::entry::replay::{self, Refusal};
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
 use crate::packet::quoted::Quoted;
 use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
@@ -14,18 +15,18 @@ use crate::tables::flows::{self, Known};
 use crate::tables::vips::{self, Virtual};
 use crate::tables::{fragments, frontends};
 use crate::verdict::{Next, PackedNext, Redirect, Step};
-use crate::vip::reply::offer;
+use crate::vip::offer;
 
 /// Only tasks answer for themselves otherwise; a virtual address is nobody's.
 #[inline(always)]
-pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> Step {
+pub(crate) fn from_caller(frame: &Skb, packet: &Packet) -> Step {
     const ECHO_REQUEST: u8 = 8;
 
     // The first fragment of nothing else has been remembered.
     if packet.fragment == Fragment::Later {
         rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;
         rewrite::swap_macs(frame)?;
-    } else if frame.read::<u8>(packet.transport) == Some(ECHO_REQUEST) {
+    } else if frame.read::<u8>(packet.transport()) == Some(ECHO_REQUEST) {
         fragments::remember(packet);
         rewrite::icmp::into_echo_reply(frame, packet)?;
     } else {
@@ -36,7 +37,7 @@ pub(crate) fn from_caller(frame: &Frame, packet: &Packet) -> Step {
 
 /// An ICMP error from a task, or from a node on the way to it, about a packet that went through a virtual address.
 #[inline(always)]
-pub(crate) fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
+pub(crate) fn error_to_caller(frame: &Skb, packet: &Packet) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let tuple = quoted.tuple;
     let key = VipReplyKey {
@@ -63,7 +64,7 @@ pub(crate) fn error_to_caller(frame: &Frame, packet: &Packet) -> Step {
 
 /// Whether an error about what a caller has sent to `vip` is a refusal that it need not hear of; then, what becomes of it.
 #[inline(never)]
-fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedNext {
+fn refused(frame: &Skb, packet: &Packet, quoted: &Quoted, caller: Address, vip: Address) -> PackedNext {
     let tuple = quoted.tuple;
     let key = VipFlowKey {
         network: packet.network,
@@ -85,7 +86,7 @@ fn refused(frame: &Frame, packet: &Packet, quoted: &Quoted, caller: Address, vip
 /// An ICMP error from a caller about an answer of a virtual address; or from a task that was given to itself about what
 /// called it.
 #[inline(always)]
-fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
+fn error_to_task(frame: &Skb, packet: &Packet) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let (tuple, vip) = (quoted.tuple, packet.destination);
     if tuple.source != vip || tuple.destination != packet.source {
@@ -132,7 +133,7 @@ fn error_to_task(frame: &Frame, packet: &Packet) -> Step {
 }
 
 #[inline(always)]
-fn error_to_self(frame: &Frame, packet: &Packet, quoted: &Quoted) -> Step {
+fn error_to_self(frame: &Skb, packet: &Packet, quoted: &Quoted) -> Step {
     let tuple = Tuple { source: packet.source, destination: packet.destination, ..quoted.tuple };
     rewrite::icmp::readdress_quoted(frame, packet, &quoted.change(tuple))?;
     rewrite::readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)?;

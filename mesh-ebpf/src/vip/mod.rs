@@ -4,23 +4,25 @@
 //! is given to itself would see its own address call: it sees the virtual address instead, and what it answers comes by
 //! here once more.
 
-pub(crate) mod arp;
-pub(crate) mod call;
-pub(crate) mod icmp;
-pub(crate) mod reply;
+pub mod arp;
+pub mod call;
+pub mod icmp;
+pub mod reply;
 
 use core::ptr;
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::net::{Address, Port};
-use mesh_common::overlay::{NetworkTag, VipFlowKey, VipReplyKey};
+use mesh_common::overlay::{NetworkTag, VipFlowKey, VipKey, VipReplyKey};
 
+use crate::entry::replay::Offer;
 use crate::packet::Packet;
 use crate::packet::rewrite::Tuple;
+use crate::tables::vips;
 
-/// What the program ahead of these has said of the port's network (`network/main.rs`).
+/// What the program ahead of these has said of the port's network (`bin/network.rs`).
 #[inline(always)]
-pub(crate) fn tag(context: &TcContext) -> Option<NetworkTag> {
+pub fn tag(context: &TcContext) -> Option<NetworkTag> {
     let block = context.skb.skb;
     let mut words = [0; 4];
     for (place, word) in words.iter_mut().enumerate() {
@@ -74,4 +76,21 @@ pub(crate) fn ports(packet: &Packet, answer: bool) -> (Port, Port) {
 #[inline(always)]
 pub(crate) fn tuple(packet: &Packet, source: Address, destination: Address) -> Tuple {
     Tuple { source, destination, source_port: packet.source_port, destination_port: packet.destination_port }
+}
+
+/// Who could be offered the SYN of the flow with this key; `task` speaks now.
+#[inline(always)]
+pub(crate) fn offer(key: &VipFlowKey, task: Address) -> Offer {
+    let vip = VipKey { network: key.network, address: key.vip };
+    Offer {
+        tuple: Tuple {
+            source: key.caller,
+            destination: key.vip,
+            source_port: key.caller_port,
+            destination_port: key.port,
+        },
+        count: vips::find(&vip).map_or(0, |frontend| frontend.count),
+        identity: task,
+        port: key.port,
+    }
 }

@@ -2,28 +2,28 @@
 
 use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::overlay::{VipFlowKey, VipKey, VipReply};
+use mesh_common::overlay::VipReply;
 use mesh_common::tcp::flag;
 
 use crate::clock;
-use crate::entry::replay::{self, Offer};
-use crate::frame::Frame;
+use crate::entry::replay;
+use crate::hook::skb::Skb;
 use crate::packet::Packet;
-use crate::packet::rewrite::{self, Hop, Tuple};
+use crate::packet::rewrite::{self, Hop};
 use crate::tables::flows::{self, Known};
 use crate::tables::fragments;
 use crate::tables::vips::{self, Virtual};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
-use crate::vip::{flow_key, icmp, reply_key, tuple};
+use crate::vip::{flow_key, icmp, offer, reply_key, tuple};
 
 /// A packet that a task is about to get.
 #[inline(never)]
-pub(crate) fn to_caller(frame: &Frame, packet: &Packet) -> PackedVerdict {
+pub fn to_caller(frame: &Skb, packet: &Packet) -> PackedVerdict {
     try_to_caller(frame, packet).into()
 }
 
 #[inline(always)]
-fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
+fn try_to_caller(frame: &Skb, packet: &Packet) -> Step {
     if packet.protocol == protocol::ICMP {
         return icmp::error_to_caller(frame, packet);
     }
@@ -43,7 +43,7 @@ fn try_to_caller(frame: &Frame, packet: &Packet) -> Step {
 /// the caller.
 #[inline(always)]
 pub(crate) fn note_task(
-    frame: &Frame,
+    frame: &Skb,
     packet: &Packet,
     reply: &mut VipReply,
     caller: Address,
@@ -57,7 +57,7 @@ pub(crate) fn note_task(
 }
 
 #[inline(never)]
-fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, vip: Address) -> PackedNext {
+fn hear(frame: &Skb, packet: &Packet, reply: &mut VipReply, caller: Address, vip: Address) -> PackedNext {
     let key = flow_key(packet, caller, vip, true);
     match flows::recall::<Virtual>(&key) {
         Some(Known::Established(flow)) => {
@@ -65,26 +65,11 @@ fn hear(frame: &Frame, packet: &Packet, reply: &mut VipReply, caller: Address, v
             flows::note_task::<Virtual>(&key, flow, packet, clock::now());
         }
         Some(Known::Opening(opening)) => {
-            return replay::note_task::<Virtual>(frame, packet, &key, opening, || offer(&key, packet.source));
+            return replay::note_task::<_, Virtual>(frame, packet, &key, opening, || {
+                offer(&key, packet.source)
+            });
         }
         _ => {}
     }
     Next::GoOn.into()
-}
-
-/// Who could be offered the SYN of the flow with this key; `task` speaks now.
-#[inline(always)]
-pub(crate) fn offer(key: &VipFlowKey, task: Address) -> Offer {
-    let vip = VipKey { network: key.network, address: key.vip };
-    Offer {
-        tuple: Tuple {
-            source: key.caller,
-            destination: key.vip,
-            source_port: key.caller_port,
-            destination_port: key.port,
-        },
-        count: vips::find(&vip).map_or(0, |frontend| frontend.count),
-        identity: task,
-        port: key.port,
-    }
 }

@@ -5,33 +5,33 @@ use mesh_common::net::{ICMP_HEADER, IPV4_HEADER, SCTP_HEADER, TCP_HEADER, UDP_HE
 use mesh_common::outcome::Outcome;
 
 use super::{Hop, Tuple, readdress_network, swap_macs, write, write_ipv4};
-use crate::frame::Frame;
+use crate::hook::Hook;
 use crate::packet::sum::TransportChange;
 use crate::packet::{NETWORK, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4};
 
 /// Turns a ping into its answer (RFC 792), at the same hardware addresses the other way round. A code that means nothing stays,
 /// as in Linux's own answers.
 #[inline(always)]
-pub(crate) fn into_echo_reply(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
+pub(crate) fn into_echo_reply<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outcome> {
     const REPLY: u8 = 0;
 
-    let request: [u8; 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+    let request: [u8; 2] = frame.read(packet.transport()).ok_or(Outcome::Malformed)?;
     let (before, after) = (u16::from_ne_bytes(request), u16::from_ne_bytes([REPLY, request[1]]));
     swap_macs(frame)?;
     frame.update_transport(&TransportChange {
-        offset: packet.transport + 2,
+        offset: packet.transport() + 2,
         pseudo_header: Sum::ZERO,
         segment: Sum::ZERO.remove_word(before).add_word(after),
         optional: false,
     })?;
-    write(frame, packet.transport, after)?;
+    write(frame, packet.transport(), after)?;
     readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)
 }
 
 /// Turns a packet into the ICMP "destination unreachable" (RFC 792) that answers it: the packet's IP header and the start of
 /// what it carried, behind new IP and ICMP headers. `mtu` goes with the code for "fragmentation needed" (RFC 1191).
 #[inline(always)]
-pub(crate) fn into_error(frame: &Frame, packet: &Packet, code: u8, mtu: u16) -> Result<(), Outcome> {
+pub(crate) fn into_error<H: Hook>(frame: &H, packet: &Packet, code: u8, mtu: u16) -> Result<(), Outcome> {
     const DESTINATION_UNREACHABLE: u8 = 3;
     const ADDED: usize = IPV4_HEADER + ICMP_HEADER;
 
@@ -39,17 +39,17 @@ pub(crate) fn into_error(frame: &Frame, packet: &Packet, code: u8, mtu: u16) -> 
     // and the sum over it has to be the one that the device will leave behind.
     let (carried, finished, unfinished) = match packet.protocol {
         protocol::TCP => {
-            let words: [u16; TCP_HEADER / 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+            let words: [u16; TCP_HEADER / 2] = frame.read(packet.transport()).ok_or(Outcome::Malformed)?;
             (TCP_HEADER, sum_of(&words).checksum(), words[TCP_CHECKSUM / 2])
         }
         // Its checksum is another one, which no device can complete in a part of the packet; but its place has to stay.
         protocol::SCTP => (SCTP_HEADER, 0, 0),
         _ => {
-            let words: [u16; UDP_HEADER / 2] = frame.read(packet.transport).ok_or(Outcome::Malformed)?;
+            let words: [u16; UDP_HEADER / 2] = frame.read(packet.transport()).ok_or(Outcome::Malformed)?;
             (UDP_HEADER, sum_of(&words).checksum(), words[UDP_CHECKSUM / 2])
         }
     };
-    let quoted = packet.transport - NETWORK + carried;
+    let quoted = packet.transport() - NETWORK + carried;
     let quoted_sum = frame.sum(NETWORK, quoted)?;
     frame.resize((NETWORK + quoted) as u32)?;
     frame.grow(ADDED as u16)?;
@@ -101,7 +101,11 @@ pub(crate) enum QuotedChecksum {
 
 /// Gives the packet that an ICMP error quotes another tuple, and brings the error's own checksum in step.
 #[inline(always)]
-pub(crate) fn readdress_quoted(frame: &Frame, packet: &Packet, change: &QuotedChange) -> Result<(), Outcome> {
+pub(crate) fn readdress_quoted<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    change: &QuotedChange,
+) -> Result<(), Outcome> {
     let (before, after) = (&change.before, &change.after);
     let addresses = Sum::ZERO
         .remove_address(before.source)
@@ -132,7 +136,7 @@ pub(crate) fn readdress_quoted(frame: &Frame, packet: &Packet, change: &QuotedCh
         }
     }
     frame.update_transport(&TransportChange {
-        offset: packet.transport + 2,
+        offset: packet.transport() + 2,
         pseudo_header: Sum::ZERO,
         segment: changed,
         optional: false,

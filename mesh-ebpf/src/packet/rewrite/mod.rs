@@ -14,7 +14,7 @@ use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, protoco
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::TunnelHeader;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
 use crate::packet::sum::TransportChange;
 use crate::packet::{ArpEnd, Fragment, NETWORK, Packet, arp, ipv4};
 use crate::verifier::Even;
@@ -41,7 +41,7 @@ pub(crate) enum Hop {
 
 /// Gives a packet another tuple.
 #[inline(always)]
-pub(crate) fn readdress(frame: &Frame, packet: &Packet, tuple: &Tuple, hop: Hop) -> Result<(), Outcome> {
+pub(crate) fn readdress<H: Hook>(frame: &H, packet: &Packet, tuple: &Tuple, hop: Hop) -> Result<(), Outcome> {
     let addresses = Sum::ZERO
         .remove_address(packet.source)
         .remove_address(packet.destination)
@@ -60,15 +60,15 @@ pub(crate) fn readdress(frame: &Frame, packet: &Packet, tuple: &Tuple, hop: Hop)
             segment: ports,
             optional: !packet.is_tcp(),
         })?;
-        write(frame, packet.transport, [tuple.source_port.wire(), tuple.destination_port.wire()])?;
+        write(frame, packet.transport(), [tuple.source_port.wire(), tuple.destination_port.wire()])?;
     }
     readdress_network(frame, packet, tuple.source, tuple.destination, hop)
 }
 
 /// As [`readdress`], for the IP header alone.
 #[inline(always)]
-pub(crate) fn readdress_network(
-    frame: &Frame,
+pub(crate) fn readdress_network<H: Hook>(
+    frame: &H,
     packet: &Packet,
     source: Address,
     destination: Address,
@@ -91,7 +91,7 @@ pub(crate) fn readdress_network(
 
 /// Turns an ARP request (RFC 826) for `address` into the answer that it is at `mac`.
 #[inline(always)]
-pub(crate) fn into_arp_reply(frame: &Frame, mac: Mac) -> Result<(), Outcome> {
+pub(crate) fn into_arp_reply<H: Hook>(frame: &H, mac: Mac) -> Result<(), Outcome> {
     const REPLY: u16 = 2_u16.to_be();
 
     let sender: ArpEnd = frame.read(arp::SENDER).ok_or(Outcome::NotChangeable)?;
@@ -104,7 +104,7 @@ pub(crate) fn into_arp_reply(frame: &Frame, mac: Mac) -> Result<(), Outcome> {
 
 /// Sets only where a frame goes.
 #[inline(always)]
-pub(crate) fn set_destination_mac(frame: &Frame, destination: Mac) -> Result<(), Outcome> {
+pub(crate) fn set_destination_mac<H: Hook>(frame: &H, destination: Mac) -> Result<(), Outcome> {
     write(frame, 0, destination)
 }
 
@@ -112,19 +112,19 @@ pub(crate) fn set_destination_mac(frame: &Frame, destination: Mac) -> Result<(),
 pub(crate) type NetworkHeader = [u32; IPV4_HEADER / 4];
 
 #[inline(always)]
-pub(crate) fn network_header(frame: &Frame) -> Result<NetworkHeader, Outcome> {
+pub(crate) fn network_header<H: Hook>(frame: &H) -> Result<NetworkHeader, Outcome> {
     frame.read(NETWORK).ok_or(Outcome::NotChangeable)
 }
 
 #[inline(always)]
-pub(crate) fn restore_network_header(frame: &Frame, header: &NetworkHeader) -> Result<(), Outcome> {
+pub(crate) fn restore_network_header<H: Hook>(frame: &H, header: &NetworkHeader) -> Result<(), Outcome> {
     write(frame, NETWORK, *header)
 }
 
 /// For a packet that is about to lose what sums up to `rest`, while its transport checksum stays that of all of it: where a
 /// device still has to complete the checksum, it will do so for what is left, and the field must have the rest already.
 #[inline(always)]
-pub(crate) fn carry_into_checksum(frame: &Frame, packet: &Packet, rest: u16) -> Result<(), Outcome> {
+pub(crate) fn carry_into_checksum<H: Hook>(frame: &H, packet: &Packet, rest: u16) -> Result<(), Outcome> {
     // The helper adds the first to any checksum; the second takes it back from a complete one, and leaves the other alone.
     frame.update_transport(&TransportChange {
         offset: packet.transport_checksum(),
@@ -136,7 +136,7 @@ pub(crate) fn carry_into_checksum(frame: &Frame, packet: &Packet, rest: u16) -> 
 
 /// Makes the packet, whose IP header has no options, `length` bytes of a datagram from `blocks` times 8 on.
 #[inline(always)]
-pub(crate) fn set_fragment(frame: &Frame, length: u16, blocks: u16, more: bool) -> Result<(), Outcome> {
+pub(crate) fn set_fragment<H: Hook>(frame: &H, length: u16, blocks: u16, more: bool) -> Result<(), Outcome> {
     let flags = if more { ipv4::MORE_FRAGMENTS } else { 0 };
     write(frame, NETWORK + ipv4::LENGTH, length.to_be())?;
     write(frame, NETWORK + ipv4::FRAGMENT, (flags | blocks).to_be())?;
@@ -151,13 +151,13 @@ pub(crate) fn set_fragment(frame: &Frame, length: u16, blocks: u16, more: bool) 
 
 /// Hardware addresses for an interface that the kernel sends on as they are.
 #[inline(always)]
-pub(crate) fn set_macs(frame: &Frame, destination: Mac, source: Mac) -> Result<(), Outcome> {
+pub(crate) fn set_macs<H: Hook>(frame: &H, destination: Mac, source: Mac) -> Result<(), Outcome> {
     write(frame, 0, [destination, source])
 }
 
 /// As [`set_macs`], both as they stand in a frame.
 #[inline(always)]
-pub(crate) fn set_both_macs(frame: &Frame, macs: [u32; 3]) -> Result<(), Outcome> {
+pub(crate) fn set_both_macs<H: Hook>(frame: &H, macs: [u32; 3]) -> Result<(), Outcome> {
     /// Of an array, the compiler would copy one byte after the other.
     #[derive(Clone, Copy)]
     #[repr(C)]
@@ -169,15 +169,15 @@ pub(crate) fn set_both_macs(frame: &Frame, macs: [u32; 3]) -> Result<(), Outcome
 
 /// Puts the packet into the tunnel.
 #[inline(always)]
-pub(crate) fn encapsulate(frame: &Frame, header: &TunnelHeader, plain: bool) -> Result<(), Outcome> {
+pub(crate) fn encapsulate<H: Hook>(frame: &H, header: &TunnelHeader, plain: bool) -> Result<(), Outcome> {
     frame.grow_for_tunnel(plain)?;
     write(frame, NETWORK, *header)
 }
 
 /// A new IPv4 header without options in front of `payload` bytes.
 #[inline(always)]
-fn write_ipv4(
-    frame: &Frame,
+fn write_ipv4<H: Hook>(
+    frame: &H,
     source: Address,
     destination: Address,
     protocol: u8,
@@ -208,7 +208,7 @@ fn write_ipv4(
 
 /// Sends a frame back to the hardware address that it came from.
 #[inline(always)]
-pub(crate) fn swap_macs(frame: &Frame) -> Result<(), Outcome> {
+pub(crate) fn swap_macs<H: Hook>(frame: &H) -> Result<(), Outcome> {
     let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;
     write(frame, 0, [macs[1], macs[0]])
 }
@@ -220,7 +220,7 @@ const fn halves(wire: u32) -> [u16; 2] {
 }
 
 #[inline(always)]
-fn write<T: Copy>(frame: &Frame, offset: usize, value: T) -> Result<(), Outcome> {
+fn write<H: Hook, T: Copy>(frame: &H, offset: usize, value: T) -> Result<(), Outcome> {
     const { assert!(size_of::<T>() <= 64 && ETHERNET_HEADER == NETWORK) };
     let pointer = frame.at::<T>(offset).ok_or(Outcome::NotChangeable)?;
     // SAFETY: `at` has checked that the packet holds the bytes, and every field that is written stands at an even address.

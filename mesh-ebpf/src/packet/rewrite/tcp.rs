@@ -9,13 +9,13 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
 use super::{Tuple, halves, set_macs, swap_macs, write, write_ipv4};
-use crate::frame::Frame;
+use crate::hook::Hook;
 use crate::packet::sum::TransportChange;
 use crate::packet::{Fragment, NETWORK, Packet, TCP_CHECKSUM, ipv4};
 
 /// Lowers the MSS option of a SYN or SYN-ACK to what fits into `mtu` (RFC 9293 §3.7.1).
 #[inline(always)]
-pub(crate) fn clamp_mss(frame: &Frame, packet: &Packet, mtu: u16) -> Result<(), Outcome> {
+pub(crate) fn clamp_mss<H: Hook>(frame: &H, packet: &Packet, mtu: u16) -> Result<(), Outcome> {
     /// Options that are looked at. Every known stack sends the MSS first; each more costs the verifier dearly.
     const MOST_OPTIONS: usize = 6;
     const END: u8 = 0;
@@ -23,12 +23,12 @@ pub(crate) fn clamp_mss(frame: &Frame, packet: &Packet, mtu: u16) -> Result<(), 
     const MSS: u8 = 2;
 
     let largest = mtu - (IPV4_HEADER + TCP_HEADER) as u16;
-    let first: u8 = frame.read(packet.transport + 12).ok_or(Outcome::Malformed)?;
+    let first: u8 = frame.read(packet.transport() + 12).ok_or(Outcome::Malformed)?;
     let end = usize::from(first >> 4) * 4;
     let mut offset = TCP_HEADER;
     for _ in 0..MOST_OPTIONS {
         // The mask tells the verifier what the comparison means.
-        let place = packet.transport + (offset & 0x3f);
+        let place = packet.transport() + (offset & 0x3f);
         if offset + 4 > end {
             return Ok(());
         }
@@ -47,7 +47,13 @@ pub(crate) fn clamp_mss(frame: &Frame, packet: &Packet, mtu: u16) -> Result<(), 
 }
 
 #[inline(always)]
-fn lower_mss(frame: &Frame, packet: &Packet, place: usize, largest: u16, odd: bool) -> Result<(), Outcome> {
+fn lower_mss<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    place: usize,
+    largest: u16,
+    odd: bool,
+) -> Result<(), Outcome> {
     let Some(before) = frame.read(place).map(u16::from_ne_bytes) else { return Ok(()) };
     if u16::from_be(before) <= largest {
         return Ok(());
@@ -84,10 +90,11 @@ struct Reset {
 
 /// Turns a segment into the RST that answers it. Its sender must not be answered if the segment is itself a RST.
 #[inline(always)]
-pub(crate) fn into_reset(frame: &Frame, packet: &Packet) -> Result<(), Outcome> {
-    let numbers: [u32; 2] = frame.read(packet.transport + 4).ok_or(Outcome::Malformed)?;
-    let first: u8 = frame.read(packet.transport + 12).ok_or(Outcome::Malformed)?;
-    let payload = u32::from(packet.length) - (packet.transport - NETWORK) as u32 - u32::from(first >> 4) * 4;
+pub(crate) fn into_reset<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outcome> {
+    let numbers: [u32; 2] = frame.read(packet.transport() + 4).ok_or(Outcome::Malformed)?;
+    let first: u8 = frame.read(packet.transport() + 12).ok_or(Outcome::Malformed)?;
+    let payload =
+        u32::from(packet.length) - (packet.transport() - NETWORK) as u32 - u32::from(first >> 4) * 4;
     let counted = u32::from(packet.tcp_flags & flag::SYN != 0) + u32::from(packet.tcp_flags & flag::FIN != 0);
     let (sequence, acknowledgement, flags) = if packet.tcp_flags & flag::ACK != 0 {
         (numbers[1], 0, flag::RST)
@@ -137,9 +144,9 @@ pub(crate) fn into_reset(frame: &Frame, packet: &Packet) -> Result<(), Outcome> 
 
 /// Keeps what it takes to make a SYN once more. One with IP options, or in fragments, cannot be.
 #[inline(always)]
-pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
+pub(crate) fn keep_syn<H: Hook>(frame: &H, packet: &Packet, syn: &mut Syn) {
     let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
-    let Some(flags) = frame.read::<[u16; 2]>(packet.transport + 12) else { return };
+    let Some(flags) = frame.read::<[u16; 2]>(packet.transport() + 12) else { return };
     let Some(macs) = frame.read::<[u16; 6]>(0) else { return };
     // SAFETY: both are 12 bytes of integers.
     let [destination_mac, source_mac] = unsafe { mem::transmute::<[u16; 6], [Mac; 2]>(macs) };
@@ -159,7 +166,7 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
     syn.source_mac = if leaves { destination_mac } else { source_mac };
     let options = tcp_header.wrapping_sub(TCP_HEADER) as u32;
     let is_kept =
-        options == 0 || frame.load(packet.transport + TCP_HEADER, &mut syn.options, options).is_ok();
+        options == 0 || frame.load(packet.transport() + TCP_HEADER, &mut syn.options, options).is_ok();
     if is_kept && packet.fragment == Fragment::Whole && packet.header_length() == IPV4_HEADER {
         syn.options_length = options as u8;
         syn.interface = frame.interface();
@@ -168,7 +175,7 @@ pub(crate) fn keep_syn(frame: &Frame, packet: &Packet, syn: &mut Syn) {
 
 /// Makes the packet a client's SYN once more, as it came from the tuple's source, less any data: the client sends that again.
 #[inline(always)]
-pub(crate) fn into_syn(frame: &Frame, tuple: &Tuple, syn: &Syn) -> Result<(), Outcome> {
+pub(crate) fn into_syn<H: Hook>(frame: &H, tuple: &Tuple, syn: &Syn) -> Result<(), Outcome> {
     let options = u32::from(syn.options_length);
     let segment = TCP_HEADER as u16 + options as u16;
     let length = (NETWORK + IPV4_HEADER) as u32 + u32::from(segment);
@@ -196,14 +203,14 @@ pub(crate) fn into_syn(frame: &Frame, tuple: &Tuple, syn: &Syn) -> Result<(), Ou
 /// Makes the packet so long by room behind the Ethernet header: the kernel takes a packet out of the tunnel for one whose
 /// transport header is before its start, and refuses to change its end.
 #[inline(always)]
-fn fit(frame: &Frame, bytes: u32) -> Result<(), Outcome> {
-    let now = frame.len();
+fn fit<H: Hook>(frame: &H, bytes: u32) -> Result<(), Outcome> {
+    let now = frame.size();
     if now < bytes { frame.grow((bytes - now) as u16) } else { frame.shrink((now - bytes) as u16) }
 }
 
 /// The IP header in pieces that need no room on the stack.
 #[inline(always)]
-fn write_syn_network(frame: &Frame, tuple: &Tuple, syn: &Syn, segment: u16) -> Result<(), Outcome> {
+fn write_syn_network<H: Hook>(frame: &H, tuple: &Tuple, syn: &Syn, segment: u16) -> Result<(), Outcome> {
     let first = u16::from_ne_bytes([0x45, syn.traffic_class]);
     let length = (IPV4_HEADER as u16 + segment).to_be();
     let last = u16::from_ne_bytes([syn.ttl, protocol::TCP]);
@@ -224,7 +231,7 @@ fn write_syn_network(frame: &Frame, tuple: &Tuple, syn: &Syn, segment: u16) -> R
 
 /// The TCP header, likewise; returns its sum without the checksum.
 #[inline(always)]
-fn write_syn_transport(frame: &Frame, tuple: &Tuple, syn: &Syn, checksum: u16) -> Result<Sum, Outcome> {
+fn write_syn_transport<H: Hook>(frame: &H, tuple: &Tuple, syn: &Syn, checksum: u16) -> Result<Sum, Outcome> {
     const TRANSPORT: usize = NETWORK + IPV4_HEADER;
 
     let sequence = syn.sequence.to_be();

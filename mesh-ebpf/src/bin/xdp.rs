@@ -1,7 +1,6 @@
 //! The dataplane at XDP: what can be done with a packet before the kernel has made anything of it.
 //!
-//! The steps are those of TC, compiled from the same files; `frame` and `split` beside this one are XDP's own. What XDP cannot do it leaves to
-//! TC, by passing the packet on as it came: that is [`Outcome::NotOurs`] here, and it is not counted, because TC will count it.
+//! The steps are those of TC. What XDP cannot do it leaves to TC ([`mesh_ebpf::verdict::LEAVE_TO_TC`]), by passing the packet on as it came: that is [`Outcome::NotOurs`] here, and it is not counted, because TC will count it.
 //! So every packet is counted once.
 //!
 //! | at `uplink_xdp` | |
@@ -15,40 +14,6 @@
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
-#![expect(dead_code, reason = "the steps are shared with TC, which needs more of them")]
-#![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
-#![feature(asm_experimental_arch, core_intrinsics)]
-
-#[path = "../clock.rs"]
-mod clock;
-#[path = "../entry/mod.rs"]
-mod entry;
-mod frame;
-#[path = "../home/mod.rs"]
-mod home;
-#[path = "../next_hop.rs"]
-mod next_hop;
-#[path = "../packet/mod.rs"]
-mod packet;
-mod split;
-#[path = "../tables"]
-mod tables {
-    pub(crate) mod connections;
-    pub(crate) mod counters;
-    pub(crate) mod flows;
-    pub(crate) mod fragments;
-    pub(crate) mod frontends;
-    pub(crate) mod handover;
-    pub(crate) mod node;
-    pub(crate) mod replies;
-    pub(crate) mod suspects;
-}
-#[path = "../tunnel.rs"]
-mod tunnel;
-#[path = "../verdict.rs"]
-mod verdict;
-#[path = "../verifier.rs"]
-mod verifier;
 
 use core::mem::MaybeUninit;
 
@@ -59,27 +24,29 @@ use aya_ebpf::programs::XdpContext;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
-use crate::entry::{reject, reply, request};
-use crate::frame::Frame;
-use crate::packet::Packet;
-use crate::tables::{counters, frontends, node};
-use crate::verdict::{PackedVerdict, Redirect};
+use mesh_ebpf::entry::{reject, reply, request};
+use mesh_ebpf::hook::Hook;
+use mesh_ebpf::hook::xdp::XdpBuff;
+use mesh_ebpf::packet::{self, Packet};
+use mesh_ebpf::tables::{counters, frontends, node};
+use mesh_ebpf::tunnel;
+use mesh_ebpf::verdict::{PackedVerdict, Redirect};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
-    let frame = Frame::new(&context);
+    let frame = XdpBuff::new(&context);
     if may_be_ours(&frame) { run(&frame) } else { XDP_PASS }
 }
 
 /// Whether it is a whole packet to a port that is published: all that most packets cost.
 #[inline(always)]
-fn may_be_ours(frame: &Frame) -> bool {
+fn may_be_ours(frame: &XdpBuff) -> bool {
     packet::peek(frame).is_some_and(|seen| frontends::is_published(seen.protocol, seen.port))
 }
 
 /// Reads the packet, lets the steps decide, and does what they say.
 #[inline(always)]
-fn run(frame: &Frame) -> u32 {
+fn run(frame: &XdpBuff) -> u32 {
     let mut packet = MaybeUninit::uninit();
     let packet = Packet::unread(&mut packet);
     if packet.read(frame).is_err() {
@@ -96,7 +63,7 @@ fn run(frame: &Frame) -> u32 {
 }
 
 #[inline(always)]
-fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+fn on_uplink(frame: &XdpBuff, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if !tunnel::is_tunnelled(packet, settings) {
         return request::handle(frame, packet, settings);
@@ -119,7 +86,7 @@ fn on_uplink(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 
 /// The only place that turns an outcome into XDP's verdict.
 #[inline(always)]
-fn act(frame: &Frame, outcome: Outcome, redirect: Redirect) -> u32 {
+fn act(frame: &XdpBuff, outcome: Outcome, redirect: Redirect) -> u32 {
     let (outcome, verdict) = match redirect {
         Redirect::Interface(interface) if interface == frame.interface() || node::takes_frames(interface) => {
             match frame.settle() {
@@ -141,7 +108,7 @@ fn act(frame: &Frame, outcome: Outcome, redirect: Redirect) -> u32 {
 }
 
 #[inline(always)]
-fn send(frame: &Frame, interface: u32) -> u32 {
+fn send(frame: &XdpBuff, interface: u32) -> u32 {
     if interface == frame.interface() {
         return XDP_TX;
     }
@@ -149,12 +116,4 @@ fn send(frame: &Frame, interface: u32) -> u32 {
     unsafe { bpf_redirect(interface, 0).cast_unsigned() as u32 }
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// The helpers that the dataplane needs are for GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+include!("program.inc");

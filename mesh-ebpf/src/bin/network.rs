@@ -41,12 +41,4 @@ fn tag(context: &TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// Nothing here needs it, but all programs of the mesh say the same.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+include!("program.inc");

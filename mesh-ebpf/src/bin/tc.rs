@@ -1,60 +1,17 @@
-//! The dataplane: one packet at a time.
-//!
-//! This file holds the hooks, and it is the only place that turns an [`Outcome`] into what the kernel does with a packet. For
-//! XDP, whose program is an object of its own made of the same steps, that is `xdp/main.rs`. What differs between the two lies
-//! beside these files; all else is shared.
+//! The dataplane at TC and at sockets: the hooks, and the only place that turns an [`Outcome`] into what the kernel does with a
+//! packet. For XDP that is `xdp.rs`.
 //!
 //! | hook | where | steps |
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port, and answers out of the tunnel → [`entry`]; requests out of the tunnel → [`home`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`host`]; refused ones → [`entry`]; nobody else's tunnel packets |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer or ICMP error → [`home`]; its question → [`names`] |
-//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`network/main.rs`) | its calls of virtual addresses → [`vip`] |
+//! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`bin/network.rs`) | its calls of virtual addresses → [`vip`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`vip`] |
 //! | `connect4` … `getpeername6` | root cgroup | sockets of the node's own processes → [`host`]; of tasks, to Docker's resolver → [`names`] |
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand their context over by value")]
-#![expect(internal_features, reason = "a fetching atomic add has no stable name on this target")]
-#![feature(asm_experimental_arch, core_intrinsics)]
-
-#[path = "../clock.rs"]
-mod clock;
-#[path = "../entry/mod.rs"]
-mod entry;
-mod frame;
-#[path = "../home/mod.rs"]
-mod home;
-#[path = "../host/mod.rs"]
-mod host;
-#[path = "../names/mod.rs"]
-mod names;
-#[path = "../next_hop.rs"]
-mod next_hop;
-#[path = "../packet/mod.rs"]
-mod packet;
-mod split;
-#[path = "../tables"]
-mod tables {
-    pub(crate) mod connections;
-    pub(crate) mod counters;
-    pub(crate) mod flows;
-    pub(crate) mod fragments;
-    pub(crate) mod frontends;
-    pub(crate) mod handover;
-    pub(crate) mod node;
-    pub(crate) mod replies;
-    pub(crate) mod suspects;
-    pub(crate) mod vips;
-}
-#[path = "../tunnel.rs"]
-mod tunnel;
-#[path = "../verdict.rs"]
-mod verdict;
-#[path = "../verifier.rs"]
-mod verifier;
-#[path = "../vip/mod.rs"]
-mod vip;
 
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -67,21 +24,23 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
-use crate::frame::{Direction, Frame};
-use crate::host::socket;
-use crate::names::resolver;
-use crate::packet::Packet;
-use crate::tables::{counters, fragments, frontends, node, replies};
-use crate::verdict::{PackedVerdict, Redirect};
+use mesh_ebpf::hook::Hook;
+use mesh_ebpf::hook::skb::{Direction, Skb};
+use mesh_ebpf::host::socket;
+use mesh_ebpf::names::resolver;
+use mesh_ebpf::packet::Packet;
+use mesh_ebpf::tables::{counters, fragments, frontends, node, replies};
+use mesh_ebpf::verdict::{PackedVerdict, Redirect};
+use mesh_ebpf::{entry, home, host, names, packet, split, tunnel, vip};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
-    on_uplink(&Frame::new(&context, Direction::Ingress), on_uplink_in)
+    on_uplink(&Skb::new(&context, Direction::Ingress), on_uplink_in)
 }
 
 #[classifier]
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
-    let frame = Frame::new(&context, Direction::Egress);
+    let frame = Skb::new(&context, Direction::Egress);
     // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
     if host::guard::is_ours(&frame) || frame.origin() != 0 && !host::guard::may_stop(&frame) {
         return act(Outcome::NotOurs, Redirect::None);
@@ -91,13 +50,13 @@ pub(crate) fn uplink_out(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn bridge_in(context: TcContext) -> i32 {
-    run(&Frame::new(&context, Direction::Ingress), on_bridge_in)
+    run(&Skb::new(&context, Direction::Ingress), on_bridge_in)
 }
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
     let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
-    let frame = Frame::of_network(&context, Direction::Ingress, tag.network);
+    let frame = Skb::of_network(&context, Direction::Ingress, tag.network);
     if let Ok(verdict) = vip::arp::resolve(&frame, tag.balancer) {
         return act(verdict.outcome, verdict.redirect);
     }
@@ -107,7 +66,7 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
     let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
-    let frame = Frame::of_network(&context, Direction::Egress, tag.network);
+    let frame = Skb::of_network(&context, Direction::Egress, tag.network);
     run(&frame, |frame, packet| vip::reply::to_caller(frame, packet))
 }
 
@@ -147,7 +106,7 @@ pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
         return entry::icmp::from_client(frame, packet, settings);
@@ -182,7 +141,7 @@ fn on_uplink_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+fn on_uplink_out(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if tunnel::is_tunnelled(packet, settings) && host::guard::stops_leaving(frame, packet, settings) {
         return Outcome::ForgedTunnel.into();
@@ -200,7 +159,7 @@ fn on_uplink_out(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+fn on_bridge_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
         if let Some(verdict) = home::icmp::refused_here(frame, packet).done() {
@@ -223,7 +182,7 @@ fn on_bridge_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
+fn on_overlay_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     if let Some(verdict) = vip::call::from_caller(frame, packet).done() {
         return verdict;
     }
@@ -233,7 +192,7 @@ fn on_overlay_in(frame: &Frame, packet: &mut Packet) -> PackedVerdict {
 
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
 #[inline(always)]
-fn on_uplink(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
+fn on_uplink(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
     match packet::peek(frame) {
         Some(seen) if seen.is_complete(frame) && !frontends::is_published(seen.protocol, seen.port) => {
             act(Outcome::NotOurs, Redirect::None)
@@ -244,7 +203,7 @@ fn on_uplink(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict
 
 /// Reads the packet, lets the hook's steps decide, and does what they say.
 #[inline(always)]
-fn run(frame: &Frame, steps: impl Fn(&Frame, &mut Packet) -> PackedVerdict) -> i32 {
+fn run(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
     if frame.has_vlan_tag() {
         return act(Outcome::NotOurs, Redirect::None);
     }
@@ -351,12 +310,4 @@ fn leave(redirect: Redirect) -> i32 {
     }
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// The helpers that the dataplane needs are for GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+include!("program.inc");

@@ -8,24 +8,54 @@
 use mesh_common::net::IPV4_HEADER;
 use mesh_common::outcome::Outcome;
 
-use crate::frame::Frame;
+use crate::hook::Hook;
+use crate::hook::skb::Skb;
+use crate::hook::xdp::XdpBuff;
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
 use crate::tables::fragments;
+use crate::verdict::LEAVE_TO_TC;
 
 /// Upper half of the mark of a copy; the lower half counts the 8-byte blocks that it has to lose.
 const MARK: u32 = 0x6d65_0000;
 const BLOCKS: u32 = 0x1fff;
 
-/// Whether a packet is larger than `limit`. An aggregate is not: it is cut into segments that fit, their size was agreed on
-/// when the MSS was clamped.
-#[inline(always)]
-pub(crate) fn is_too_big(frame: &Frame, packet: &Packet, limit: u16) -> bool {
-    packet.length > limit && !frame.is_aggregate()
+/// What a hook does with a packet that is too big.
+pub trait Split: Hook {
+    /// Whether a packet is larger than `limit`, and nobody cuts it.
+    fn is_too_big(&self, packet: &Packet, limit: u16) -> bool;
+
+    /// Cuts the packet to the first part that fits into `limit` bytes, and sends a copy around for the rest.
+    fn keep_first_part(&self, packet: &mut Packet, limit: u16) -> Result<(), Outcome>;
 }
 
-/// Cuts the packet to the first part that fits into `limit` bytes, and sends a copy around for the rest.
+impl Split for Skb {
+    /// An aggregate is not too big: it is cut into segments that fit, their size was agreed on when the MSS was clamped.
+    #[inline(always)]
+    fn is_too_big(&self, packet: &Packet, limit: u16) -> bool {
+        packet.length > limit && !self.is_aggregate()
+    }
+
+    #[inline(always)]
+    fn keep_first_part(&self, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
+        keep_first_part(self, packet, limit)
+    }
+}
+
+impl Split for XdpBuff {
+    #[inline(always)]
+    fn is_too_big(&self, packet: &Packet, limit: u16) -> bool {
+        packet.length > limit
+    }
+
+    /// Only the kernel can make two packets of one.
+    #[inline(always)]
+    fn keep_first_part(&self, _: &mut Packet, _: u16) -> Result<(), Outcome> {
+        Err(LEAVE_TO_TC)
+    }
+}
+
 #[inline(always)]
-pub(crate) fn keep_first_part(frame: &Frame, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
+fn keep_first_part(frame: &Skb, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
     // Options would have to be sorted into those that later fragments repeat and those that they do not.
     if packet.header_length() != IPV4_HEADER {
         return Err(Outcome::TooBigDropped);
@@ -53,14 +83,14 @@ pub(crate) fn keep_first_part(frame: &Frame, packet: &mut Packet, limit: u16) ->
 
 /// Whether the packet is a copy that has come around, and how many blocks it has to lose.
 #[inline(always)]
-pub(crate) fn is_copy(frame: &Frame) -> Option<u16> {
+pub fn is_copy(frame: &Skb) -> Option<u16> {
     let mark = frame.mark();
     if mark & !BLOCKS == MARK { Some((mark & BLOCKS) as u16) } else { None }
 }
 
 /// Makes a copy the later fragment that it stands for.
 #[inline(never)]
-pub(crate) fn lose_first_part(frame: &Frame, packet: &mut Packet, blocks: u16) -> Result<(), Outcome> {
+pub fn lose_first_part(frame: &Skb, packet: &mut Packet, blocks: u16) -> Result<(), Outcome> {
     frame.set_mark(0);
     packet.is_copy = true;
     let payload = blocks << 3;

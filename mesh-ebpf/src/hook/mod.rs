@@ -1,0 +1,93 @@
+//! A packet at a hook: bounds-checked access to its bytes, and what the hook lets us do with it. Steps that both TC and XDP take
+//! are written for a [`Hook`]; those that are TC's alone say [`skb::Skb`].
+
+pub mod skb;
+pub mod xdp;
+
+use core::ffi::c_void;
+
+use mesh_common::checksum::Sum;
+use mesh_common::outcome::Outcome;
+
+use crate::packet::sum::TransportChange;
+use crate::verdict::Redirect;
+use crate::verifier::Even;
+
+/// What TC and XDP can both do with a packet, each in its own manner. All offsets are counted from the Ethernet header.
+pub trait Hook {
+    /// Whether the hook is XDP, which leaves what it cannot do to TC, unchanged ([`crate::verdict::LEAVE_TO_TC`]).
+    const IS_XDP: bool;
+
+    /// The overlay network's number; 0 for what is on no overlay.
+    fn network(&self) -> u32;
+
+    /// Whether the packet is on its way out.
+    fn is_leaving(&self) -> bool;
+
+    /// The interface that the hook is on.
+    fn interface(&self) -> u32;
+
+    /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.
+    fn back(&self) -> Redirect;
+
+    /// Bytes of the packet, from its Ethernet header on.
+    fn size(&self) -> u32;
+
+    /// The bytes at `offset`, if the packet has them where they can be read. Changing the packet's size or its checksums through
+    /// this trait invalidates the pointer; the verifier sees to that.
+    fn at<T>(&self, offset: usize) -> Option<*mut T>;
+
+    /// Copies the bytes at `offset`.
+    #[inline(always)]
+    fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` has checked that the packet holds the bytes, and every field that is read stands at an even address.
+        self.at::<T>(offset).map(|pointer| unsafe { Even::read(pointer) })
+    }
+
+    /// Makes up to `bytes` of the packet's start readable and writable in place.
+    fn make_linear(&self, bytes: u32);
+
+    /// Brings a transport checksum in step with a change of the packet.
+    fn update_transport(&self, change: &TransportChange) -> Result<(), Outcome>;
+
+    /// Makes room for a tunnel header between the Ethernet and the IP header, so that an aggregate is still cut into packets of
+    /// the same size. One that is `plain` is not marked as a tunnel's. At XDP the hardware addresses are yet to be set.
+    fn grow_for_tunnel(&self, plain: bool) -> Result<(), Outcome>;
+
+    /// Takes the tunnel header off. At XDP the Ethernet header is the inner one then.
+    fn shrink_from_tunnel(&self) -> Result<(), Outcome>;
+
+    /// Makes `bytes` of room between the Ethernet and the IP header, which stay what they are.
+    fn grow(&self, bytes: u16) -> Result<(), Outcome>;
+
+    /// Takes the `bytes` behind the Ethernet header away.
+    fn shrink(&self, bytes: u16) -> Result<(), Outcome>;
+
+    /// Cuts or pads the packet to `bytes`.
+    fn resize(&self, bytes: u32) -> Result<(), Outcome>;
+
+    /// Marks what these programs send for the guard at the uplinks. Nobody looks at what XDP sends.
+    fn set_mark(&self, mark: u32);
+
+    /// The sum of the `length` bytes at `offset`, which are an IP header and 8 to 20 more: 28 to 80.
+    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome>;
+
+    /// Copies the `length` bytes at `offset` to the start of `integers`.
+    fn load<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &mut [T; N],
+        length: u32,
+    ) -> Result<(), Outcome>;
+
+    /// Puts the first `length` bytes of `integers` at `offset`. Invalidates pointers into the packet.
+    fn store<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &[T; N],
+        length: u32,
+    ) -> Result<(), Outcome>;
+
+    /// The context as helpers take it.
+    fn as_ptr(&self) -> *mut c_void;
+}

@@ -1,0 +1,319 @@
+//! A packet in the kernel's hands: bounds-checked access to its bytes, and what the hook lets us do with it.
+
+use core::ffi::c_void;
+use core::mem::{MaybeUninit, size_of};
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_csum_diff, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use mesh_common::checksum::Sum;
+use mesh_common::net::ETHERNET_HEADER;
+use mesh_common::outcome::Outcome;
+use mesh_common::tunnel::OVERHEAD;
+
+use crate::hook::Hook;
+use crate::packet::sum::{self, TransportChange, halves};
+use crate::verdict::Redirect;
+use crate::verifier::{bounded, some_of, zeroed};
+
+/// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
+const ENCAP_L2: u64 = (ETHERNET_HEADER as u64) << 56;
+
+/// A packet at a TC hook.
+pub struct Skb {
+    context: *mut __sk_buff,
+    direction: Direction,
+    network: u32,
+}
+
+/// Which way packets pass a hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(context: &TcContext, direction: Direction) -> Self {
+        Self::of_network(context, direction, 0)
+    }
+
+    /// A packet of an overlay network.
+    #[inline(always)]
+    pub fn of_network(context: &TcContext, direction: Direction, network: u32) -> Self {
+        Self { context: context.skb.skb, direction, network }
+    }
+
+    /// The interface that the packet has come in by; 0 if it is from a socket here.
+    #[inline(always)]
+    pub fn origin(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    /// Whether a VLAN tag was taken off by the driver: the packet belongs to a VLAN device, whose own hook gets it.
+    #[inline(always)]
+    pub fn has_vlan_tag(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.context).vlan_present != 0 }
+    }
+
+    /// Whether it stands for several packets on the wire (GSO, GRO).
+    #[inline(always)]
+    pub fn is_aggregate(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.context).gso_size != 0 }
+    }
+
+    /// The cookie of the socket that sent it; 0 if there is none.
+    #[inline(always)]
+    pub fn socket_cookie(&self) -> u64 {
+        // SAFETY: the context is the one this program was called with.
+        unsafe { bpf_get_socket_cookie(self.as_ptr()) }
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.context).mark }
+    }
+
+    /// Sends a copy that carries `mark` to this hook again.
+    #[inline(always)]
+    pub fn send_around(&self, mark: u32) -> Result<(), Outcome> {
+        let before = self.mark();
+        self.set_mark(mark);
+        let flags = if self.direction == Direction::Ingress { u64::from(BPF_F_INGRESS) } else { 0 };
+        // SAFETY: the context is the one this program was called with.
+        let result = unsafe { bpf_clone_redirect(self.context, self.interface(), flags) };
+        self.set_mark(before);
+        if result == 0 { Ok(()) } else { Err(Outcome::NotChangeable) }
+    }
+
+    /// The folded sum of the `length` bytes at `offset`, of which there are no more than 512 in a packet that needs it: one
+    /// whose checksum is left to a device has the size that its sender's interface takes.
+    #[inline(never)]
+    pub fn sum_of_rest(&self, offset: usize, length: usize) -> u16 {
+        const PIECE: usize = 64;
+        const PIECES: usize = 8;
+
+        let mut total = Sum::ZERO;
+        for piece in 0..PIECES {
+            let done = piece * PIECE;
+            if done >= length {
+                break;
+            }
+            let left = if length - done < PIECE { length - done } else { PIECE };
+            // As in `sum::sum`.
+            let left = bounded(left - 1) + 1;
+            if left > PIECE {
+                break;
+            }
+            let mut bytes = MaybeUninit::uninit();
+            // SAFETY: these are integers.
+            let bytes: &mut [u32; PIECE / 4] = unsafe { zeroed(&mut bytes) };
+            // SAFETY: the buffer holds the bytes that are asked for; what is behind them stays zero and adds nothing.
+            let sum = unsafe {
+                if bpf_skb_load_bytes(
+                    self.as_ptr(),
+                    (offset + done) as u32,
+                    bytes.as_mut_ptr().cast(),
+                    left as u32,
+                ) != 0
+                {
+                    break;
+                }
+                bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_mut_ptr(), PIECE as u32, 0)
+            };
+            total = total.add(halves(sum));
+        }
+        total.folded()
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.context).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.context).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, bytes: i32, flags: u64) -> Result<(), Outcome> {
+        // SAFETY: the context is the one this program was called with.
+        let result =
+            unsafe { bpf_skb_adjust_room(self.context, bytes, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) };
+        if result == 0 { Ok(()) } else { Err(Outcome::NotChangeable) }
+    }
+}
+
+impl Hook for Skb {
+    const IS_XDP: bool = false;
+
+    #[inline(always)]
+    fn network(&self) -> u32 {
+        self.network
+    }
+
+    #[inline(always)]
+    fn is_leaving(&self) -> bool {
+        self.direction == Direction::Egress
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.context).ifindex }
+    }
+
+    #[inline(always)]
+    fn back(&self) -> Redirect {
+        match self.direction {
+            Direction::Ingress => Redirect::Interface(self.interface()),
+            Direction::Egress => Redirect::Ingress(self.interface()),
+        }
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (*self.context).len }
+    }
+
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.data() + bounded(offset);
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    #[inline(always)]
+    fn make_linear(&self, bytes: u32) {
+        if self.data_end() - self.data() < bytes as usize {
+            let wanted = if self.size() < bytes { self.size() } else { bytes };
+            // SAFETY: the context is the one this program was called with.
+            // What could not be pulled will be missed by `at`.
+            unsafe { bpf_skb_pull_data(self.context, wanted) };
+        }
+    }
+
+    #[inline(always)]
+    fn update_transport(&self, change: &TransportChange) -> Result<(), Outcome> {
+        let optional = if change.optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo_header = u64::from(change.pseudo_header.difference());
+        let segment = u64::from(change.segment.difference());
+        let offset = change.offset as u32;
+        // SAFETY: the context is the one this program was called with; the helper checks the offset.
+        let failed = unsafe {
+            (pseudo_header != 0
+                && bpf_l4_csum_replace(
+                    self.context,
+                    offset,
+                    0,
+                    pseudo_header,
+                    optional | u64::from(BPF_F_PSEUDO_HDR),
+                ) != 0)
+                || (segment != 0 && bpf_l4_csum_replace(self.context, offset, 0, segment, optional) != 0)
+        };
+        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn grow_for_tunnel(&self, plain: bool) -> Result<(), Outcome> {
+        if plain {
+            return self.grow(OVERHEAD as u16);
+        }
+        let flags = u64::from(
+            BPF_F_ADJ_ROOM_FIXED_GSO
+                | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+                | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+                | BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        ) | ENCAP_L2;
+        self.adjust_room(i32::from(OVERHEAD as u16), flags)
+    }
+
+    #[inline(always)]
+    fn shrink_from_tunnel(&self) -> Result<(), Outcome> {
+        self.adjust_room(-i32::from(OVERHEAD as u16), u64::from(BPF_F_ADJ_ROOM_FIXED_GSO))
+    }
+
+    #[inline(always)]
+    fn grow(&self, bytes: u16) -> Result<(), Outcome> {
+        self.adjust_room(i32::from(bytes), 0)
+    }
+
+    #[inline(always)]
+    fn shrink(&self, bytes: u16) -> Result<(), Outcome> {
+        self.adjust_room(-i32::from(bytes), 0)
+    }
+
+    #[inline(always)]
+    fn resize(&self, bytes: u32) -> Result<(), Outcome> {
+        // SAFETY: the context is the one this program was called with.
+        if unsafe { bpf_skb_change_tail(self.context, bytes, 0) } == 0 {
+            Ok(())
+        } else {
+            Err(Outcome::NotChangeable)
+        }
+    }
+
+    #[inline(always)]
+    fn set_mark(&self, mark: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.context).mark = mark }
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
+        // SAFETY: the buffer has room for as many bytes as are asked for.
+        sum::sum(length, |buffer, length| unsafe {
+            bpf_skb_load_bytes(self.as_ptr(), offset as u32, buffer, length)
+        })
+    }
+
+    #[inline(always)]
+    fn load<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &mut [T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
+        let place = integers.as_mut_ptr().cast();
+        // SAFETY: there is room for as many bytes as are asked for.
+        let failed = unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, place, length) } != 0;
+        if failed { Err(Outcome::Malformed) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn store<T: Copy, const N: usize>(
+        &self,
+        offset: usize,
+        integers: &[T; N],
+        length: u32,
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
+        let place = integers.as_ptr().cast();
+        // SAFETY: there are as many bytes; the helper checks the offset.
+        let failed = unsafe { bpf_skb_store_bytes(self.context, offset as u32, place, length, 0) } != 0;
+        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut c_void {
+        self.context.cast()
+    }
+}
