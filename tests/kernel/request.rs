@@ -11,7 +11,26 @@ use crate::support::packet::{
     Packet, Payload, SYN, Tcp, Tunnel, Udp, between, data, linux_options, syn, tcp, udp,
 };
 use crate::support::run::Hook;
+use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
+
+#[test]
+fn a_frame_for_another_machine_is_not_ours() {
+    let mut world = World::serving(&[local(5)]);
+    let packet = Packet::from_client(syn());
+    let tunnelled = Tunnel::to_here(5);
+    for destination in [cast::OTHER_MAC, [0xff; 6], [0x01, 0x00, 0x5e, 0, 0, 1]] {
+        world.uplink_in(&packet.macs(destination, cast::CLIENT_MAC)).passes(Outcome::NotOurs);
+        let other = Tunnel { destination_mac: destination, ..tunnelled.clone() }.around(&packet.ip());
+        world.run(Hook::UplinkIn, &other).passes(Outcome::NotOurs);
+    }
+    // The switch floods what it has not learnt yet.
+    let [uplink, bridge] = world.attach();
+    uplink.send(&Frame::finished(packet.macs(cast::OTHER_MAC, cast::CLIENT_MAC).bytes()));
+    uplink.send(&Frame::finished(packet.bytes()));
+    bridge.carries(&packet.delivered(5).bytes());
+    assert_eq!(world.count(Outcome::Delivered), 1);
+}
 
 #[test]
 fn a_published_port_on_a_foreign_address_is_not_ours() {

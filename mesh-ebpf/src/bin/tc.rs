@@ -107,6 +107,9 @@ pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
+    if !frame.is_for_host() {
+        return Outcome::NotOurs.into();
+    }
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if packet.protocol == protocol::ICMP {
         return entry::icmp::from_client(frame, packet, settings);

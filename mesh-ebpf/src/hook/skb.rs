@@ -58,6 +58,18 @@ impl Skb {
         unsafe { (*self.context).ingress_ifindex }
     }
 
+    /// Whether the frame is addressed to the interface. One that is not comes in where the interface hears all, or a switch has
+    /// yet to learn where its addressee is: that one takes it, and two nodes would serve it otherwise. The kernel takes no TCP
+    /// from a broadcast either (`tcp_v4_rcv`).
+    #[inline(always)]
+    pub fn is_for_host(&self) -> bool {
+        /// From `linux/if_packet.h`.
+        const PACKET_HOST: u32 = 0;
+
+        // SAFETY: as above.
+        unsafe { (*self.context).pkt_type == PACKET_HOST }
+    }
+
     /// Whether a VLAN tag was taken off by the driver: the packet belongs to a VLAN device, whose own hook gets it.
     #[inline(always)]
     pub fn has_vlan_tag(&self) -> bool {
