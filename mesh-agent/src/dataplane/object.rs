@@ -1,5 +1,7 @@
 //! The dataplane's programs, as the build compiled them, and how the kernel gets them.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
@@ -66,11 +68,57 @@ pub(super) fn load(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has thirty types, and ours are these")]
 fn load_one(program: &mut Program) -> Result<()> {
-    let loaded: Result<(), ProgramError> = match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::Xdp(program) => program.load(),
+    match program {
+        Program::SchedClassifier(program) => Ok(until_undisturbed(|| program.load())?),
+        Program::CgroupSockAddr(program) => Ok(until_undisturbed(|| program.load())?),
+        Program::Xdp(program) => Ok(until_undisturbed(|| program.load())?),
         _ => bail!("there are no programs of this type among ours"),
-    };
-    Ok(loaded?)
+    }
+}
+
+/// Tries to load a program, again if a signal has come to this thread meanwhile: the verifier then gives up with `EAGAIN`, also when
+/// the signal is one that nobody handles (linux/kernel/bpf/verifier.c, `do_check`). libbpf tries five times too.
+pub fn until_undisturbed<T>(load: impl FnMut() -> Result<T, ProgramError>) -> Result<T, ProgramError> {
+    again_while(
+        load,
+        |error| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock),
+    )
+}
+
+fn again_while<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_again: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    const ATTEMPTS: usize = 5;
+
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if is_again(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_costs_another_attempt_and_nothing_else_does() {
+        let mut attempts = 0;
+        let mut load = |errors: &[ErrorKind]| {
+            attempts = 0;
+            let attempt = || {
+                attempts += 1;
+                errors.get(attempts - 1).map_or(Ok(()), |kind| Err(*kind))
+            };
+            let loaded = again_while(attempt, |kind| *kind == ErrorKind::WouldBlock);
+            (loaded.is_ok(), attempts)
+        };
+        assert_eq!(load(&[]), (true, 1));
+        assert_eq!(load(&[ErrorKind::WouldBlock; 4]), (true, 5));
+        assert_eq!(load(&[ErrorKind::WouldBlock; 9]), (false, 5));
+        assert_eq!(load(&[ErrorKind::PermissionDenied]), (false, 1));
+    }
 }

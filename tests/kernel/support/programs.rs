@@ -9,7 +9,7 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use mesh_agent::dataplane::object::{NETWORK_OBJECT, program};
+use mesh_agent::dataplane::object::{self, NETWORK_OBJECT, program};
 use mesh_common::maps;
 use mesh_common::overlay::NetworkTag;
 
@@ -84,7 +84,7 @@ impl Programs {
             let program = self.program_mut(name).expect("the object has it");
             let program: &mut CgroupSockAddr = program.try_into().expect("it is for sockets");
             if program.fd().is_err() {
-                program.load().expect("the verifier accepts it");
+                object::until_undisturbed(|| program.load()).expect("the verifier accepts it");
             }
             let id = program.attach(cgroup, CgroupAttachMode::Single).expect("it is a cgroup");
             program.take_link(id).expect("it has just been attached")
@@ -148,7 +148,8 @@ impl Loaded {
         }
         let mut ebpf = loader.load(object()).expect("the object is accepted");
         for hook in Hook::ALL {
-            classifier_mut(&mut ebpf, hook).load().expect("the verifier accepts it");
+            let program = classifier_mut(&mut ebpf, hook);
+            object::until_undisturbed(|| program.load()).expect("the verifier accepts it");
         }
         Self { ebpf }
     }
@@ -174,6 +175,6 @@ pub(crate) fn tag(content: NetworkTag) -> Ebpf {
 pub(crate) fn tag_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     let program = ebpf.program_mut(name).expect("the object has it");
     let program: &mut SchedClassifier = program.try_into().expect("it is a TC program");
-    program.load().expect("the verifier accepts it");
+    object::until_undisturbed(|| program.load()).expect("the verifier accepts it");
     program
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use mesh_agent::dataplane::object::{XDP_OBJECT, program};
+use mesh_agent::dataplane::object::{self, XDP_OBJECT, program};
 use mesh_common::maps;
 use mesh_common::net::Mac;
 use mesh_common::outcome::Outcome;
@@ -58,7 +58,7 @@ impl Driver {
         }
         let mut ebpf = loader.load(XDP_OBJECT).expect("the object is accepted");
         let xdp = uplink_xdp(&mut ebpf);
-        xdp.load().expect("the verifier accepts it");
+        object::until_undisturbed(|| xdp.load()).expect("the verifier accepts it");
         // The kernel runs nothing in the name of an interface without it.
         xdp.attach_to_if_index(cast::UPLINK, XdpMode::Driver).expect("veth takes XDP programs");
         Self { ebpf, _files: files }
