@@ -2,6 +2,7 @@
 //! the last 256 only.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader},
     process::{Child, Stdio},
     sync::{Arc, Mutex},
@@ -17,6 +18,8 @@ use crate::lab::Lab;
 pub struct Death {
     /// Milliseconds since 1970.
     pub at: u64,
+    /// When Docker told it to end; the same if nobody told it.
+    pub told: u64,
     /// The task's id, and `service.slot`.
     pub id: String,
     pub task: String,
@@ -34,10 +37,11 @@ impl Deaths {
     pub(crate) fn of(lab: &Lab, service: &str) -> Result<Self> {
         let mut deaths = Self { seen: Arc::default(), followers: Vec::new() };
         let label = |name: &str| format!("{{{{index .Actor.Attributes \"com.docker.swarm.task.{name}\"}}}}");
-        let format = format!("--format={{{{.TimeNano}}}} {} {}", label("id"), label("name"));
+        let format = format!("--format={{{{.TimeNano}}}} {{{{.Action}}}} {} {}", label("id"), label("name"));
         let filter = format!("--filter=label=com.docker.swarm.service.name={service}");
         for node in &lab.nodes {
-            let events = ["events", "--filter=type=container", "--filter=event=die", &filter, &format];
+            let kinds = ["--filter=type=container", "--filter=event=kill", "--filter=event=die"];
+            let events = [&["events"][..], &kinds, &[&filter, &format]].concat();
             let mut command = node.docker(events).into_inner();
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
             let mut child = command.spawn().context("cannot follow Docker's events")?;
@@ -45,8 +49,9 @@ impl Deaths {
             deaths.followers.push(child);
             let (seen, node) = (Arc::clone(&deaths.seen), node.name.clone());
             thread::spawn(move || {
+                let mut told = BTreeMap::new();
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    if let (Some(death), Ok(mut seen)) = (parse(&line, &node), seen.lock()) {
+                    if let (Some(death), Ok(mut seen)) = (parse(&line, &node, &mut told), seen.lock()) {
                         seen.push(death);
                     }
                 }
@@ -71,12 +76,19 @@ impl Drop for Deaths {
     }
 }
 
-/// A line is the time in nanoseconds, the task's id, and `service.slot.id`.
-fn parse(line: &str, node: &str) -> Option<Death> {
+/// A line is the time in nanoseconds, what happened, the task's id, and `service.slot.id`. `told` keeps when tasks were told to end.
+fn parse(line: &str, node: &str, told: &mut BTreeMap<String, u64>) -> Option<Death> {
     let mut words = line.split(' ');
-    let (nanoseconds, id, name) = (words.next()?.parse::<u64>().ok()?, words.next()?, words.next()?);
+    let (nanoseconds, action) = (words.next()?.parse::<u64>().ok()?, words.next()?);
+    let (id, name) = (words.next()?, words.next()?);
+    let at = nanoseconds / 1_000_000;
+    if action == "kill" {
+        told.entry(id.to_owned()).or_insert(at);
+        return None;
+    }
     let task = name.rsplit_once('.').map_or(name, |(task, _)| task).to_owned();
-    Some(Death { at: nanoseconds / 1_000_000, id: id.into(), task, node: node.into() })
+    let told = told.get(id).map_or(at, |told| at.min(*told));
+    Some(Death { at, told, id: id.into(), task, node: node.into() })
 }
 
 #[cfg(test)]
@@ -85,10 +97,13 @@ mod tests {
 
     #[test]
     fn an_event_names_the_task_and_the_moment() {
-        let death = parse("1795238624309123456 tz5xc3k web.3.tz5xc3k", "node2");
+        let mut told = BTreeMap::new();
+        assert_eq!(parse("1795238624000123456 kill tz5xc3k web.3.tz5xc3k", "node2", &mut told), None);
+        let death = parse("1795238624309123456 die tz5xc3k web.3.tz5xc3k", "node2", &mut told);
+        assert_eq!(death.as_ref().map(|death| death.told), Some(1_795_238_624_000));
         let expected = ("tz5xc3k".into(), "web.3".into(), "node2".into());
         let found = death.map(|d| (d.at, (d.id, d.task, d.node)));
         assert_eq!(found, Some((1_795_238_624_309, expected)));
-        assert_eq!(parse("", "node1"), None);
+        assert_eq!(parse("", "node1", &mut told), None);
     }
 }
