@@ -25,7 +25,20 @@ pub struct Settings {
     pub resolver: Address,
     /// Interface indices of uplinks that take what XDP sends from other ones; 0 is none.
     pub frame_takers: [u32; FRAME_TAKERS],
+    /// Hardware addresses of uplinks; all zeroes is none.
+    pub uplink_macs: [Mac; UPLINK_MACS],
 }
+
+impl Settings {
+    /// Whether a frame to this hardware address is this node's. Of a node with more uplinks than are known here, not all are.
+    #[inline(always)]
+    pub fn is_uplinks(&self, mac: Mac) -> bool {
+        mac != [0; 6] && self.uplink_macs.contains(&mac)
+    }
+}
+
+/// XDP serves so many uplinks of a node; frames to others go by TC, which the kernel tells whose they are.
+pub const UPLINK_MACS: usize = 4;
 
 /// So many uplinks of a node take what XDP sends from other ones; what is for more of them goes by TC.
 pub const FRAME_TAKERS: usize = 3;

@@ -189,7 +189,7 @@ impl From<Result<Next, Outcome>> for PackedNext {
 }
 
 /// Says at XDP that the packet is TC's, as it came: TC decides, and counts it.
-pub(crate) const LEAVE_TO_TC: Outcome = Outcome::NotOurs;
+pub const LEAVE_TO_TC: Outcome = Outcome::NotOurs;
 
 /// A step's result: the packet left by it, or why it cannot.
 pub type Step = Result<Verdict, Outcome>;

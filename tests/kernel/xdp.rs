@@ -29,6 +29,10 @@ fn what_is_not_ours_is_left_without_a_trace() {
     driver.receives(&Packet::from_client(Payload::Other(47, vec![0, 80, 0, 80, 0, 0, 0, 0]))).is_left_to_tc();
     let elsewhere = Packet::from_client(syn()).with(|packet| packet.destination = cast::STRANGER);
     driver.receives(&elsewhere).is_left_to_tc();
+    // A switch floods what it has not learnt yet.
+    for mac in [cast::OTHER_MAC, [0xff; 6], [0; 6]] {
+        driver.receives(&Packet::from_client(syn()).macs(mac, cast::CLIENT_MAC)).is_left_to_tc();
+    }
     assert_eq!(known(&world), 0);
 }
 

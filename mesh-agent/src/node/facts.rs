@@ -5,8 +5,8 @@ use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use mesh_common::net::{Address, Port};
-use mesh_common::settings::{FRAME_TAKERS, Settings};
+use mesh_common::net::{Address, Mac, Port};
+use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
 use mesh_common::tunnel::OVERHEAD;
 
 use super::arrivals::arrivals;
@@ -109,6 +109,7 @@ pub fn facts(
         resolver_port: Port::new(told.resolver_port.filter(|_| resolver.is_some()).unwrap_or(0)),
         resolver: resolver.map(Address::from).unwrap_or_default(),
         frame_takers: told.frame_takers,
+        uplink_macs: uplink_macs(uplinks),
     };
     let towards = peers.iter().filter_map(|peer| {
         let uplink = of_address(source_towards(*peer)?)?;
@@ -124,6 +125,16 @@ pub fn facts(
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
     }
+}
+
+fn uplink_macs(uplinks: &[Interface]) -> [Mac; UPLINK_MACS] {
+    let mut macs = [Mac::default(); UPLINK_MACS];
+    // Those of a bond, and VLANs on one interface, have the same.
+    let own: BTreeSet<Mac> = uplinks.iter().map(|uplink| uplink.mac).collect();
+    for (place, mac) in macs.iter_mut().zip(own) {
+        *place = mac;
+    }
+    macs
 }
 
 /// Those at which clients may ask for published ports.
@@ -246,6 +257,8 @@ mod tests {
         let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
+        assert!(uplinks.iter().all(|uplink| facts.settings.is_uplinks(uplink.mac)));
+        assert!(!facts.settings.is_uplinks([0; 6]) && !facts.settings.is_uplinks([2, 0, 0, 0, 0, 0x99]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));
         assert_eq!(facts.uplinks, BTreeSet::from([2, 7]));

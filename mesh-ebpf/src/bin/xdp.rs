@@ -1,7 +1,7 @@
 //! The dataplane at XDP: what can be done with a packet before the kernel has made anything of it.
 //!
-//! The steps are those of TC. What XDP cannot do it leaves to TC ([`mesh_ebpf::verdict::LEAVE_TO_TC`]), by passing the packet on as it came: that is [`Outcome::NotOurs`] here, and it is not counted, because TC will count it.
-//! So every packet is counted once.
+//! The steps are those of TC. What XDP cannot do it leaves to TC ([`LEAVE_TO_TC`]), by passing the packet on as it came. That is not
+//! counted, because TC will count it: so every packet is counted once.
 //!
 //! | at `uplink_xdp` | |
 //! |---|---|
@@ -21,6 +21,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use mesh_common::net::Mac;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
@@ -30,7 +31,7 @@ use mesh_ebpf::hook::xdp::XdpBuff;
 use mesh_ebpf::packet::{self, Packet};
 use mesh_ebpf::tables::{counters, frontends, node};
 use mesh_ebpf::tunnel;
-use mesh_ebpf::verdict::{PackedVerdict, Redirect};
+use mesh_ebpf::verdict::{LEAVE_TO_TC, PackedVerdict, Redirect};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
@@ -64,12 +65,16 @@ fn run(frame: &XdpBuff) -> u32 {
 
 #[inline(always)]
 fn on_uplink(frame: &XdpBuff, packet: &mut Packet) -> PackedVerdict {
-    let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
+    let Some(settings) = node::settings() else { return LEAVE_TO_TC.into() };
+    // Of another machine's frames, which a switch floods or an interface hears that hears all, TC knows.
+    if !frame.read::<Mac>(0).is_some_and(|destination| settings.is_uplinks(destination)) {
+        return LEAVE_TO_TC.into();
+    }
     if !tunnel::is_tunnelled(packet, settings) {
         return request::handle(frame, packet, settings);
     }
     if tunnel::flags(frame) & (REPLY | PROBE) == 0 {
-        return Outcome::NotOurs.into();
+        return LEAVE_TO_TC.into();
     }
     let mut arrival = MaybeUninit::uninit();
     let arrival = match tunnel::open(frame, packet, settings, &mut arrival) {

@@ -62,6 +62,7 @@ pub(crate) fn settings() -> Settings {
         inner_mtu: INNER_MTU,
         tunnel_port: Port::new(TUNNEL_PORT),
         bridge_mac: BRIDGE_MAC,
+        uplink_macs: [BRIDGE_MAC, NODE_MAC, [0; 6], [0; 6]],
         ..Settings::default()
     }
 }

@@ -214,6 +214,7 @@ impl Node {
             inner_mtu: INNER_MTU,
             tunnel_port: Port::new(frames::TUNNEL_PORT),
             bridge_mac: frames::BRIDGE_MAC,
+            uplink_macs: [frames::NODE_MAC, [0; 6], [0; 6], [0; 6]],
             ..Settings::default()
         };
         set(&mut self.mesh, "SETTINGS", 0, settings)?;
