@@ -91,6 +91,21 @@ fn where_answers_go_straight_the_clients_next_segment_is_all_there_is() {
 }
 
 #[test]
+fn where_answers_go_straight_the_clients_end_is_the_flows() {
+    let mut world = World::serving(&[remote(7), remote(8)]);
+    world.change_backend(1, |backend| backend.flags = mesh_common::backend::flags::RETURN_DIRECT);
+    let client = |flags| Packet::from_client(Payload::Tcp(Tcp { sequence: SEQUENCE + 1, ..tcp(flags) }));
+    for packet in [Packet::from_client(syn()), client(ACK), client(FIN | ACK)] {
+        let tunnel = Tunnel::to_other(7, &packet);
+        world.uplink_in(&packet).enters_tunnel(Outcome::Tunnelled, tunnel, &packet.ip());
+    }
+    assert!(world.established(&flow_key(protocol::TCP)).is_none());
+    // The task may go on sending, and the client goes on acknowledging that to the same task.
+    let packet = client(ACK);
+    world.uplink_in(&packet).enters_tunnel(Outcome::Tunnelled, Tunnel::to_other(7, &packet), &packet.ip());
+}
+
+#[test]
 fn a_flow_that_ends_leaves_the_established_ones() {
     let client = |flags| Packet::from_client(Payload::Tcp(tcp(flags)));
     let task = |flags| Packet::from_task(5, answer(flags, b""));

@@ -188,6 +188,10 @@ pub(crate) fn note_client<H: Hook, T: Tables>(
         Known::Established(flow) => {
             flow.last_seen = now;
             flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
+            // Nobody will see here how the task ends it.
+            if is_unseen(backend) {
+                flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+            }
             if tcp::is_closed(flow.state) {
                 retire::<T>(key, flow);
             }
@@ -195,6 +199,12 @@ pub(crate) fn note_client<H: Hook, T: Tables>(
         Known::Opening(opening) => note_client_opening::<H, T>(key, opening, packet, backend, now),
         Known::Other(flow) => flow.last_seen = now,
     }
+}
+
+/// Whether what a backend answers goes past this node.
+#[inline(always)]
+fn is_unseen(backend: &Backend) -> bool {
+    !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0
 }
 
 #[inline(always)]
@@ -211,9 +221,8 @@ fn note_client_opening<H: Hook, T: Tables>(
     }
     opening.flow.last_seen = now;
     opening.flow.state = tcp::after(before, packet.tcp_flags, Sender::Client);
-    // What the task answers goes past this node: that the client has gone on after its SYN is all there is to see.
-    let unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
-    let proves = if unseen {
+    // That the client has gone on after its SYN is all there is to see.
+    let proves = if is_unseen(backend) {
         before & state::ADOPTED == 0
             && tcp::is_acknowledgement(packet.tcp_flags)
             && packet.sequence == opening.syn.sequence.wrapping_add(1)
