@@ -2,7 +2,6 @@
 //! the last 256 only.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead, BufReader},
     process::{Child, Stdio},
     sync::{Arc, Mutex},
@@ -11,15 +10,15 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::lab::{Lab, Node, text};
 
 /// A container of a service that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// Milliseconds since 1970.
     pub at: u64,
-    /// When Docker told it to end; the same if nobody told it.
-    pub told: u64,
     /// The task's id, and `service.slot`.
     pub id: String,
     pub task: String,
@@ -37,21 +36,24 @@ impl Deaths {
     pub(crate) fn of(lab: &Lab, service: &str) -> Result<Self> {
         let mut deaths = Self { seen: Arc::default(), followers: Vec::new() };
         let label = |name: &str| format!("{{{{index .Actor.Attributes \"com.docker.swarm.task.{name}\"}}}}");
-        let format = format!("--format={{{{.TimeNano}}}} {{{{.Action}}}} {} {}", label("id"), label("name"));
+        let format = format!("--format={{{{.TimeNano}}}} {{{{.ID}}}} {} {}", label("id"), label("name"));
         let filter = format!("--filter=label=com.docker.swarm.service.name={service}");
         for node in &lab.nodes {
-            let kinds = ["--filter=type=container", "--filter=event=kill", "--filter=event=die"];
-            let events = [&["events"][..], &kinds, &[&filter, &format]].concat();
+            let events = ["events", "--filter=type=container", "--filter=event=die", &filter, &format];
             let mut command = node.docker(events).into_inner();
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
             let mut child = command.spawn().context("cannot follow Docker's events")?;
             let output = child.stdout.take().context("no output")?;
             deaths.followers.push(child);
-            let (seen, node) = (Arc::clone(&deaths.seen), node.name.clone());
+            let (seen, node) = (Arc::clone(&deaths.seen), node.clone());
             thread::spawn(move || {
-                let mut told = BTreeMap::new();
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    if let (Some(death), Ok(mut seen)) = (parse(&line, &node, &mut told), seen.lock()) {
+                    let Some((container, mut death)) = parse(&line, &node.name) else { continue };
+                    // On a busy machine Docker tells of it a second later.
+                    if let Some(finished) = finished(&node, &container) {
+                        death.at = death.at.min(finished);
+                    }
+                    if let Ok(mut seen) = seen.lock() {
                         seen.push(death);
                     }
                 }
@@ -76,19 +78,20 @@ impl Drop for Deaths {
     }
 }
 
-/// A line is the time in nanoseconds, what happened, the task's id, and `service.slot.id`. `told` keeps when tasks were told to end.
-fn parse(line: &str, node: &str, told: &mut BTreeMap<String, u64>) -> Option<Death> {
+/// When containerd saw the container's process end, in milliseconds since 1970.
+fn finished(node: &Node, container: &str) -> Option<u64> {
+    let container = node.ask(&format!("/containers/{container}/json")).ok()?;
+    let time = OffsetDateTime::parse(text(&container, "/State/FinishedAt"), &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().filter(|time| *time > 0)
+}
+
+/// A line is the time in nanoseconds, the container, the task's id, and `service.slot.id`.
+fn parse(line: &str, node: &str) -> Option<(String, Death)> {
     let mut words = line.split(' ');
-    let (nanoseconds, action) = (words.next()?.parse::<u64>().ok()?, words.next()?);
+    let (nanoseconds, container) = (words.next()?.parse::<u64>().ok()?, words.next()?.to_owned());
     let (id, name) = (words.next()?, words.next()?);
-    let at = nanoseconds / 1_000_000;
-    if action == "kill" {
-        told.entry(id.to_owned()).or_insert(at);
-        return None;
-    }
     let task = name.rsplit_once('.').map_or(name, |(task, _)| task).to_owned();
-    let told = told.get(id).map_or(at, |told| at.min(*told));
-    Some(Death { at, told, id: id.into(), task, node: node.into() })
+    Some((container, Death { at: nanoseconds / 1_000_000, id: id.into(), task, node: node.into() }))
 }
 
 #[cfg(test)]
@@ -97,13 +100,13 @@ mod tests {
 
     #[test]
     fn an_event_names_the_task_and_the_moment() {
-        let mut told = BTreeMap::new();
-        assert_eq!(parse("1795238624000123456 kill tz5xc3k web.3.tz5xc3k", "node2", &mut told), None);
-        let death = parse("1795238624309123456 die tz5xc3k web.3.tz5xc3k", "node2", &mut told);
-        assert_eq!(death.as_ref().map(|death| death.told), Some(1_795_238_624_000));
+        let death = parse("1795238624309123456 0123abcd tz5xc3k web.3.tz5xc3k", "node2");
         let expected = ("tz5xc3k".into(), "web.3".into(), "node2".into());
-        let found = death.map(|d| (d.at, (d.id, d.task, d.node)));
+        let found = death.map(|(container, d)| {
+            assert_eq!(container, "0123abcd");
+            (d.at, (d.id, d.task, d.node))
+        });
         assert_eq!(found, Some((1_795_238_624_309, expected)));
-        assert_eq!(parse("", "node1", &mut told), None);
+        assert_eq!(parse("", "node1"), None);
     }
 }

@@ -18,9 +18,6 @@ use crate::support::{PATIENCE, live, only_on};
 /// other things.
 const REPORTED_WITHIN: u64 = 800;
 
-/// What the load says of a connection that its task has closed in order.
-const CLOSED: &str = "closed by the task";
-
 /// The published ports of [`under_load`].
 const PORTS: Ports = Ports { web: Some(8331), echo: Some(8332) };
 
@@ -183,9 +180,7 @@ impl Cause for Broken {
     }
 
     fn ended_with(&self, deaths: &[Death]) -> bool {
-        // A task that has been told to end may close what it holds; nobody else may until it has ended.
-        let from = |death: &Death| if self.error == CLOSED { death.told } else { death.at };
-        deaths.iter().any(|death| death.id == self.id && self.at + REPORTED_WITHIN >= from(death))
+        deaths.iter().any(|death| death.id == self.id && self.at + REPORTED_WITHIN >= death.at)
     }
 }
 

@@ -106,7 +106,7 @@ fn all_of_them(lab: &Lab) -> Result<()> {
         failure.connected && failure.at <= at && failure.at + 3000 >= at
     })?;
     // Docker tells of it late; what counts is when it happened.
-    let death = Death { at, told: at, id: victim.id, task: victim.name, node: victim.node };
+    let death = Death { at, id: victim.id, task: victim.name, node: victim.node };
     outcome.only_the_dead_broke(&[&deaths[..], &[death]].concat())
 }
 

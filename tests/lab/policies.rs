@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     client::{At, Report},
-    lab::{Lab, Node},
+    lab::{Lab, Node, text},
     mesh,
     service::Spec,
     wait,
@@ -49,8 +49,9 @@ fn floating_address(lab: &Lab) -> Result<()> {
     address(two, "add")?;
     address(one, "delete")?;
     // As the node that takes an address over announces it.
-    let hardware = two.network_command("cat").args(["/sys/class/net/eth0/address"]).quiet().read()?;
-    let known = ["neighbour", "replace", FLOATING, "lladdr", hardware.trim(), "dev", "mesh-lab"];
+    let link = two.network_command("ip").args(["-json", "link", "show", "dev", "eth0"]).quiet().read()?;
+    let link: Value = serde_json::from_str(&link).with_context(|| format!("`ip -json` said {link}"))?;
+    let known = ["neighbour", "replace", FLOATING, "lladdr", text(&link[0], "/address"), "dev", "mesh-lab"];
     Lab::client("ip").args(known).quiet().read()?;
     thread::sleep(Duration::from_secs(3));
     let outcome = pressure.release()?;
