@@ -61,7 +61,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 42] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -76,6 +76,7 @@ pub const NAMES: [&str; 41] = [
     "FLOWS",
     "OPENING",
     "SCRATCH",
+    "PRESSURE",
     "UDP_FLOWS",
     "REPLIES",
     "OPENING_REPLIES",
@@ -162,6 +163,12 @@ pub fn flow_capacity(name: &str, flows: u32) -> u32 {
 
 /// [`flow_capacity`] by default, of all but the established ones.
 pub const OTHER_FLOWS: u32 = FLOWS / OTHERS_SHARE;
+
+/// So many TCP flows may begin in a second, on all processors together, before it counts as a flood: the table of half-open flows then
+/// keeps a client's for two seconds at least.
+pub fn flood(flows: u32) -> u32 {
+    flow_capacity("OPENING", flows) / 2
+}
 
 #[cfg(test)]
 mod tests {

@@ -142,6 +142,9 @@ outcomes! {
     WrongSender = 48, "wrong_sender";
     /// Dropped: an answer out of the tunnel for a flow that nobody knows, and that goes to no client of a published port.
     UnknownAnswer = 49, "unknown_answer";
+    /// Of a flow, beside the outcome of its packet: a SYN among so many that it was given to a backend by its hash, and not
+    /// remembered.
+    SynNotKept = 50, "syn_not_kept";
 }
 
 impl Outcome {

@@ -15,6 +15,7 @@ use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::pressure::Pressure;
 use mesh_common::reply::{Reply, ReplyKey, TranslationKey};
 use mesh_common::route::RememberedRoute;
 use mesh_common::settings::Settings;
@@ -48,6 +49,7 @@ fn the_maps_are_what_the_contract_says() {
         ("FLOWS", hash::<FlowKey, Flow>(maps::FLOWS)),
         ("OPENING", lru_hash::<FlowKey, Opening>(maps::OTHER_FLOWS)),
         ("SCRATCH", per_cpu_array::<Opening>(1)),
+        ("PRESSURE", per_cpu_array::<Pressure>(1)),
         ("UDP_FLOWS", lru_hash::<FlowKey, Flow>(maps::OTHER_FLOWS)),
         ("REPLIES", hash::<ReplyKey, Reply>(maps::FLOWS)),
         ("OPENING_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),

@@ -10,6 +10,7 @@ mod conversations;
 mod egress;
 mod egress_refusals;
 mod firewall;
+mod flood;
 mod flows;
 mod fragments;
 mod guard;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::thread::available_parallelism;
 
 use mesh_common::net::{Address, Mac, Port};
 use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
@@ -82,6 +83,8 @@ pub struct Told {
     pub resolver_port: Option<u16>,
     /// Uplinks that take what XDP sends from other ones.
     pub frame_takers: [u32; FRAME_TAKERS],
+    /// TCP flows that may begin in a second before it counts as a flood.
+    pub flood: u32,
 }
 
 /// Puts the node's view into the dataplane's terms.
@@ -110,6 +113,8 @@ pub fn facts(
         resolver: resolver.map(Address::from).unwrap_or_default(),
         frame_takers: told.frame_takers,
         uplink_macs: uplink_macs(uplinks),
+        flood: for_each_processor(told.flood),
+        padding: 0,
     };
     let towards = peers.iter().filter_map(|peer| {
         let uplink = of_address(source_towards(*peer)?)?;
@@ -125,6 +130,13 @@ pub fn facts(
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
     }
+}
+
+/// Clients' packets come in on all of them.
+fn for_each_processor(number: u32) -> u32 {
+    let processors =
+        available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    number.div_ceil(processors)
 }
 
 fn uplink_macs(uplinks: &[Interface]) -> [Mac; UPLINK_MACS] {
@@ -244,7 +256,10 @@ mod tests {
     #[test]
     fn every_address_but_loopback_is_a_frontends() {
         let view = view();
-        let (uplinks, _) = uplinks(&view, &Uplinks::Auto, "docker_gwbridge");
+        let (mut uplinks, _) = uplinks(&view, &Uplinks::Auto, "docker_gwbridge");
+        for (number, uplink) in uplinks.iter_mut().enumerate() {
+            uplink.mac = [2, 0, 0, 0, 0, number as u8];
+        }
         let bridge = view.by_name("docker_gwbridge");
         let told = Told {
             address: Ipv4Addr::new(10, 99, 0, 1),
@@ -253,11 +268,13 @@ mod tests {
             vni: 7,
             resolver_port: Some(4796),
             frame_takers: [2, 0, 0],
+            flood: 1_000,
         };
         let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
         assert!(uplinks.iter().all(|uplink| facts.settings.is_uplinks(uplink.mac)));
+        assert!(facts.settings.flood > 0 && facts.settings.flood <= 1_000);
         assert!(!facts.settings.is_uplinks([0; 6]) && !facts.settings.is_uplinks([2, 0, 0, 0, 0, 0x99]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));

@@ -287,6 +287,7 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::UnknownAnswer
         // Of flows or sockets, not of packets.
         | Outcome::FlowUnprotected
+        | Outcome::SynNotKept
         | Outcome::SocketToTask
         | Outcome::SocketToNode
         | Outcome::SocketRefused

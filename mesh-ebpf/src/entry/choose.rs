@@ -14,7 +14,7 @@ use crate::entry::selection;
 use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Tables};
-use crate::tables::{counters, frontends, handover, suspects};
+use crate::tables::{counters, frontends, handover, pressure, suspects};
 use crate::verifier::{Pack, outcome_in};
 
 /// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
@@ -132,14 +132,18 @@ fn choose_new<H: Hook, T: Tables>(
         return Err(Outcome::UnknownReset);
     }
     let hash = select::hash(&packet.flow_from_client());
-    let pick = if starts {
+    // What follows finds the same backend by the same hash, and is remembered then.
+    let is_flood = packet.opens() && pressure::is_flood(now);
+    let pick = if starts && !is_flood {
         selection::pick(frontend, packet.source, hash, now)
     } else {
         selection::guess(frontend, hash)
     };
     let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
     let flow = given(id, backend, now);
-    if packet.is_tcp() {
+    if is_flood {
+        counters::count(Outcome::SynNotKept);
+    } else if packet.is_tcp() {
         flows::remember_opening::<_, T>(frame, packet, key, &flow)?;
     } else {
         flows::remember_other::<T>(key, &flow)?;

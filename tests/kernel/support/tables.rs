@@ -12,7 +12,14 @@ use mesh_common::maps;
 
 /// Those that remember packets.
 pub(crate) fn left_by_packets() -> impl Iterator<Item = &'static str> {
-    maps::SIZED_BY_FLOWS.into_iter().chain(["TURNS", "TRANSLATIONS", "FRAGMENTS", "AFFINITIES", "SUSPECTS"])
+    maps::SIZED_BY_FLOWS.into_iter().chain([
+        "TURNS",
+        "PRESSURE",
+        "TRANSLATIONS",
+        "FRAGMENTS",
+        "AFFINITIES",
+        "SUSPECTS",
+    ])
 }
 
 /// All that can change.
