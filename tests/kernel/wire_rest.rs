@@ -51,7 +51,7 @@ fn an_error_about_an_answer_leaves_by_the_bridge() {
 }
 
 #[test]
-fn an_error_about_an_answer_leaves_by_the_uplink_to_the_task_s_node_and_there_by_the_bridge() {
+fn an_error_about_an_answer_leaves_by_the_uplink_to_its_tasks_node_and_there_by_the_bridge() {
     let sent = Packet::from_task(5, answer(ACK, b"odd"));
     let mut entry = World::serving(&[remote(5)]);
     let _ = entry.uplink_in(&Packet::from_client(data(b"request")));
@@ -70,7 +70,7 @@ fn an_error_about_an_answer_leaves_by_the_uplink_to_the_task_s_node_and_there_by
 }
 
 #[test]
-fn a_task_s_error_leaves_by_the_uplink() {
+fn an_error_of_a_task_leaves_by_the_uplink() {
     let mut world = World::serving(&[local(5)]);
     talk(&world);
     let [uplink, bridge] = world.attach();
@@ -107,7 +107,7 @@ fn a_syn_that_was_refused_elsewhere_leaves_by_the_bridge() {
 }
 
 #[test]
-fn a_client_that_keeps_its_task_is_sent_to_that_one_s_node() {
+fn a_client_that_keeps_its_task_is_sent_to_that_tasks_node() {
     let mut world = World::serving(&[remote(7), local(5)]);
     world.change_frontend(PUBLISHED, protocol::TCP, |frontend| frontend.affinity = 60);
     let [uplink, _bridge] = world.attach();
