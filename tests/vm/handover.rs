@@ -56,7 +56,8 @@ impl Held {
             ("the published port", At::Client.start(&load(&from_outside))?),
             ("the virtual address", caller.start(&load(&from_a_task))?),
         ];
-        let udp = At::Client.start(&["udp", &published, "--hold", "--interval", "200"])?;
+        let udp =
+            At::Client.start(&["udp", &published, "--hold", "--interval", "200", "--timeout", "10000"])?;
         std::thread::sleep(Duration::from_secs(2));
         Ok(Self { tcp, udp })
     }
