@@ -9,7 +9,8 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::bpffs::BpfFs;
 use crate::support::cast::{self, Ip};
-use crate::support::packet::{Packet, Payload, Udp, syn, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, Udp, syn, udp};
 use crate::support::run::Hook;
 use crate::support::wire::Frame;
 use crate::support::world::World;

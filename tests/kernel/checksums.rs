@@ -3,11 +3,11 @@
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, Ip, PUBLISHED, TARGET};
-use crate::support::packet::{
-    ACK, PSH, Packet, Payload, SYN, Tcp, Tunnel, Udp, between, icmp_error, linux_options,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, PSH, Payload, SYN, Tcp, Udp, between, icmp_error, linux_options};
 use crate::support::random::Random;
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local};
 
 const ROUNDS: usize = 1500;

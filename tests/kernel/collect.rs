@@ -8,7 +8,8 @@ use mesh_common::flow::{Flow, FlowKey};
 use mesh_common::net::{Port, protocol};
 use mesh_common::reply::{Reply, ReplyKey};
 
-use crate::support::packet::{Packet, Payload, syn, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, syn, udp};
 use crate::support::world::{World, flow_key, local};
 
 const NOW: u64 = 100 * 24 * 3_600 * 1_000_000_000;

@@ -7,10 +7,10 @@ use mesh_common::reply::{Reply, ReplyKey};
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::overlay::{self, call};
-use crate::support::packet::{
-    ACK, FIN, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, syn, tcp, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, data, syn, tcp, udp};
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 
 const SEQUENCE: u32 = 0x1122_3344;

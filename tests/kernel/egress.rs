@@ -9,10 +9,10 @@ use mesh_common::tcp::state::{CLIENT_FINISHED, ESTABLISHED};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TUNNEL_PORT};
 use crate::support::cookies;
-use crate::support::packet::{
-    ACK, FIN, Icmp, Packet, Payload, Tcp, Tunnel, answer, data, icmp_error, syn, tcp, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Icmp, Payload, Tcp, answer, data, icmp_error, syn, tcp, udp};
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, remote};
 
 #[test]

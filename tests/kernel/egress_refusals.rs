@@ -5,10 +5,10 @@ use mesh_common::outcome::Outcome;
 
 use crate::egress::{from_node, key, leave, leave_own_socket};
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
-use crate::support::packet::{
-    ACK, Packet, Payload, RST, SYN, Tcp, Tunnel, between, data, icmp_error, syn, tcp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Payload, RST, SYN, Tcp, between, data, icmp_error, syn, tcp};
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local, remote};
 
 const SEQUENCE: u32 = 0x1122_3344;

@@ -4,7 +4,8 @@ use mesh_common::backend::Backend;
 use mesh_common::flow::{FlowKey, Opening};
 use mesh_common::outcome::Outcome;
 
-use crate::support::packet::{ACK, Packet, Payload, Tcp, syn, tcp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Payload, Tcp, syn, tcp};
 use crate::support::world::{World, local};
 
 /// So many places has the table of half-open flows. The kernel forgets by batches of 128 for each CPU.

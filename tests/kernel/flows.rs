@@ -8,9 +8,9 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::PUBLISHED;
-use crate::support::packet::{
-    ACK, FIN, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, syn, tcp, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, data, syn, tcp, udp};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 
 #[test]

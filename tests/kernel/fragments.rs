@@ -3,8 +3,10 @@
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, PUBLISHED, TARGET};
-use crate::support::packet::{Packet, Part, Payload, Tunnel, answer, between, data, udp};
+use crate::support::packet::{Packet, Part};
+use crate::support::payload::{Payload, answer, between, data, udp};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local, remote};
 
 #[test]

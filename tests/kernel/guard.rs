@@ -11,8 +11,10 @@ use mesh_common::outcome::Outcome;
 use crate::support::cast::{self, Ip, TUNNEL_PORT};
 use crate::support::cookies;
 use crate::support::overlay;
-use crate::support::packet::{Packet, Payload, Tunnel, Udp, syn, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, Udp, syn, udp};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, remote};
 

@@ -14,7 +14,9 @@ use mesh_common::unread::UnreadPort;
 use crate::support::cast::{self, PUBLISHED};
 use crate::support::namespace::Namespace;
 use crate::support::overlay::{self, call};
-use crate::support::packet::{ACK, FIN, Packet, Payload, RST, Tunnel, data, syn, tcp, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, data, syn, tcp, udp};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, remote};
 
 /// Everything that may come in the middle of a conversation.

@@ -5,10 +5,10 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
-use crate::support::packet::{
-    ACK, Icmp, Packet, Payload, Tunnel, Udp, answer, between, data, icmp_error, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Icmp, Payload, Udp, answer, between, data, icmp_error, udp};
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local, remote, task_key};
 
 /// A router between the node and the client.

@@ -5,11 +5,11 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::checks;
-use crate::support::packet::{
-    ACK, Icmp, Packet, Payload, Tunnel, answer, between, data, icmp_error, syn, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Icmp, Payload, answer, between, data, icmp_error, syn, udp};
 use crate::support::random::Random;
 use crate::support::run::{self, Hook};
+use crate::support::tunnel::Tunnel;
 use crate::support::whole;
 use crate::support::world::{World, local, remote};
 

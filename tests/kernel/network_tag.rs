@@ -5,7 +5,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::overlay::NetworkTag;
 
 use crate::support::overlay::{CALLER, NETWORK, VIP, VIP_MAC, address, arp, call, given, mac};
-use crate::support::packet::syn;
+use crate::support::payload::syn;
 use crate::support::programs::{tag, tag_program};
 use crate::support::run::{CONTEXT_CONTROL_BLOCK, CONTEXT_WORDS, Hook};
 use crate::support::world::World;

@@ -8,8 +8,9 @@ use crate::support::overlay::{
     CALLER, NEIGHBOUR, OTHER_NETWORK, VIP, VIP_MAC, address, answer, arp, call, from_vip, given, mac, member,
     sctp, straight,
 };
-use crate::support::packet::{
-    ACK, FIN, Icmp, Packet, Part, Payload, RST, SYN, Tcp, Udp, between, data, linux_options, syn, tcp, udp,
+use crate::support::packet::{Packet, Part};
+use crate::support::payload::{
+    ACK, FIN, Icmp, Payload, RST, SYN, Tcp, Udp, between, data, linux_options, syn, tcp, udp,
 };
 use crate::support::run::Hook;
 use crate::support::world::World;

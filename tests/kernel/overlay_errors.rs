@@ -7,7 +7,8 @@ use crate::support::cast::{CLIENT_PORT, PUBLISHED};
 use crate::support::overlay::{
     CALLER, NEIGHBOUR, VIP, address, answer, call, from_vip, given, member, sctp, straight,
 };
-use crate::support::packet::{ACK, Packet, Payload, Udp, between, data, icmp_error, tcp, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Payload, Udp, between, data, icmp_error, tcp, udp};
 use crate::support::world::World;
 
 /// Port unreachable, fragmentation needed, time exceeded, parameter problem.

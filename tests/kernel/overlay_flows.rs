@@ -10,9 +10,8 @@ use crate::support::overlay::{
     NETWORK, OTHER_NETWORK, OTHER_VIP, VIP, answer, call, flow_key, from_vip, given, member, reply_key, sctp,
     straight, turned,
 };
-use crate::support::packet::{
-    ACK, FIN, Packet, Payload, RST, SYN, Tcp, between, data, icmp_error, syn, tcp, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, between, data, icmp_error, syn, tcp, udp};
 use crate::support::run::Hook;
 use crate::support::world::World;
 

@@ -4,9 +4,9 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{CLIENT_PORT, PUBLISHED};
 use crate::support::overlay::{CALLER, call, given, sctp, turned};
-use crate::support::packet::{
-    ACK, FIN, Packet, Part, Payload, RST, SYN, Tcp, Udp, between, data, icmp_error, linux_options, syn, tcp,
-    udp,
+use crate::support::packet::{Packet, Part};
+use crate::support::payload::{
+    ACK, FIN, Payload, RST, SYN, Tcp, Udp, between, data, icmp_error, linux_options, syn, tcp, udp,
 };
 use crate::support::world::World;
 

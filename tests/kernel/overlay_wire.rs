@@ -5,9 +5,9 @@ use mesh_common::outcome::Outcome;
 use crate::support::cast::{CLIENT_PORT, PUBLISHED};
 use crate::support::checks;
 use crate::support::overlay::{CALLER, answer, call, from_vip, given, sctp, straight, turned};
-use crate::support::packet::{
-    ACK, Icmp, PSH, Packet, Payload, RST, SYN, Tcp, Udp, between, data, icmp_error, linux_options, syn, tcp,
-    udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, Icmp, PSH, Payload, RST, SYN, Tcp, Udp, between, data, icmp_error, linux_options, syn, tcp, udp,
 };
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::World;

@@ -8,8 +8,9 @@ use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, PUBLISHED};
-use crate::support::packet::{ACK, FIN, Packet, SYN, answer, syn, tcp};
-use crate::support::packet::{Payload, Tcp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, SYN, answer, syn, tcp};
+use crate::support::payload::{Payload, Tcp};
 use crate::support::world::{World, flow_key, local};
 
 /// Which backend a new flow from this port is given.

@@ -6,7 +6,9 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, PUBLISHED};
 use crate::support::namespace::Namespace;
-use crate::support::packet::{ACK, PSH, Packet, Payload, SYN, Tunnel, answer, data, syn, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, PSH, Payload, SYN, answer, data, syn, udp};
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, local, task_key};
 

@@ -3,8 +3,10 @@
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, Ip, TUNNEL_PORT};
-use crate::support::packet::{Packet, Payload, Tunnel, Udp, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, Udp, udp};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::World;
 use crate::support::xdp::Driver;
 

@@ -6,10 +6,12 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, PUBLISHED, TARGET};
 use crate::support::overlay::{self, VIP, call, given, turned};
-use crate::support::packet::{
-    ACK, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, icmp_error, linux_options, syn, tcp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, Payload, RST, SYN, Tcp, answer, between, icmp_error, linux_options, syn, tcp,
 };
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote, task_key};
 
 pub(crate) const SEQUENCE: u32 = 0x1122_3344;

@@ -5,10 +5,12 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED};
-use crate::support::packet::{
-    ACK, FIN, PSH, Packet, Payload, RST, SYN, Tcp, Tunnel, Udp, answer, data, icmp_error, syn, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, FIN, PSH, Payload, RST, SYN, Tcp, Udp, answer, data, icmp_error, syn, tcp, udp,
 };
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local, remote};
 
 #[test]
@@ -35,7 +37,7 @@ fn a_reset_answers_a_segment_as_the_rfc_says() {
         ("FIN and ACK", FIN | ACK, 0, 0x5566_7788, 0, RST),
     ];
     for (name, flags, length, sequence, acknowledgement, answer) in cases {
-        for options in [vec![], crate::support::packet::linux_options(1460)] {
+        for options in [vec![], crate::support::payload::linux_options(1460)] {
             let segment = Tcp { data: vec![0xa5; length], options, ..tcp(flags) };
             let packet = Packet::from_client(Payload::Tcp(segment));
             println!("{name}");

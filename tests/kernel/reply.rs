@@ -7,10 +7,12 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::state::{ADOPTED, ESTABLISHED, PROVEN, TASK_FINISHED};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
-use crate::support::packet::{
-    ACK, FIN, Packet, Payload, SYN, Tcp, Tunnel, Udp, answer, between, data, linux_options, syn, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, FIN, Payload, SYN, Tcp, Udp, answer, between, data, linux_options, syn, tcp, udp,
 };
 use crate::support::run::{Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 
 #[test]

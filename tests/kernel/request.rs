@@ -7,10 +7,10 @@ use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED};
-use crate::support::packet::{
-    Packet, Payload, SYN, Tcp, Tunnel, Udp, between, data, linux_options, syn, tcp, udp,
-};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, SYN, Tcp, Udp, between, data, linux_options, syn, tcp, udp};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
 

@@ -6,8 +6,10 @@ use mesh_common::outcome::Outcome;
 use mesh_common::route::{self, LASTS_NANOSECONDS, RememberedRoute};
 
 use crate::support::cast::{self, Ip, PUBLISHED};
-use crate::support::packet::{ACK, Packet, Tunnel, answer, data};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, answer, data};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
 use crate::support::xdp::Driver;

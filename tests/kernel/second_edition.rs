@@ -6,7 +6,8 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{CLIENT_PORT, PUBLISHED};
 use crate::support::overlay::{self, call, from_vip};
-use crate::support::packet::{ACK, FIN, Packet, Payload, RST, SYN, Tcp, answer, between, syn, tcp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, syn, tcp};
 use crate::support::world::{World, flow_key, local};
 
 /// The sequence number of all segments that say nothing else.

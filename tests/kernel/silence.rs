@@ -8,7 +8,9 @@ use mesh_common::overlay::VipFlowKey;
 
 use crate::egress::{self, from_node, leave, leave_own_socket};
 use crate::support::overlay::{self, call, given};
-use crate::support::packet::{ACK, Packet, SYN, Tunnel, answer, syn};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, SYN, answer, syn};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 
 #[test]

@@ -9,8 +9,10 @@ use mesh_common::socket::{SocketFlow, SocketKey};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::checks;
-use crate::support::packet::{Packet, Part, Payload, Tunnel, between, data, udp};
+use crate::support::packet::{Packet, Part};
+use crate::support::payload::{Payload, between, data, udp};
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, local, remote};
 

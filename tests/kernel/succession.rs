@@ -21,7 +21,9 @@ use crate::support::bpffs::BpfFs;
 use crate::support::kernel::{Feature, lacks};
 use crate::support::namespace::Namespace;
 use crate::support::overlay::call;
-use crate::support::packet::{ACK, FIN, Packet, Payload, RST, Tunnel, data, syn, tcp, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, data, syn, tcp, udp};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, remote};
 
 const UPLINK: &str = "uplink";

@@ -9,10 +9,12 @@ use mesh_common::outcome::Outcome;
 use mesh_common::reply::ReplyKey;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
-use crate::support::packet::{
-    ACK, FIN, Icmp, Packet, Payload, SYN, Tcp, Tunnel, Udp, answer, data, linux_options, syn, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, FIN, Icmp, Payload, SYN, Tcp, Udp, answer, data, linux_options, syn, tcp, udp,
 };
 use crate::support::run::{self, Hook, Run};
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, task_key};
 
 /// The MSS that fits into the tunnel.

@@ -4,10 +4,12 @@ use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, Ip, PUBLISHED, TARGET, TUNNEL_PORT};
-use crate::support::packet::{
-    ACK, Icmp, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, icmp_error, syn, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, Icmp, Payload, RST, SYN, Tcp, answer, between, data, icmp_error, syn, tcp, udp,
 };
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, remote};
 use crate::support::xdp::Driver;
 

@@ -10,11 +10,12 @@ use mesh_common::socket::{SocketFlow, SocketKey};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::checks;
-use crate::support::packet::{
-    ACK, PSH, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, icmp_error, linux_options, syn,
-    tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, PSH, Payload, RST, SYN, Tcp, answer, between, data, icmp_error, linux_options, syn, tcp, udp,
 };
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, local, remote};
 

@@ -7,9 +7,11 @@ use mesh_common::tcp;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::checks;
-use crate::support::packet::{
-    ACK, FIN, Icmp, Packet, Payload, RST, SYN, Tcp, Tunnel, answer, between, data, icmp_error, syn, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, FIN, Icmp, Payload, RST, SYN, Tcp, answer, between, data, icmp_error, syn, tcp, udp,
 };
+use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, flow_key, local, remote};
 use crate::support::xdp::{self, Driver};

@@ -7,11 +7,13 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::checks;
-use crate::support::packet::{
-    ACK, FIN, Icmp, PSH, Packet, Payload, RST, SYN, Tcp, Tunnel, between, icmp_error, linux_options, tcp, udp,
+use crate::support::packet::Packet;
+use crate::support::payload::{
+    ACK, FIN, Icmp, PSH, Payload, RST, SYN, Tcp, between, icmp_error, linux_options, tcp, udp,
 };
 use crate::support::random::Random;
 use crate::support::run::Hook;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, local, remote};
 use crate::support::xdp::Driver;
 

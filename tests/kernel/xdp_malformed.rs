@@ -4,8 +4,10 @@ use mesh_common::net::protocol;
 
 use crate::support::cast::{self, PUBLISHED};
 use crate::support::checks;
-use crate::support::packet::{ACK, Packet, Payload, Tunnel, answer, data, syn, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, Payload, answer, data, syn, udp};
 use crate::support::random::Random;
+use crate::support::tunnel::Tunnel;
 use crate::support::whole;
 use crate::support::world::{World, local, remote};
 use crate::support::xdp::Driver;

@@ -23,7 +23,9 @@ use mesh_agent::swarm::snapshot::{LocalView, Snapshot};
 use crate::support::{
     cast::{self, Ip},
     checks,
-    packet::{self, Icmp, Packet, Payload, Tcp, Tunnel, Udp},
+    packet::Packet,
+    payload::{self, Icmp, Payload, Tcp, Udp},
+    tunnel::Tunnel,
 };
 
 /// Who is meant by what, in a Swarm.
@@ -271,11 +273,11 @@ fn place(text: &str) -> Result<(String, u16)> {
 }
 
 const FLAGS: [(&str, u8); 5] = [
-    ("syn", packet::SYN),
-    ("fin", packet::FIN),
-    ("rst", packet::RST),
-    ("psh", packet::PSH),
-    ("ack", packet::ACK),
+    ("syn", payload::SYN),
+    ("fin", payload::FIN),
+    ("rst", payload::RST),
+    ("psh", payload::PSH),
+    ("ack", payload::ACK),
 ];
 
 /// Kinds of ICMP messages: type and code.
@@ -297,12 +299,13 @@ fn payload(words: &Words, names: &Names) -> Result<Payload> {
                 |(word, bit): &(&str, u8)| words.rest.iter().any(|there| there == word).then_some(*bit);
             let flags = FLAGS.iter().filter_map(is_set).fold(0, |flags, bit| flags | bit);
             let mss = words.number("mss")?;
-            let options = mss.map(packet::linux_options).unwrap_or_default();
+            let options = mss.map(payload::linux_options).unwrap_or_default();
             // It answers what all segments begin with.
-            let acknowledgement = if flags & packet::ACK == 0 { 0 } else { packet::tcp(flags).sequence + 1 };
-            Payload::Tcp(Tcp { source, destination, acknowledgement, options, data, ..packet::tcp(flags) })
+            let acknowledgement =
+                if flags & payload::ACK == 0 { 0 } else { payload::tcp(flags).sequence + 1 };
+            Payload::Tcp(Tcp { source, destination, acknowledgement, options, data, ..payload::tcp(flags) })
         }
-        "udp" => Payload::Udp(Udp { source, destination, ..packet::udp(&data) }),
+        "udp" => Payload::Udp(Udp { source, destination, ..payload::udp(&data) }),
         "icmp" => {
             let name = words.rest.first().context("an ICMP message is of some kind")?;
             let known = ICMP.iter().find(|(known, ..)| known == name);

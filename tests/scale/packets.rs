@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::support::cast;
 use crate::support::namespace::Namespace;
-use crate::support::packet::{self, Packet, Payload, Tcp};
+use crate::support::packet::Packet;
+use crate::support::payload::{self, Payload, Tcp};
 
 /// From `linux/pkt_cls.h`.
 const TC_ACT_UNSPEC: u32 = u32::MAX;
@@ -73,12 +74,12 @@ pub(crate) fn measure(programs: &mut Ebpf, pins: &Pins, port: u16, backend: (u32
     let program: &mut SchedClassifier =
         programs.program_mut("uplink_in").context("no program uplink_in")?.try_into()?;
     let tcp = |source, destination, flags| {
-        let segment = Tcp { source, destination, ..packet::tcp(flags) };
+        let segment = Tcp { source, destination, ..payload::tcp(flags) };
         Packet::from_client(Payload::Tcp(segment)).bytes()
     };
-    let other = median(program, TC_ACT_UNSPEC, |_| tcp(cast::CLIENT_PORT, 9, packet::ACK))?;
-    let established = median(program, TC_ACT_REDIRECT, |_| tcp(cast::CLIENT_PORT, port, packet::ACK))?;
-    let new = median(program, TC_ACT_REDIRECT, |number| tcp(FIRST_PORT + number, port, packet::SYN))?;
+    let other = median(program, TC_ACT_UNSPEC, |_| tcp(cast::CLIENT_PORT, 9, payload::ACK))?;
+    let established = median(program, TC_ACT_REDIRECT, |_| tcp(cast::CLIENT_PORT, port, payload::ACK))?;
+    let new = median(program, TC_ACT_REDIRECT, |number| tcp(FIRST_PORT + number, port, payload::SYN))?;
     Ok(json!({ "other_ns": other, "established_ns": established, "new_ns": new }))
 }
 

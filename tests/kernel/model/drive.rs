@@ -3,7 +3,8 @@
 use super::design::{Expected, Model, Segment, Step, TASKS};
 use super::ways::{Did, Node, Way, is_local};
 use crate::support::checks;
-use crate::support::packet::{ACK, FIN, Packet, Payload, RST, SYN, Tcp, data, syn, tcp, udp};
+use crate::support::packet::Packet;
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, data, syn, tcp, udp};
 
 /// What every segment begins with, at both ends.
 const SEQUENCE: u32 = 0x1122_3344;

@@ -10,9 +10,11 @@ use mesh_common::overlay::VipFlowKey;
 use super::design::TASKS;
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::overlay::{self, call, from_vip, given};
-use crate::support::packet::{Packet, Payload, Tunnel, between};
+use crate::support::packet::Packet;
+use crate::support::payload::{Payload, between};
 use crate::support::run::{self, Hook};
 use crate::support::tables;
+use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 use crate::support::xdp::Driver;
 

@@ -6,7 +6,8 @@ use mesh_common::net::{Address, Mac, Port};
 use mesh_common::overlay::{VipFlowKey, VipReplyKey};
 
 use super::cast::{CLIENT_PORT, Ip, PUBLISHED};
-use super::packet::{Packet, Payload};
+use super::packet::Packet;
+use super::payload::Payload;
 
 /// The number of the network that the programs are loaded for, and that of one with the same addresses.
 pub(crate) const NETWORK: u32 = 4097;

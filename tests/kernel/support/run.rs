@@ -7,7 +7,7 @@ use mesh_common::overlay::NetworkTag;
 use super::cast;
 use super::checks;
 use super::overlay;
-use super::packet::Tunnel;
+use super::tunnel::Tunnel;
 
 /// From `linux/pkt_cls.h`.
 const TC_ACT_UNSPEC: i32 = -1;

@@ -16,7 +16,8 @@ use mesh_common::route::LASTS_NANOSECONDS;
 use super::bpffs::BpfFs;
 use super::cast::{self, Ip};
 use super::checks;
-use super::packet::{Packet, Tunnel};
+use super::packet::Packet;
+use super::tunnel::Tunnel;
 use super::world::World;
 
 /// From `linux/bpf.h`.
