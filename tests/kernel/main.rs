@@ -40,6 +40,7 @@ mod split;
 mod stack;
 mod succession;
 mod support;
+mod translation;
 mod tunnel;
 mod tunnel_checks;
 mod wire;
