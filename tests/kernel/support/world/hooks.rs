@@ -1,0 +1,127 @@
+//! Packets through the programs, and the programs where the agent puts them.
+
+use std::fs::File;
+use std::thread;
+use std::time::Duration;
+
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
+use aya::programs::{SchedClassifier, TcAttachType};
+
+use super::World;
+use crate::support::namespace::Namespace;
+use crate::support::packet::Packet;
+use crate::support::run::{self, Hook, Run};
+use crate::support::wire::Wire;
+use crate::support::{cast, overlay, programs};
+
+impl World {
+    /// Puts the programs where the agent puts them, and returns the far ends of the uplink and of the bridge.
+    pub(crate) fn attach(&mut self) -> [Wire; 2] {
+        self.namespace.enter();
+        for (hook, interface, place) in [
+            (Hook::UplinkIn, "uplink", TcAttachType::Ingress),
+            (Hook::UplinkOut, "uplink", TcAttachType::Egress),
+            (Hook::BridgeIn, "bridge", TcAttachType::Ingress),
+        ] {
+            self.ebpf.attach(hook, interface, place);
+        }
+        ["uplink", "bridge"].map(Wire::at_far_end_of)
+    }
+
+    /// Makes a port of the bridge that a task is behind, in a namespace of its own, with the bridge's program on it. Returns the
+    /// task's end.
+    pub(crate) fn attach_port(&mut self) -> (Namespace, Wire) {
+        let task = Namespace::new();
+        let (index, namespace) = (cast::TASK_PORT, task.path());
+        self.namespace.ip(&format!(
+            "link add name task index {index} type veth peer name task-far netns {namespace}\nlink set task up\n"
+        ));
+        task.ip("link set task-far up\n");
+        let wire = Wire::at_far_end_of("task");
+        self.namespace.enter();
+        self.ebpf.attach(Hook::BridgeIn, "task", TcAttachType::Ingress);
+        (task, wire)
+    }
+
+    /// Puts the overlay's programs on the caller's port of a bridge, which takes no aggregates, and returns the caller's end and that of the rest of
+    /// the network.
+    pub(crate) fn attach_overlay(&mut self) -> [Wire; 2] {
+        self.namespace.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n\
+             link add rest type veth peer name rest-far\nlink set rest-far up\nlink set rest up\n\
+             link set port gso_max_size 1500 master br0\nlink set rest gso_max_size 1500 master br0\n");
+        let forwards = |text: &str| text.matches("state forwarding").count() == 2;
+        while !forwards(&self.namespace.ask(&["-details", "link", "show", "master", "br0"])) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        for (hook, place) in
+            [(Hook::OverlayIn, TcAttachType::Ingress), (Hook::OverlayOut, TcAttachType::Egress)]
+        {
+            self.ebpf.attach(hook, "port", place);
+        }
+        ["port", "rest"].map(Wire::at_far_end_of)
+    }
+
+    /// From now on the interfaces take no aggregates, so that the kernel cuts them before it sends them.
+    pub(crate) fn cut_aggregates(&self) {
+        self.namespace.ip("link set uplink gso_max_size 1500\nlink set bridge gso_max_size 1500\n");
+    }
+
+    /// From now on the bridge takes packets as large as netfilter puts them together.
+    pub(crate) fn widen_bridge(&self) {
+        self.namespace.ip("link set bridge-far mtu 9000\nlink set bridge mtu 9000\n");
+    }
+
+    /// The packet through the hook's program.
+    pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
+        self.counted(packet, || run::run(self.program(hook), hook, packet))
+    }
+
+    /// As [`World::run`], on the other network.
+    pub(crate) fn run_on_other_network(&self, hook: Hook, packet: &[u8]) -> Run {
+        self.counted(packet, || run::run_on(self.program(hook), hook, overlay::OTHER_NETWORK, packet))
+    }
+
+    /// As [`World::run`], with these words in the control block.
+    pub(crate) fn run_tagged(&self, hook: Hook, tag: [u32; 4], packet: &[u8]) -> Run {
+        self.counted(packet, || run::run_tagged(self.program(hook), hook, tag, packet))
+    }
+
+    fn counted(&self, packet: &[u8], run: impl FnOnce() -> (i32, Vec<u8>)) -> Run {
+        self.namespace.enter();
+        let counted = self.outcomes();
+        let (verdict, after) = run();
+        let outcomes = self
+            .outcomes()
+            .into_iter()
+            .zip(counted)
+            .filter(|((_, now), (_, then))| now != then)
+            .map(|((outcome, now), (_, then))| (outcome, now - then))
+            .collect();
+        Run { verdict, before: packet.to_vec(), after, outcomes }
+    }
+
+    pub(crate) fn uplink_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::UplinkIn, &packet.bytes())
+    }
+
+    pub(crate) fn bridge_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::BridgeIn, &packet.bytes())
+    }
+
+    pub(crate) fn overlay_in(&self, packet: &Packet) -> Run {
+        self.run(Hook::OverlayIn, &packet.bytes())
+    }
+
+    pub(crate) fn overlay_out(&self, packet: &Packet) -> Run {
+        self.run(Hook::OverlayOut, &packet.bytes())
+    }
+
+    /// Puts the programs for sockets on a cgroup, for as long as what is returned lives.
+    pub(crate) fn attach_to_cgroup(&mut self, cgroup: &File) -> Vec<CgroupSockAddrLink> {
+        self.ebpf.attach_to_cgroup(cgroup)
+    }
+
+    pub(crate) fn program(&self, hook: Hook) -> &SchedClassifier {
+        programs::classifier(&self.ebpf, hook)
+    }
+}
