@@ -12,7 +12,7 @@
 //! | `BACKENDS` | array | backend id → [`backend::Backend`] | agent | request, sockets | agent reports it |
 //! | `BACKEND_STATS` | per-CPU array | backend id → [`backend::BackendCounters`] | kernel | agent | – |
 //! | `SUSPECTS` | array | backend id → until when it gets no new flows, coarse monotonic nanoseconds | kernel | kernel | – |
-//! | `PRESSURE` | per-CPU array of 1 | → [`pressure::Pressure`] | kernel | kernel | – |
+//! | `PRESSURE` | array of 1 | → [`pressure::Pressure`] | kernel | kernel | – |
 //! | `CONNECTIONS` | array | backend id → established flows that it has of this node | kernel; agent corrects | kernel | – |
 //! | `AFFINITIES` | LRU hash | [`frontend::AffinityKey`] → [`frontend::Affinity`] | kernel | kernel | oldest goes |
 //! | `TURNS` | array | [`frontend::Frontend::turn`] → next turn | kernel | kernel | – |

@@ -164,7 +164,7 @@ pub fn flow_capacity(name: &str, flows: u32) -> u32 {
 /// [`flow_capacity`] by default, of all but the established ones.
 pub const OTHER_FLOWS: u32 = FLOWS / OTHERS_SHARE;
 
-/// So many TCP flows may begin in a second, on all processors together, before it counts as a flood: the table of half-open flows then
+/// So many TCP flows may begin in a second before it counts as a flood: the table of half-open flows then
 /// keeps a client's for two seconds at least.
 pub fn flood(flows: u32) -> u32 {
     flow_capacity("OPENING", flows) / 2

@@ -9,7 +9,7 @@ use crate::clock;
 /// What is counted is counted for so long.
 const SPAN_NANOSECONDS: u64 = 1_000_000_000;
 
-/// The only value of `PRESSURE`, for each processor.
+/// The only value of `PRESSURE`, for all processors: clients' packets need not come in on all of them alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Pressure {

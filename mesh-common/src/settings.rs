@@ -27,7 +27,7 @@ pub struct Settings {
     pub frame_takers: [u32; FRAME_TAKERS],
     /// Hardware addresses of uplinks; all zeroes is none.
     pub uplink_macs: [Mac; UPLINK_MACS],
-    /// TCP flows that may begin in a second on one processor before it counts as a flood ([`crate::pressure`]); 0 is any number.
+    /// TCP flows that may begin in a second before it counts as a flood ([`crate::pressure`]); 0 is any number.
     pub flood: u32,
     pub padding: u32,
 }

@@ -49,7 +49,7 @@ fn the_maps_are_what_the_contract_says() {
         ("FLOWS", hash::<FlowKey, Flow>(maps::FLOWS)),
         ("OPENING", lru_hash::<FlowKey, Opening>(maps::OTHER_FLOWS)),
         ("SCRATCH", per_cpu_array::<Opening>(1)),
-        ("PRESSURE", per_cpu_array::<Pressure>(1)),
+        ("PRESSURE", array::<Pressure>(1)),
         ("UDP_FLOWS", lru_hash::<FlowKey, Flow>(maps::OTHER_FLOWS)),
         ("REPLIES", hash::<ReplyKey, Reply>(maps::FLOWS)),
         ("OPENING_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::thread::available_parallelism;
 
 use mesh_common::net::{Address, Mac, Port};
 use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
@@ -113,7 +112,7 @@ pub fn facts(
         resolver: resolver.map(Address::from).unwrap_or_default(),
         frame_takers: told.frame_takers,
         uplink_macs: uplink_macs(uplinks),
-        flood: for_each_processor(told.flood),
+        flood: told.flood,
         padding: 0,
     };
     let towards = peers.iter().filter_map(|peer| {
@@ -130,13 +129,6 @@ pub fn facts(
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
     }
-}
-
-/// Clients' packets come in on all of them.
-fn for_each_processor(number: u32) -> u32 {
-    let processors =
-        available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
-    number.div_ceil(processors)
 }
 
 fn uplink_macs(uplinks: &[Interface]) -> [Mac; UPLINK_MACS] {
@@ -274,7 +266,7 @@ mod tests {
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
         assert!(uplinks.iter().all(|uplink| facts.settings.is_uplinks(uplink.mac)));
-        assert!(facts.settings.flood > 0 && facts.settings.flood <= 1_000);
+        assert_eq!(facts.settings.flood, 1_000);
         assert!(!facts.settings.is_uplinks([0; 6]) && !facts.settings.is_uplinks([2, 0, 0, 0, 0, 0x99]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));

@@ -1,18 +1,18 @@
-//! Map `PRESSURE`: how many TCP flows begin on each processor.
+//! Map `PRESSURE`: how many TCP flows begin.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::Array;
 use mesh_common::pressure::Pressure;
 
 use crate::tables::node;
 
 #[map]
-static PRESSURE: PerCpuArray<Pressure> = PerCpuArray::with_max_entries(1, 0);
+static PRESSURE: Array<Pressure> = Array::with_max_entries(1, 0);
 
 /// Counts a flow that begins, and tells whether it is one of a flood.
 #[inline(never)]
 pub(crate) fn is_flood(now: u64) -> bool {
     let limit = node::settings().map_or(0, |settings| settings.flood);
-    // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
+    // SAFETY: an aligned value of the map. Of two CPUs' counts one may be lost: where that happens often, it is a flood anyway.
     PRESSURE.get_ptr_mut(0).is_some_and(|pressure| unsafe { &mut *pressure }.rises_over(limit, now))
 }
