@@ -35,7 +35,7 @@ pub struct Settings {
 impl Settings {
     /// Whether a frame to this hardware address is this node's. Of a node with more uplinks than are known here, not all are.
     #[inline(always)]
-    pub fn is_uplinks(&self, mac: Mac) -> bool {
+    pub fn is_own_mac(&self, mac: Mac) -> bool {
         mac != [0; 6] && self.uplink_macs.contains(&mac)
     }
 }

@@ -33,9 +33,9 @@ impl Recording {
     pub fn start(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let file = folder.join("fabric.pcap").display().to_string();
-        let [count, everywhere] = [FILES.len().to_string(), "any".to_owned()];
+        let count = FILES.len().to_string();
         let options =
-            ["-i", &everywhere, "-n", "-s", BEGINNING, "-C", SIZE, "-W", &count, "-w", &file, "-Z", "root"];
+            ["-i", "any", "-n", "-s", BEGINNING, "-C", SIZE, "-W", &count, "-w", &file, "-Z", "root"];
         let child = Lab::client("tcpdump").args(options).quiet().spawn()?;
         Ok(Self { child, folder: folder.to_owned() })
     }
@@ -45,16 +45,13 @@ impl Recording {
         // tcpdump writes its buffer down when it gets this.
         Cmd::new("kill").args(["-USR2", &self.child.id().to_string()]).quiet().read()?;
         thread::sleep(FLUSH);
-        let mut kept = 0;
-        for (number, name) in FILES.iter().enumerate() {
-            let from = self.folder.join(name);
-            if from.exists() {
-                let to = file.with_extension(format!("pcap{number}"));
-                fs::copy(&from, &to).with_context(|| format!("cannot write {}", to.display()))?;
-                kept += 1;
-            }
+        let written = FILES.iter().map(|name| self.folder.join(name)).filter(|from| from.exists());
+        let written: Vec<PathBuf> = written.collect();
+        ensure!(!written.is_empty(), "tcpdump has written nothing in {}", self.folder.display());
+        for from in written {
+            let to = file.with_extension(from.extension().unwrap_or_default());
+            fs::copy(&from, &to).with_context(|| format!("cannot write {}", to.display()))?;
         }
-        ensure!(kept > 0, "tcpdump has written nothing in {}", self.folder.display());
         Ok(())
     }
 }

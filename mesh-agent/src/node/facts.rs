@@ -265,9 +265,9 @@ mod tests {
         let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
-        assert!(uplinks.iter().all(|uplink| facts.settings.is_uplinks(uplink.mac)));
+        assert!(uplinks.iter().all(|uplink| facts.settings.is_own_mac(uplink.mac)));
         assert_eq!(facts.settings.flood, 1_000);
-        assert!(!facts.settings.is_uplinks([0; 6]) && !facts.settings.is_uplinks([2, 0, 0, 0, 0, 0x99]));
+        assert!(!facts.settings.is_own_mac([0; 6]) && !facts.settings.is_own_mac([2, 0, 0, 0, 0, 0x99]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
         assert!(!facts.addresses.contains(&Address::LOCALHOST));
         assert_eq!(facts.uplinks, BTreeSet::from([2, 7]));

@@ -67,7 +67,7 @@ fn run(frame: &XdpBuff) -> u32 {
 fn on_uplink(frame: &XdpBuff, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return LEAVE_TO_TC.into() };
     // Of another machine's frames, which a switch floods or an interface hears that hears all, TC knows.
-    if !frame.read::<Mac>(0).is_some_and(|destination| settings.is_uplinks(destination)) {
+    if !frame.read::<Mac>(0).is_some_and(|destination| settings.is_own_mac(destination)) {
         return LEAVE_TO_TC.into();
     }
     if !tunnel::is_tunnelled(packet, settings) {

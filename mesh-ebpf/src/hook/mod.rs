@@ -5,13 +5,14 @@ pub mod skb;
 pub mod xdp;
 
 use core::ffi::c_void;
+use core::mem::size_of;
 
 use mesh_common::checksum::Sum;
 use mesh_common::outcome::Outcome;
 
-use crate::packet::sum::TransportChange;
+use crate::packet::sum::{self, TransportChange};
 use crate::verdict::Redirect;
-use crate::verifier::Even;
+use crate::verifier::{Even, some_of};
 
 /// What TC and XDP can both do with a packet, each in its own manner. All offsets are counted from the Ethernet header.
 pub trait Hook {
@@ -69,24 +70,52 @@ pub trait Hook {
     /// Marks what these programs send for the guard at the uplinks. Nobody looks at what XDP sends.
     fn set_mark(&self, mark: u32);
 
+    /// Copies the `length` bytes at `offset` to `to`; not 0 if the packet does not have them.
+    ///
+    /// # Safety
+    /// There is room for as many bytes.
+    unsafe fn load_bytes(&self, offset: usize, to: *mut c_void, length: u32) -> i64;
+
+    /// Puts the `length` bytes at `from` at `offset`; not 0 if the packet does not have so many. Invalidates pointers into the packet.
+    ///
+    /// # Safety
+    /// There are as many bytes.
+    unsafe fn store_bytes(&self, offset: usize, from: *const c_void, length: u32) -> i64;
+
     /// The sum of the `length` bytes at `offset`, which are an IP header and 8 to 20 more: 28 to 80.
-    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome>;
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
+        // SAFETY: the buffer has room for as many bytes as are asked for.
+        sum::sum(length, |buffer, length| unsafe { self.load_bytes(offset, buffer, length) })
+    }
 
     /// Copies the `length` bytes at `offset` to the start of `integers`.
+    #[inline(always)]
     fn load<T: Copy, const N: usize>(
         &self,
         offset: usize,
         integers: &mut [T; N],
         length: u32,
-    ) -> Result<(), Outcome>;
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
+        // SAFETY: there is room for as many bytes as are asked for.
+        let failed = unsafe { self.load_bytes(offset, integers.as_mut_ptr().cast(), length) } != 0;
+        if failed { Err(Outcome::Malformed) } else { Ok(()) }
+    }
 
     /// Puts the first `length` bytes of `integers` at `offset`. Invalidates pointers into the packet.
+    #[inline(always)]
     fn store<T: Copy, const N: usize>(
         &self,
         offset: usize,
         integers: &[T; N],
         length: u32,
-    ) -> Result<(), Outcome>;
+    ) -> Result<(), Outcome> {
+        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
+        // SAFETY: there are as many bytes.
+        let failed = unsafe { self.store_bytes(offset, integers.as_ptr().cast(), length) } != 0;
+        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    }
 
     /// The context as helpers take it.
     fn as_ptr(&self) -> *mut c_void;

@@ -18,9 +18,9 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
 use crate::hook::Hook;
-use crate::packet::sum::{self, TransportChange, halves};
+use crate::packet::sum::{TransportChange, halves};
 use crate::verdict::Redirect;
-use crate::verifier::{bounded, some_of, zeroed};
+use crate::verifier::{bounded, zeroed};
 
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
 const ENCAP_L2: u64 = (ETHERNET_HEADER as u64) << 56;
@@ -289,39 +289,15 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
-        // SAFETY: the buffer has room for as many bytes as are asked for.
-        sum::sum(length, |buffer, length| unsafe {
-            bpf_skb_load_bytes(self.as_ptr(), offset as u32, buffer, length)
-        })
+    unsafe fn load_bytes(&self, offset: usize, to: *mut c_void, length: u32) -> i64 {
+        // SAFETY: as promised by the caller.
+        unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, to, length) }
     }
 
     #[inline(always)]
-    fn load<T: Copy, const N: usize>(
-        &self,
-        offset: usize,
-        integers: &mut [T; N],
-        length: u32,
-    ) -> Result<(), Outcome> {
-        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
-        let place = integers.as_mut_ptr().cast();
-        // SAFETY: there is room for as many bytes as are asked for.
-        let failed = unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, place, length) } != 0;
-        if failed { Err(Outcome::Malformed) } else { Ok(()) }
-    }
-
-    #[inline(always)]
-    fn store<T: Copy, const N: usize>(
-        &self,
-        offset: usize,
-        integers: &[T; N],
-        length: u32,
-    ) -> Result<(), Outcome> {
-        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
-        let place = integers.as_ptr().cast();
-        // SAFETY: there are as many bytes; the helper checks the offset.
-        let failed = unsafe { bpf_skb_store_bytes(self.context, offset as u32, place, length, 0) } != 0;
-        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    unsafe fn store_bytes(&self, offset: usize, from: *const c_void, length: u32) -> i64 {
+        // SAFETY: as promised by the caller.
+        unsafe { bpf_skb_store_bytes(self.context, offset as u32, from, length, 0) }
     }
 
     #[inline(always)]

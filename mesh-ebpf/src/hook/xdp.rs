@@ -11,15 +11,14 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use mesh_common::checksum::Sum;
 use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
 use crate::hook::Hook;
-use crate::packet::sum::{self, TransportChange};
+use crate::packet::sum::TransportChange;
 use crate::verdict::{LEAVE_TO_TC, Redirect};
-use crate::verifier::{Even, bounded, some_of};
+use crate::verifier::{Even, bounded};
 
 /// An Ethernet header.
 type Ethernet = [u16; ETHERNET_HEADER / 2];
@@ -180,39 +179,15 @@ impl Hook for XdpBuff {
     fn set_mark(&self, _mark: u32) {}
 
     #[inline(always)]
-    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Outcome> {
-        // SAFETY: the buffer has room for as many bytes as are asked for.
-        sum::sum(length, |buffer, length| unsafe {
-            bpf_xdp_load_bytes(self.context, self.place(offset), buffer, length)
-        })
+    unsafe fn load_bytes(&self, offset: usize, to: *mut c_void, length: u32) -> i64 {
+        // SAFETY: as promised by the caller.
+        unsafe { bpf_xdp_load_bytes(self.context, self.place(offset), to, length) }
     }
 
     #[inline(always)]
-    fn load<T: Copy, const N: usize>(
-        &self,
-        offset: usize,
-        integers: &mut [T; N],
-        length: u32,
-    ) -> Result<(), Outcome> {
-        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::Malformed)?;
-        let (place, integers) = (self.place(offset), integers.as_mut_ptr().cast());
-        // SAFETY: there is room for as many bytes as are asked for.
-        let failed = unsafe { bpf_xdp_load_bytes(self.context, place, integers, length) } != 0;
-        if failed { Err(Outcome::Malformed) } else { Ok(()) }
-    }
-
-    #[inline(always)]
-    fn store<T: Copy, const N: usize>(
-        &self,
-        offset: usize,
-        integers: &[T; N],
-        length: u32,
-    ) -> Result<(), Outcome> {
-        let length = some_of(length, size_of::<[T; N]>()).ok_or(Outcome::NotChangeable)?;
-        let (place, integers) = (self.place(offset), integers.as_ptr().cast_mut().cast());
-        // SAFETY: there are as many bytes; the helper checks the offset, and only reads them.
-        let failed = unsafe { bpf_xdp_store_bytes(self.context, place, integers, length) } != 0;
-        if failed { Err(Outcome::NotChangeable) } else { Ok(()) }
+    unsafe fn store_bytes(&self, offset: usize, from: *const c_void, length: u32) -> i64 {
+        // SAFETY: as promised by the caller; the helper only reads them.
+        unsafe { bpf_xdp_store_bytes(self.context, self.place(offset), from.cast_mut(), length) }
     }
 
     #[inline(always)]
