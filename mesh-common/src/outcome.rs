@@ -21,15 +21,6 @@ macro_rules! outcomes {
                 self as u16
             }
 
-            /// The outcome with this number; [`Self::NotOurs`] if there is none.
-            #[inline(always)]
-            pub const fn from_number(number: u16) -> Self {
-                match number {
-                    $($number => Self::$name,)*
-                    _ => Self::NotOurs,
-                }
-            }
-
             /// Its name in metrics and logs.
             pub const fn as_str(self) -> &'static str {
                 match self {

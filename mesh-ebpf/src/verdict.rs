@@ -89,8 +89,9 @@ impl Pack for Verdict {
     }
 
     #[inline(always)]
-    fn unpack(word: u64) -> Self {
-        Self { outcome: outcome_in(word >> 8), redirect: redirect_in(word) }
+    unsafe fn unpack(word: u64) -> Self {
+        // SAFETY: `pack` has put the number there.
+        Self { outcome: unsafe { outcome_in(word >> 8) }, redirect: redirect_in(word) }
     }
 }
 
@@ -114,7 +115,8 @@ fn redirect_in(word: u64) -> Redirect {
 impl PackedVerdict {
     #[inline(always)]
     pub fn outcome(self) -> Outcome {
-        outcome_in(self.word() >> 8)
+        // SAFETY: `pack` has put the number there.
+        unsafe { outcome_in(self.word() >> 8) }
     }
 
     #[inline(always)]
@@ -161,8 +163,9 @@ impl Pack for Next {
     }
 
     #[inline(always)]
-    fn unpack(word: u64) -> Self {
-        if word == kind::GO_ON { Self::GoOn } else { Self::Done(Verdict::unpack(word)) }
+    unsafe fn unpack(word: u64) -> Self {
+        // SAFETY: any other word is a verdict's.
+        if word == kind::GO_ON { Self::GoOn } else { Self::Done(unsafe { Verdict::unpack(word) }) }
     }
 }
 
@@ -170,7 +173,8 @@ impl PackedNext {
     /// The verdict, if there is one.
     #[inline(always)]
     pub fn done(self) -> Option<PackedVerdict> {
-        if self.word() == kind::GO_ON { None } else { Some(Packed::of_word(self.word())) }
+        // SAFETY: any other word is a verdict's.
+        if self.word() == kind::GO_ON { None } else { Some(unsafe { Packed::of_word(self.word()) }) }
     }
 }
 

@@ -18,33 +18,39 @@ pub struct Packed<T>(u64, PhantomData<T>);
 pub trait Pack {
     fn pack(self) -> u64;
 
-    /// The value that `word` was made of: [`Packed`] holds no others.
-    fn unpack(word: u64) -> Self;
+    /// # Safety
+    /// The word is one that [`Pack::pack`] has made of a value of this type.
+    unsafe fn unpack(word: u64) -> Self;
 }
 
-/// The outcome whose number a word holds in its lower half, as [`Pack::pack`] has put it there. Asked whether there is an outcome
-/// with that number, the compiler compares it with one after the other.
+/// The outcome whose number a word holds in its lowest 16 bits. Asked whether there is an outcome with that number, the compiler
+/// compares it with one after the other.
+///
+/// # Safety
+/// [`Outcome::number`] has returned the number.
 #[inline(always)]
-pub(crate) fn outcome_in(word: u64) -> Outcome {
-    // SAFETY: the number is one that `Outcome::number` has returned, and an outcome is that number.
+pub(crate) unsafe fn outcome_in(word: u64) -> Outcome {
+    // SAFETY: an outcome is its number; and as promised by the caller.
     unsafe { transmute::<u32, Outcome>(u32::from(word as u16)) }
 }
 
 impl<T: Pack> Packed<T> {
-    /// The value whose word this is.
+    /// # Safety
+    /// The word is one that [`Pack::pack`] has made of a value of this type.
     #[inline(always)]
-    pub fn of_word(word: u64) -> Self {
+    pub(crate) unsafe fn of_word(word: u64) -> Self {
         Self(word, PhantomData)
     }
 
     #[inline(always)]
-    pub fn word(self) -> u64 {
+    pub(crate) fn word(self) -> u64 {
         self.0
     }
 
     #[inline(always)]
     pub fn unpack(self) -> T {
-        T::unpack(self.0)
+        // SAFETY: no other words get into this.
+        unsafe { T::unpack(self.0) }
     }
 }
 
@@ -60,7 +66,7 @@ impl<T> Copy for Packed<T> {}
 impl<T: Pack> From<T> for Packed<T> {
     #[inline(always)]
     fn from(value: T) -> Self {
-        Self::of_word(value.pack())
+        Self(value.pack(), PhantomData)
     }
 }
 

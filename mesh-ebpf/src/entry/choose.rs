@@ -107,12 +107,13 @@ impl Pack for Chosen {
     }
 
     #[inline(always)]
-    fn unpack(word: u64) -> Self {
+    unsafe fn unpack(word: u64) -> Self {
         if word & chosen::BACKEND != 0 {
             let id = word as u32;
             return Ok(frontends::backend(id).map_or(Choice::Refuse, |backend| Choice::Backend(id, backend)));
         }
-        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(outcome_in(word)) }
+        // SAFETY: without a choice there is an outcome's number.
+        if word & chosen::REFUSE != 0 { Ok(Choice::Refuse) } else { Err(unsafe { outcome_in(word) }) }
     }
 }
 

@@ -29,7 +29,7 @@ impl Pack for Option<u32> {
     }
 
     #[inline(always)]
-    fn unpack(word: u64) -> Self {
+    unsafe fn unpack(word: u64) -> Self {
         if word == NOBODY { None } else { Some(word as u32) }
     }
 }
