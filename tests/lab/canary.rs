@@ -129,7 +129,7 @@ impl Canary {
         Ok(Self {
             since: SystemTime::now(),
             nodes: nodes(lab)?,
-            agents: agents(lab)?,
+            agents: wait::for_up_to(SETTLED, "the agents run that the Swarm wants", || agents(lab))?,
             outcomes: outcomes(lab)?,
         })
     }
@@ -281,8 +281,20 @@ fn nodes(lab: &Lab) -> Result<BTreeMap<String, String>> {
     Ok(nodes)
 }
 
+/// The containers of the agents: those that run, which are to be those that the Swarm wants. A node that was away for a
+/// while serves by the agent that it has, until the Swarm exchanges that for another.
 fn agents(lab: &Lab) -> Result<BTreeSet<String>> {
-    Ok(lab.on_every_node(mesh::agent_container)?.into_iter().collect())
+    let running: BTreeSet<String> = lab.on_every_node(mesh::agent_container)?.into_iter().collect();
+    let tasks = lab.manager().list("/tasks", &[("service", SERVICE), ("desired-state", "running")])?;
+    let up = tasks.iter().filter(|task| text(task, "/Status/State") == "running");
+    let wanted: BTreeSet<String> =
+        up.map(|task| text(task, "/Status/ContainerStatus/ContainerID").to_owned()).collect();
+    ensure!(
+        wanted == running && tasks.len() == running.len(),
+        "{running:?} run, and of {} agents that the Swarm wants {wanted:?} are up",
+        tasks.len()
+    );
+    Ok(running)
 }
 
 /// How many packets have ended badly, by node and outcome.
