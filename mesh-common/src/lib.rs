@@ -36,6 +36,7 @@
 //! | `VIP_OPENING` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Opening`], other TCP | kernel (caller's node) | kernel, agent | oldest goes |
 //! | `VIP_UDP_FLOWS` | LRU hash | [`overlay::VipFlowKey`] → [`flow::Flow`], all but TCP | kernel (caller's node) | kernel, agent | oldest goes |
 //! | `VIP_REPLIES` | LRU hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node) | kernel | oldest goes |
+//! | `VIP_ESTABLISHED` | hash | [`overlay::VipReplyKey`] → [`overlay::VipReply`] | kernel (caller's node), agent removes | kernel | the way back is in `VIP_REPLIES` alone |
 //! | `ASKERS` | hash | cookie of a task's network namespace → where its questions are answered ([`asker`]) | agent | sockets | agent reports it |
 //! | `HEARTBEAT` | array of 1 | → time of the resolver's last sign of life | agent | sockets | – |
 //! | `ANSWERS` | LRU hash | [`answer::QuestionKey`] → [`answer::Answer`] | agent | bridge | oldest goes |

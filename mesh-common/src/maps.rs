@@ -61,7 +61,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 42] = [
+pub const NAMES: [&str; 43] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -94,6 +94,7 @@ pub const NAMES: [&str; 42] = [
     "VIP_OPENING",
     "VIP_UDP_FLOWS",
     "VIP_REPLIES",
+    "VIP_ESTABLISHED",
     "ASKERS",
     "HEARTBEAT",
     "ANSWERS",
@@ -118,7 +119,7 @@ pub mod taking_over {
 }
 
 /// Maps that `--flows` sizes; see [`flow_capacity`].
-pub const SIZED_BY_FLOWS: [&str; 10] = [
+pub const SIZED_BY_FLOWS: [&str; 11] = [
     "FLOWS",
     "OPENING",
     "UDP_FLOWS",
@@ -129,11 +130,12 @@ pub const SIZED_BY_FLOWS: [&str; 10] = [
     "VIP_OPENING",
     "VIP_UDP_FLOWS",
     "VIP_REPLIES",
+    "VIP_ESTABLISHED",
 ];
 
 /// Maps whose elements the kernel allocates one by one: they refuse when they are full. The others of [`SIZED_BY_FLOWS`]
 /// are allocated as a whole, and forget what was used longest ago.
-pub const ESTABLISHED: [&str; 3] = ["FLOWS", "REPLIES", "VIP_FLOWS"];
+pub const ESTABLISHED: [&str; 4] = ["FLOWS", "REPLIES", "VIP_FLOWS", "VIP_ESTABLISHED"];
 
 /// Maps that `--backends` sizes.
 pub const SIZED_BY_BACKENDS: [&str; 4] = ["BACKENDS", "BACKEND_STATS", "SUSPECTS", "CONNECTIONS"];

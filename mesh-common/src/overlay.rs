@@ -27,7 +27,7 @@ pub struct VipFlowKey {
     pub padding: [u8; 3],
 }
 
-/// Key of `VIP_REPLIES`: the packet as it comes back from the task.
+/// Key of `VIP_REPLIES` and `VIP_ESTABLISHED`: the packet as it comes back from the task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct VipReplyKey {
@@ -41,7 +41,8 @@ pub struct VipReplyKey {
     pub padding: [u8; 3],
 }
 
-/// Value of `VIP_REPLIES`.
+/// Value of `VIP_REPLIES`, where all calls have one, and of `VIP_ESTABLISHED`, where those have another whose flows are in
+/// `VIP_FLOWS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct VipReply {
@@ -49,8 +50,8 @@ pub struct VipReply {
     pub last_seen: u64,
     /// What the caller dialled.
     pub vip: Address,
-    /// Whether the caller's flow is established, so that only the end of it is news.
-    pub settled: u32,
+    /// Versions before have been here: whatever it says, 0 is written.
+    pub padding: u32,
 }
 
 /// What is particular to the ports of one network. All networks share the programs that serve them, which are costly for the

@@ -59,7 +59,7 @@ fn silent_flows_and_those_of_tasks_that_are_gone_are_removed_and_all_are_counted
     for (table, count) in expected {
         assert_eq!(entries[table], count, "{table}");
     }
-    assert_eq!(found.tables.len(), 10);
+    assert_eq!(found.tables.len(), 11);
     assert!(found.tables.iter().all(|table| table.bytes > 0 && table.capacity > 0), "{:?}", found.tables);
     assert_eq!(flows.collect(NOW, &limits).removed, 0);
     assert_eq!(flows.collect(NOW + 2 * IDLE.as_nanos() as u64, &limits).removed, 3);

@@ -67,6 +67,7 @@ fn the_maps_are_what_the_contract_says() {
         ("VIP_OPENING", lru_hash::<VipFlowKey, Opening>(maps::OTHER_FLOWS)),
         ("VIP_UDP_FLOWS", lru_hash::<VipFlowKey, Flow>(maps::OTHER_FLOWS)),
         ("VIP_REPLIES", lru_hash::<VipReplyKey, VipReply>(maps::FLOWS)),
+        ("VIP_ESTABLISHED", hash::<VipReplyKey, VipReply>(maps::FLOWS)),
         ("ASKERS", hash::<u64, u32>(maps::ASKERS)),
         ("HEARTBEAT", array::<u64>(1)),
         ("ANSWERS", lru_hash::<QuestionKey, Answer>(maps::ANSWERS)),

@@ -24,6 +24,7 @@ mod overlay;
 mod overlay_errors;
 mod overlay_flows;
 mod overlay_malformed;
+mod overlay_replies;
 mod overlay_self;
 mod overlay_wire;
 mod policies;

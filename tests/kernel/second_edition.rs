@@ -4,37 +4,12 @@
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
 
-use crate::support::cast::{CLIENT_PORT, PUBLISHED};
-use crate::support::overlay::{self, call, from_vip};
 use crate::support::packet::Packet;
-use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, syn, tcp};
+use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, syn, tcp};
 use crate::support::world::{World, flow_key, local};
 
 /// The sequence number of all segments that say nothing else.
 const SEQUENCE: u32 = 0x1122_3344;
-/// So many places have the tables that forget. The kernel forgets by batches of 128 for each CPU.
-const FLOWS: u32 = 512;
-/// Far more flows than they have places for: which of them the kernel forgets is not exact.
-const MANY: u16 = 10 * FLOWS as u16;
-
-#[test]
-#[should_panic(expected = "A1: the way back is forgotten")]
-fn a_connection_to_a_virtual_address_outlives_any_number_of_other_calls() {
-    let world = World::with_flows(FLOWS).calls(&[1]);
-    let answered = |port, flags, text| overlay::answer(1, between(answer(flags, text), PUBLISHED, port));
-    let shake_hands = |port| {
-        let _ = world.overlay_in(&call(between(syn(), port, PUBLISHED)));
-        let _ = world.overlay_out(&answered(port, SYN | ACK, b""));
-        let _ = world.overlay_in(&call(between(acknowledgement(), port, PUBLISHED)));
-    };
-    shake_hands(CLIENT_PORT);
-    assert!(world.established_call(&overlay::flow_key(protocol::TCP)).is_some());
-    (1000..1000 + MANY).for_each(shake_hands);
-    // The server speaks first.
-    let news = answered(CLIENT_PORT, ACK, b"news");
-    let run = world.overlay_out(&news);
-    assert!(run.after == from_vip(&news).bytes(), "A1: the way back is forgotten");
-}
 
 #[test]
 #[should_panic(expected = "B5: a reset with any number ends a connection")]

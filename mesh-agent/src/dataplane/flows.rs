@@ -4,7 +4,7 @@
 //! vanished, a task that is gone, an end whose packets took another way.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -27,6 +27,9 @@ pub const IDLE: Duration = Duration::from_hours(24);
 const HALF_CLOSED_IDLE: Duration = Duration::from_mins(10);
 /// How long one whose backend is gone is kept to tell its client so.
 const GONE_IDLE: Duration = Duration::from_mins(2);
+
+/// So many ways back without a call are not worth a look at all.
+const STRAYS: u64 = 256;
 
 /// What becomes of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,7 @@ pub struct Flows {
     entry: HashMap<MapData, FlowKey, Flow>,
     calls: HashMap<MapData, VipFlowKey, Flow>,
     replies: HashMap<MapData, ReplyKey, Reply>,
+    call_replies: HashMap<MapData, VipReplyKey, VipReply>,
     backends: Array<MapData, Backend>,
     connections: Connections,
     /// Those that forget by themselves.
@@ -111,6 +115,7 @@ impl Flows {
             entry: open(pins, "FLOWS", Map::HashMap)?,
             calls: open(pins, "VIP_FLOWS", Map::HashMap)?,
             replies: open(pins, "REPLIES", Map::HashMap)?,
+            call_replies: open(pins, "VIP_ESTABLISHED", Map::HashMap)?,
             backends: open(pins, "BACKENDS", Map::Array)?,
             connections: Connections::open(pins)?,
             others: vec![
@@ -154,8 +159,14 @@ impl Flows {
         let calls = sweep(&mut self.calls, of_flow);
         self.connections.count_anew(&open.into_inner());
         let replies = sweep(&mut self.replies, of_reply);
+        let of_call_reply = |reply: &VipReply| fate(reply.last_seen, 0, true, now, limits.longest());
+        let mut call_replies = sweep(&mut self.call_replies, of_call_reply);
+        if call_replies.left > calls.left + STRAYS {
+            self.remove_strays(&mut call_replies);
+        }
         let others: Vec<u64> = self.others.iter().map(|count| count()).collect();
-        let [opening, udp, opening_replies, udp_replies, opening_calls, udp_calls, call_replies] = others[..]
+        let [opening, udp, opening_replies, udp_replies, opening_calls, udp_calls, all_call_replies] =
+            others[..]
         else {
             return Collection::default();
         };
@@ -169,13 +180,47 @@ impl Flows {
             calls.left,
             opening_calls,
             udp_calls,
-            call_replies,
+            all_call_replies,
+            call_replies.left,
         ];
         let tables = self.descriptions.iter().zip(entries);
         Collection {
-            removed: flows.removed + calls.removed + replies.removed,
+            removed: flows.removed + calls.removed + replies.removed + call_replies.removed,
             tables: tables.map(|((name, map), entries)| table_use(name, map, entries)).collect(),
         }
+    }
+}
+
+impl Flows {
+    /// Ways back of calls that are not among the established ones any more, as of those that were removed here.
+    fn remove_strays(&mut self, swept: &mut Swept) {
+        let mut replies = Vec::new();
+        let _ =
+            batch::read(&self.call_replies, |key: VipReplyKey, reply: VipReply| replies.push((key, reply)));
+        // Read later: what is established meanwhile has its flow here, too.
+        let mut calls = HashSet::new();
+        if batch::read(&self.calls, |key: VipFlowKey, _: Flow| _ = calls.insert(key)).is_err() {
+            return;
+        }
+        let strays = replies.iter().filter(|(key, reply)| !calls.contains(&call_of(key, reply)));
+        let removed = strays.filter(|(key, _)| self.call_replies.remove(key).is_ok()).count() as u64;
+        swept.removed += removed;
+        swept.left = swept.left.saturating_sub(removed);
+    }
+}
+
+/// The flow whose way back this is.
+fn call_of(key: &VipReplyKey, reply: &VipReply) -> VipFlowKey {
+    // A task that was given to itself sees the virtual address call.
+    let caller = if key.caller == reply.vip { key.task } else { key.caller };
+    VipFlowKey {
+        network: key.network,
+        caller,
+        vip: reply.vip,
+        caller_port: key.caller_port,
+        port: key.port,
+        protocol: key.protocol,
+        padding: [0; 3],
     }
 }
 

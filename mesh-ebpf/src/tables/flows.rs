@@ -234,15 +234,17 @@ fn note_client_opening<H: Hook, T: Tables>(
     }
 }
 
-/// Takes note of what a task has sent in a flow that is established, or not TCP; in one that is opening with
-/// [`note_task_opening`].
+/// Takes note of what a task has sent in a flow that is established, or not TCP, and returns its state then; in one that is
+/// opening with [`note_task_opening`].
 #[inline(always)]
-pub(crate) fn note_task<T: Tables>(key: &T::Key, flow: &'static mut Flow, packet: &Packet, now: u64) {
+pub(crate) fn note_task<T: Tables>(key: &T::Key, flow: &'static mut Flow, packet: &Packet, now: u64) -> u8 {
+    let after = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
     flow.last_seen = now;
-    flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
-    if key.is_tcp() && tcp::is_closed(flow.state) {
+    flow.state = after;
+    if key.is_tcp() && tcp::is_closed(after) {
         retire::<T>(key, flow);
     }
+    after
 }
 
 #[inline(always)]

@@ -3,9 +3,9 @@
 use mesh_common::backend::Backend;
 use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::overlay::{VipKey, VipReply};
+use mesh_common::overlay::{VipKey, VipReplyKey};
 use mesh_common::settings::UDP_IDLE_NANOSECONDS;
-use mesh_common::tcp;
+use mesh_common::tcp::{self, flag};
 
 use crate::clock;
 use crate::entry::choose::{self, Choice, Chosen};
@@ -79,15 +79,29 @@ fn send(frame: &Skb, packet: &Packet, backend: &Backend) -> Step {
     // A task does not answer itself by the network: it has to see another caller.
     let caller = if itself { packet.destination } else { packet.source };
     let key = reply_key(backend.identity, caller, packet, false);
-    let settled = u32::from(!packet.opens());
-    let reply = VipReply { last_seen: clock::now(), vip: packet.destination, settled };
-    vips::remember_reply(&key, &reply)?;
+    let is_established = vips::remember_reply(&key, packet.destination, packet.now)?;
+    if packet.is_tcp() && (!is_established || packet.tcp_flags & (flag::SYN | flag::FIN | flag::RST) != 0) {
+        follow_flow(packet, &key, is_established);
+    }
     if itself {
         return to_self(frame, packet, packet.destination, backend.identity);
     }
     rewrite::readdress(frame, packet, &tuple(packet, packet.source, backend.identity), Hop::Bridged)?;
     rewrite::set_destination_mac(frame, backend.mac)?;
     Ok(Outcome::VipToTask.into())
+}
+
+/// The way back of a call is protected while its flow is established.
+#[inline(never)]
+fn follow_flow(packet: &Packet, key: &VipReplyKey, is_protected: bool) {
+    let vip = packet.destination;
+    let flow = flow_key(packet, packet.source, vip, false);
+    let is_established = flows::recall_established::<Virtual>(&flow).is_some();
+    if is_established && !is_protected {
+        vips::protect_reply(key, vip, packet.now);
+    } else if is_protected && !is_established {
+        vips::retire_reply(key, vip, packet.now);
+    }
 }
 
 /// If this is the answer of a task that was given to itself, what becomes of it; next, it is [`to_self`].
@@ -98,9 +112,8 @@ fn answers_itself(frame: &Skb, packet: &Packet) -> Option<PackedNext> {
         return None;
     }
     let key = reply_key(packet.source, packet.destination, packet, true);
-    let reply = vips::recall_reply(&key)?;
-    reply.last_seen = clock::now();
-    Some(reply::note_task(frame, packet, reply, packet.source, packet.destination))
+    let reply = vips::recall_reply(&key, packet.now)?;
+    Some(reply::note_task(frame, packet, &key, reply, packet.source))
 }
 
 /// Back out of the port that the packet came in by.
@@ -120,7 +133,7 @@ fn forget_finished(packet: &Packet) {
         return;
     }
     let key = reply_key(packet.destination, packet.source, packet, false);
-    let Some(reply) = vips::recall_reply(&key) else { return };
+    let Some(reply) = vips::recall_reply(&key, packet.now) else { return };
     let lasts =
         flows::recall::<Virtual>(&flow_key(packet, packet.source, reply.vip, false)).is_some_and(|known| {
             let flow = known.flow();
@@ -130,7 +143,7 @@ fn forget_finished(packet: &Packet) {
             let goes_on = if packet.is_tcp() {
                 !tcp::is_closed(flow.state)
             } else {
-                clock::elapsed(flow.last_seen, clock::now()) < UDP_IDLE_NANOSECONDS
+                clock::elapsed(flow.last_seen, packet.now) < UDP_IDLE_NANOSECONDS
             };
             given && goes_on
         });

@@ -49,7 +49,7 @@ pub(crate) fn error_to_caller(frame: &Skb, packet: &Packet) -> Step {
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
-    let vip = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?.vip;
+    let vip = vips::recall_reply(&key, packet.now).ok_or(Outcome::NotOurs)?.vip;
     if quoted.is_refused
         && let Some(verdict) = refused(frame, packet, &quoted, tuple.source, vip).done()
     {
@@ -101,7 +101,7 @@ fn error_to_task(frame: &Skb, packet: &Packet) -> Step {
         protocol: quoted.protocol,
         padding: [0, 0, 0],
     };
-    if vips::recall_reply(&itself).is_some() {
+    if vips::recall_reply(&itself, packet.now).is_some() {
         return error_to_self(frame, packet, &quoted);
     }
     let key = VipFlowKey {

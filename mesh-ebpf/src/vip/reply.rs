@@ -2,17 +2,16 @@
 
 use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::overlay::VipReply;
-use mesh_common::tcp::flag;
+use mesh_common::overlay::VipReplyKey;
+use mesh_common::tcp::{self, flag};
 
-use crate::clock;
 use crate::entry::replay;
 use crate::hook::skb::Skb;
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Hop};
 use crate::tables::flows::{self, Known};
 use crate::tables::fragments;
-use crate::tables::vips::{self, Virtual};
+use crate::tables::vips::{self, Virtual, WayBack};
 use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 use crate::vip::{flow_key, icmp, offer, reply_key, tuple};
 
@@ -28,14 +27,12 @@ fn try_to_caller(frame: &Skb, packet: &Packet) -> Step {
         return icmp::error_to_caller(frame, packet);
     }
     let key = reply_key(packet.source, packet.destination, packet, true);
-    let reply = vips::recall_reply(&key).ok_or(Outcome::NotOurs)?;
+    let reply = vips::recall_reply(&key, packet.now).ok_or(Outcome::NotOurs)?;
     fragments::remember(packet);
-    reply.last_seen = clock::now();
-    let vip = reply.vip;
-    if let Some(verdict) = note_task(frame, packet, reply, packet.destination, vip).done() {
+    if let Some(verdict) = note_task(frame, packet, &key, reply, packet.destination).done() {
         return Ok(verdict.unpack());
     }
-    rewrite::readdress(frame, packet, &tuple(packet, vip, packet.destination), Hop::Bridged)?;
+    rewrite::readdress(frame, packet, &tuple(packet, reply.vip, packet.destination), Hop::Bridged)?;
     Ok(Outcome::VipReplied.into())
 }
 
@@ -45,24 +42,28 @@ fn try_to_caller(frame: &Skb, packet: &Packet) -> Step {
 pub(crate) fn note_task(
     frame: &Skb,
     packet: &Packet,
-    reply: &mut VipReply,
+    key: &VipReplyKey,
+    reply: WayBack,
     caller: Address,
-    vip: Address,
 ) -> PackedNext {
-    let is_news = reply.settled == 0 || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
+    let is_news = !reply.is_established || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
     if !packet.is_tcp() || !is_news {
         return Next::GoOn.into();
     }
-    hear(frame, packet, reply, caller, vip)
+    hear(frame, packet, key, caller, reply.vip)
 }
 
 #[inline(never)]
-fn hear(frame: &Skb, packet: &Packet, reply: &mut VipReply, caller: Address, vip: Address) -> PackedNext {
+fn hear(frame: &Skb, packet: &Packet, reply: &VipReplyKey, caller: Address, vip: Address) -> PackedNext {
     let key = flow_key(packet, caller, vip, true);
     match flows::recall::<Virtual>(&key) {
         Some(Known::Established(flow)) => {
-            reply.settled = 1;
-            flows::note_task::<Virtual>(&key, flow, packet, clock::now());
+            let ends = tcp::is_closed(flows::note_task::<Virtual>(&key, flow, packet, packet.now));
+            if ends {
+                vips::retire_reply(reply, vip, packet.now);
+            } else {
+                vips::protect_reply(reply, vip, packet.now);
+            }
         }
         Some(Known::Opening(opening)) => {
             return replay::note_task::<_, Virtual>(frame, packet, &key, opening, || {

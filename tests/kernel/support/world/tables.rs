@@ -137,6 +137,11 @@ impl World {
         map.set(place, routes, 0).expect("the place is in range");
     }
 
+    /// The way back of a call among those that are not forgotten.
+    pub(crate) fn protected_reply(&self, key: &VipReplyKey) -> Option<VipReply> {
+        self.hash::<VipReplyKey, VipReply>("VIP_ESTABLISHED").get(key, 0).ok()
+    }
+
     pub(crate) fn vip_reply(&self, key: &VipReplyKey) -> Option<VipReply> {
         self.hash::<VipReplyKey, VipReply>("VIP_REPLIES").get(key, 0).ok()
     }
