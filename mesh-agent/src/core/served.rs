@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -97,12 +98,11 @@ fn scene(
     uplinks: &[Interface],
     bridge: &str,
 ) -> Scene {
-    let interfaces = node.interfaces.values().filter(|interface| !interface.is_loopback);
     Scene {
         uplinks: uplinks.iter().map(|uplink| (uplink.name.clone(), uplink.index)).collect(),
         bridge: bridge.to_owned(),
         bridge_subnet: firewall::subnet_of(bridge),
-        addresses: interfaces.flat_map(|interface| interface.addresses.iter().copied()).collect(),
+        addresses: crate::node::addresses(node).into_iter().map(Ipv4Addr::from).collect(),
         published,
     }
 }

@@ -1,6 +1,7 @@
 //! What `preflight` says of operators' filters, and of an encrypted ingress network.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use super::{Dump, Filter, Mode, PublishedPort, Scene, filters, subnet_of};
 use crate::args::{RunArguments, Switch};
@@ -26,13 +27,12 @@ pub async fn rules(arguments: &RunArguments, view: &NodeView) -> Inspection {
     let published: Option<BTreeSet<PublishedPort>> = ports
         .map(|ports| ports.iter().map(|port| (protocol_number(port.protocol), port.published)).collect());
     let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
-    let interfaces = view.interfaces.values().filter(|interface| !interface.is_loopback);
     let is_known = published.is_some();
     let scene = Scene {
         uplinks: uplinks.into_iter().map(|uplink| (uplink.name, uplink.index)).collect(),
         bridge: arguments.bridge.clone(),
         bridge_subnet: subnet_of(&arguments.bridge),
-        addresses: interfaces.flat_map(|interface| interface.addresses.iter().copied()).collect(),
+        addresses: node::addresses(view).into_iter().map(Ipv4Addr::from).collect(),
         published: published.unwrap_or_default().into(),
     };
     match Dump::take() {

@@ -141,10 +141,11 @@ fn uplink_macs(uplinks: &[Interface]) -> [Mac; UPLINK_MACS] {
     macs
 }
 
-/// Those at which clients may ask for published ports.
+/// Those at which clients may ask for published ports. An address for anycast, or of a load balancer that leaves the destination as it
+/// is, stands on `lo`.
 pub fn addresses(view: &NodeView) -> BTreeSet<Address> {
-    let interfaces = view.interfaces.values().filter(|interface| !interface.is_loopback);
-    interfaces.flat_map(|interface| &interface.addresses).copied().map(Address::from).collect()
+    let addresses = view.interfaces.values().flat_map(|interface| &interface.addresses);
+    addresses.filter(|address| !address.is_loopback()).copied().map(Address::from).collect()
 }
 
 /// Where the resolver listens, so that every container on docker_gwbridge reaches it.
@@ -204,7 +205,7 @@ mod tests {
     fn view() -> NodeView {
         NodeView {
             interfaces: BTreeMap::from([
-                interface(1, "lo", &[[127, 0, 0, 1]]),
+                interface(1, "lo", &[[127, 0, 0, 1], [127, 0, 0, 53], [10, 99, 0, 50]]),
                 interface(2, "eth0", &[[10, 99, 0, 1], [10, 99, 0, 100]]),
                 interface(3, "docker_gwbridge", &[[172, 18, 0, 1]]),
                 interface(4, "docker0", &[[172, 17, 0, 1]]),
@@ -269,7 +270,8 @@ mod tests {
         assert_eq!(facts.settings.flood, 1_000);
         assert!(!facts.settings.is_own_mac([0; 6]) && !facts.settings.is_own_mac([2, 0, 0, 0, 0, 0x99]));
         assert!(facts.addresses.contains(&Address::new([10, 99, 0, 100])));
-        assert!(!facts.addresses.contains(&Address::LOCALHOST));
+        assert!(facts.addresses.contains(&Address::new([10, 99, 0, 50])), "on lo");
+        assert!(!facts.addresses.iter().any(|address| address.is_loopback()));
         assert_eq!(facts.uplinks, BTreeSet::from([2, 7]));
         assert_eq!((facts.settings.inner_mtu, facts.settings.bridge, facts.default_uplink), (1450, 3, 2));
     }
