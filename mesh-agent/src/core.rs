@@ -206,7 +206,10 @@ impl Core {
                 }
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
                 changed = inputs.heard.changed() => changed.context("the probing of other nodes ended")?,
-                _ = full_round.tick() => self.reconciler.refresh(),
+                _ = full_round.tick() => {
+                    self.attachments.look_again();
+                    self.reconciler.refresh();
+                }
                 () = until(self.drain_over), if self.drain_over.is_some() => {}
                 () = until(flows_due), if flows_due.is_some() => {
                     let settled = self.overlays.states().values().all(|overlay| overlay.is_followed);

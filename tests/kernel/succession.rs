@@ -121,6 +121,24 @@ fn by_clsact_a_successor_takes_the_place_of_the_program() {
     assert!(matches!(filters()[..], [only] if only != old));
 }
 
+#[test]
+fn programs_that_somebody_has_taken_off_come_back() {
+    let namespace = Namespace::new();
+    namespace.ip(&format!("link add {UPLINK} type veth peer name wire\nlink set {UPLINK} up\n"));
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    let (mut agent, _) = agent(&pins, 1024, TcMode::Clsact);
+    assert_eq!(filters().len(), 1);
+    agent.look_again();
+    assert_eq!(filters().len(), 1, "what is there stays, and once");
+    let take_off = ["qdisc", "del", "dev", UPLINK, "clsact"];
+    let status = Command::new("tc").args(take_off).status().expect("iproute2's `tc` can be run");
+    assert!(status.success());
+    assert!(filters().is_empty());
+    agent.look_again();
+    assert_eq!(filters().len(), 1);
+}
+
 /// An agent on the uplink.
 fn agent(pins: &Pins, flows: u32, mode: TcMode) -> (Attachments, Migration) {
     let (_, ebpf, migration) = kernel::load(pins, Sizes { flows, backends: 256 }).expect("an agent starts");

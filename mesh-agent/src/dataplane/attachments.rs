@@ -16,12 +16,12 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier};
 use mesh_common::maps::{self, Sizes};
 use mesh_common::unread::UnreadPort;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::DataplaneError;
 use super::object::program;
 use super::pins::{self, Pins};
-use super::tc::{self, Place, TcMode};
+use super::tc::{self, Hold, Place, TcMode};
 use super::unread_ports::UnreadPorts;
 use super::xdp::{XdpMode, XdpPrograms, XdpState};
 use crate::node::Interface;
@@ -132,6 +132,28 @@ impl Attachments {
         errors
     }
 
+    /// Puts back what somebody has taken off, as whoever sets up queueing anew does (`tc qdisc del … clsact`).
+    pub fn look_again(&mut self) {
+        // What serves behind these programs then must not be taken for one of them.
+        if self.is_removed() || self.pins.predecessors().is_dir() {
+            return;
+        }
+        let attached: Vec<_> =
+            self.interfaces.iter().map(|(index, on)| (*index, on.interface.clone(), on.programs)).collect();
+        for (index, interface, programs) in attached {
+            for name in programs {
+                match self.attach(&interface, index, name) {
+                    Ok(Hold { was_there: true, .. }) => {}
+                    Ok(Hold { hook, was_there: false }) => {
+                        warn!(interface, hook, program = name, "a program had been taken off: it is back");
+                    }
+                    // Most often it has just gone, which is about to be known.
+                    Err(error) => debug!(interface, program = name, "not attached again: {error:#}"),
+                }
+            }
+        }
+    }
+
     /// Attaches the programs for the node's own sockets to a cgroup, usually the root.
     pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), DataplaneError> {
         for name in program::CGROUP {
@@ -151,23 +173,25 @@ impl Attachments {
         programs: &[&'static str],
     ) -> Result<&'static str, DataplaneError> {
         let mut hook = "tcx";
-        let is_taken = |name: &&str| place(interface, name, &self.pins).is_taken();
+        let is_taken = |name: &&str| place(&interface.name, interface.index, name, &self.pins).is_taken();
         if programs == UPLINK && !programs.iter().any(is_taken) {
             self.unread.add(UnreadPort { network: 0, interface: interface.index })?;
         }
         for name in programs {
-            hook = self.attach(interface, name).map_err(|source| DataplaneError::Attach {
+            let hold = self.attach(&interface.name, interface.index, name);
+            let hold = hold.map_err(|source| DataplaneError::Attach {
                 program: name,
                 place: format!("the interface {}", interface.name),
                 source,
             })?;
+            hook = hold.hook;
         }
         Ok(hook)
     }
 
-    fn attach(&mut self, interface: &Interface, name: &str) -> anyhow::Result<&'static str> {
+    fn attach(&mut self, interface: &str, index: u32, name: &str) -> anyhow::Result<Hold> {
         let pins = self.pins.clone();
-        let place = place(interface, name, &pins);
+        let place = place(interface, index, name, &pins);
         tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)
     }
 
@@ -200,12 +224,12 @@ impl Attachments {
     }
 }
 
-fn place<'a>(interface: &'a Interface, name: &str, pins: &'a Pins) -> Place<'a> {
+fn place<'a>(interface: &'a str, index: u32, name: &str, pins: &'a Pins) -> Place<'a> {
     Place {
-        interface: &interface.name,
-        link: pins.interface_link(name, interface.index),
+        interface,
+        link: pins.interface_link(name, index),
         behind: None,
-        marker: pins.qdiscs().join(interface.index.to_string()),
+        marker: pins.qdiscs().join(index.to_string()),
         pins,
     }
 }

@@ -52,22 +52,31 @@ impl Place<'_> {
     }
 }
 
-/// Attaches a program, in the place of the one that an agent before this one has left there. Returns `tcx` or `clsact`.
+/// How a program was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// `tcx` or `clsact`.
+    pub(super) hook: &'static str,
+    /// Whether it took the place of one of ours.
+    pub(super) was_there: bool,
+}
+
+/// Attaches a program, in the place of the one that an agent, this one or one before it, has left there.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     name: &str,
     place: &Place<'_>,
     mode: TcMode,
-) -> Result<&'static str> {
+) -> Result<Hold> {
     if mode != TcMode::Clsact {
         match attach_tcx(program, name, place) {
-            Ok(()) => return Ok("tcx"),
+            Ok(was_there) => return Ok(Hold { hook: "tcx", was_there }),
             Err(error) if mode == TcMode::Tcx => return Err(error),
             Err(error) => debug!(interface = place.interface, "no tcx, trying clsact: {error:#}"),
         }
     }
-    attach_clsact(program, name, place)?;
-    Ok("clsact")
+    let was_there = attach_clsact(program, name, place)?;
+    Ok(Hold { hook: "clsact", was_there })
 }
 
 /// Takes our filters off an interface's clsact qdisc. Returns whether there were any.
@@ -79,15 +88,15 @@ pub(super) fn detach_clsact(interface: &str) -> bool {
     any
 }
 
-fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
+fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<bool> {
     keep_predecessor(place);
     if let Ok(link) = pinned(&place.link) {
         if let Ok(id) = program.attach_to_link(link) {
             // The pin alone shall hold it: whoever removes that takes the program off.
             drop(program.take_link(id)?);
-            return Ok(());
+            return Ok(true);
         }
-        // The interface that it was for is gone.
+        // The interface that it was for is gone, or somebody has detached it.
         pins::unpin(&place.link)?;
     }
     let ahead = place.behind.as_ref().map(pinned).transpose()?;
@@ -96,7 +105,7 @@ fn attach_tcx(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> R
     let id = program.attach_with_options(place.interface, direction(name), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&place.link).with_context(|| format!("pin {}", place.link.display()))?;
-    Ok(())
+    Ok(false)
 }
 
 fn pinned(link: &PathBuf) -> Result<SchedClassifierLink> {
@@ -113,7 +122,7 @@ fn keep_predecessor(place: &Place<'_>) {
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<()> {
+fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -> Result<bool> {
     match qdisc_add_clsact(place.interface) {
         Ok(()) => drop(fs::create_dir(&place.marker)),
         // Most often, because there is one already.
@@ -124,17 +133,15 @@ fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -
     let attach = |program: &mut SchedClassifier| -> Result<SchedClassifierLinkId, ProgramError> {
         program.attach_with_options(place.interface, direction(name), TcAttachOptions::Netlink(options))
     };
-    let id = match SchedClassifierLink::attached(place.interface, direction(name), priority, HANDLE, None) {
-        // Replaces the filter that an agent before this one has left; where there is none, that fails.
-        Ok(link) => match program.attach_to_link(link) {
-            Ok(id) => id,
-            Err(_) => attach(program)?,
-        },
-        Err(_) => attach(program)?,
-    };
+    // Replaces the filter that an agent has left; where there is none, that fails.
+    let replaced = SchedClassifierLink::attached(place.interface, direction(name), priority, HANDLE, None)
+        .ok()
+        .and_then(|link| program.attach_to_link(link).ok());
+    let was_there = replaced.is_some();
+    let id = replaced.map_or_else(|| attach(program), Ok)?;
     // Dropping the link would take the filter off; it must outlive the agent.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(was_there)
 }
 
 fn direction(name: &str) -> TcAttachType {
