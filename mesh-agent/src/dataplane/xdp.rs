@@ -63,6 +63,10 @@ pub fn wanted(mode: XdpMode, interface: &Interface) -> XdpState {
     match (mode, interface.kind.as_deref()) {
         (XdpMode::Off, _) => XdpState::Off,
         (XdpMode::Generic, _) => XdpState::Generic,
+        // Where a card takes the tags off, XDP sees packets of a VLAN as if they had come without.
+        (XdpMode::Auto, None) if interface.carries_vlans => {
+            XdpState::TcAlone("a VLAN is on it, whose tags its card may hide from XDP".into())
+        }
         (XdpMode::Native, _) | (XdpMode::Auto, None) => XdpState::Native,
         (XdpMode::Auto, Some("veth")) => {
             // XDP would send them on as they are.
@@ -85,7 +89,7 @@ pub(super) struct XdpPrograms {
 
 struct Uplink {
     /// As it was when this was tried.
-    interface: (Option<String>, u32),
+    interface: (Option<String>, u32, bool),
     state: XdpState,
 }
 
@@ -99,7 +103,7 @@ impl XdpPrograms {
     pub(super) fn sync(&mut self, uplinks: &[Interface]) {
         self.uplinks.retain(|index, _| uplinks.iter().any(|uplink| uplink.index == *index));
         for interface in uplinks {
-            let seen = (interface.kind.clone(), interface.mtu);
+            let seen = (interface.kind.clone(), interface.mtu, interface.carries_vlans);
             if self.uplinks.get(&interface.index).is_some_and(|uplink| uplink.interface == seen) {
                 continue;
             }
@@ -269,6 +273,9 @@ mod tests {
         for kind in ["veth", "bond", "vlan", "bridge"] {
             assert!(matches!(wanted(XdpMode::Auto, &interface(Some(kind))), XdpState::TcAlone(_)), "{kind}");
         }
+        let trunk = Interface { carries_vlans: true, ..interface(None) };
+        assert!(matches!(wanted(XdpMode::Auto, &trunk), XdpState::TcAlone(_)));
+        assert_eq!(wanted(XdpMode::Native, &trunk), XdpState::Native);
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub mod namespaces;
 pub mod sandboxes;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
@@ -30,6 +30,7 @@ pub struct NodeView {
     pub interfaces: BTreeMap<u32, Interface>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "what the kernel says of it, each on its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     pub index: u32,
@@ -50,6 +51,8 @@ pub struct Interface {
     pub peer: Option<u32>,
     /// The id that this namespace has for the other end's; `None` if that is in this one.
     pub peer_namespace: Option<i32>,
+    /// Whether a VLAN device is on top of it.
+    pub carries_vlans: bool,
 }
 
 impl NodeView {
@@ -114,9 +117,46 @@ pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
         }
         interfaces.push(interface);
     }
+    find_vlans(&mut interfaces);
     Ok(interfaces)
+}
+
+/// What a VLAN device has for a peer is the interface that it is on, unless that is another namespace's.
+fn find_vlans(interfaces: &mut [Interface]) {
+    let is_vlan = |interface: &&Interface| {
+        interface.kind.as_deref() == Some("vlan") && interface.peer_namespace.is_none()
+    };
+    let below: BTreeSet<u32> =
+        interfaces.iter().filter(is_vlan).filter_map(|interface| interface.peer).collect();
+    for interface in interfaces {
+        interface.carries_vlans = below.contains(&interface.index);
+    }
 }
 
 fn kind(info: LinkInfo) -> Option<String> {
     if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_carries_the_vlans_that_are_on_it_in_this_namespace() {
+        let vlan = |index, peer, peer_namespace| Interface {
+            index,
+            kind: Some("vlan".into()),
+            peer: Some(peer),
+            peer_namespace,
+            ..Interface::default()
+        };
+        let veth = Interface { kind: Some("veth".into()), ..vlan(5, 3, None) };
+        let eth = |index| Interface { index, ..Interface::default() };
+        let mut interfaces = [eth(1), eth(2), eth(3), vlan(4, 1, None), veth, vlan(6, 2, Some(0))];
+        find_vlans(&mut interfaces);
+        assert_eq!(
+            interfaces.map(|interface| interface.carries_vlans),
+            [true, false, false, false, false, false]
+        );
+    }
 }
