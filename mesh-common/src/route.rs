@@ -8,6 +8,13 @@ use crate::net::Address;
 /// seconds; TCP waits four times as long before it repeats anything (RFC 6298: `RTO_MIN` is 200 ms in Linux).
 pub const LASTS_NANOSECONDS: u64 = 50_000_000;
 
+/// How often a packet on a remembered way is left to the kernel's own output: only that asks a neighbour whose hardware address has
+/// not been heard of for a while whether it still has it (RFC 1122 §2.3.2.1). Packets that leave with an address do not, and a
+/// lookup takes a stale one for good.
+const CONFIRMED_TICKS: u32 = 1_000_000_000_u64.div_ceil(1 << TICK_BITS) as u32;
+/// A tick is about a millisecond.
+const TICK_BITS: u32 = 20;
+
 /// Value of `ROUTES`: what the kernel has answered, and to what question. Only neighbours whose hardware address is known are
 /// remembered; no interface has number 0, so nothing is remembered in a place that is all zeroes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +30,8 @@ pub struct RememberedRoute {
     pub interface: u32,
     /// The destination's and the source's hardware address as they stand in a frame.
     pub macs: [u32; 3],
-    pub padding: u32,
+    /// When the kernel last sent a packet to this neighbour itself, or it was first remembered; in ticks, which wrap around.
+    pub confirmed: u32,
 }
 
 impl RememberedRoute {
@@ -35,6 +43,18 @@ impl RememberedRoute {
             && self.destination.wire() == destination.wire()
             && clock::elapsed(self.asked, now) < LASTS_NANOSECONDS
     }
+}
+
+/// A time of the coarse monotonic clock in ticks.
+#[inline(always)]
+pub const fn ticks(now: u64) -> u32 {
+    (now >> TICK_BITS) as u32
+}
+
+/// Whether the kernel shall send the next packet of a way itself.
+#[inline(always)]
+pub const fn is_to_be_confirmed(confirmed: u32, now: u64) -> bool {
+    ticks(now).wrapping_sub(confirmed) >= CONFIRMED_TICKS
 }
 
 /// Where in a table of 2 to the power of `bits` places the way to an address is remembered.
@@ -67,6 +87,16 @@ mod tests {
         assert!(!known.answers(3, NODE, CLIENT, asked));
         assert!(!known.answers(2, CLIENT, CLIENT, asked));
         assert!(!known.answers(2, NODE, NODE, asked));
+    }
+
+    #[test]
+    fn a_neighbour_is_to_be_confirmed_once_a_second_also_when_the_count_wraps_around() {
+        for confirmed in [7_000_000_000, u64::from(u32::MAX) << 20] {
+            let begun = ticks(confirmed);
+            assert!(!is_to_be_confirmed(begun, confirmed));
+            assert!(!is_to_be_confirmed(begun, confirmed + 990_000_000));
+            assert!(is_to_be_confirmed(begun, confirmed + 1_010_000_000));
+        }
     }
 
     #[test]

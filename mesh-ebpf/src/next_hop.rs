@@ -30,10 +30,14 @@ const AF_INET: u8 = 2;
 /// The interface, and the neighbour behind it, that packets to an address go to.
 #[derive(Clone, Copy)]
 pub(crate) struct NextHop {
+    /// With [`UNCONFIRMED`] where the kernel has to send there itself, for once.
     interface: u32,
     /// Destination and source as they stand in a frame; `None` where the kernel has to resolve the neighbour.
     macs: Option<[u32; 3]>,
 }
+
+/// More than an interface's number, in the same word: the stack has no room for another.
+const UNCONFIRMED: u32 = 1 << 31;
 
 impl NextHop {
     /// The next hop of a packet from `source` to `destination`, which came in by `incoming`, by the node's routes, as they are or
@@ -72,7 +76,13 @@ impl NextHop {
                 return if answer == 0 { None } else { Some(Self::unresolved(answer as u32)) };
             }
         }
-        Some(Self { interface: known.interface, macs: Some(known.macs) })
+        let is_confirmed = !route::is_to_be_confirmed(known.confirmed, now);
+        // What XDP does not send, TC has next.
+        if !is_confirmed && !H::IS_XDP {
+            known.confirmed = route::ticks(now);
+        }
+        let interface = if is_confirmed { known.interface } else { known.interface | UNCONFIRMED };
+        Some(Self { interface, macs: Some(known.macs) })
     }
 
     #[inline(always)]
@@ -96,24 +106,35 @@ impl NextHop {
     /// The interface that it goes out of.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {
-        self.interface
+        self.interface & !UNCONFIRMED
+    }
+
+    #[inline(always)]
+    fn is_confirmed(&self) -> bool {
+        self.interface & UNCONFIRMED == 0
     }
 
     /// Whether the hook can send a packet there with the hardware addresses that are known.
     #[inline(always)]
     fn is_open<H: Hook>(&self, frame: &H) -> bool {
         self.macs.is_some()
-            && (!H::IS_XDP || self.interface == frame.interface() || node::takes_frames(self.interface))
+            && (!H::IS_XDP
+                || self.is_confirmed()
+                    && (self.interface == frame.interface() || node::takes_frames(self.interface)))
     }
 
-    /// Sends the packet there. It is unchanged if the kernel is to do it.
+    /// Sends the packet there. If the kernel is to do it, it fills in the hardware addresses.
     #[inline(always)]
     pub(crate) fn take<H: Hook>(&self, frame: &H) -> Redirect {
         match self.macs {
-            Some(macs) if self.is_open(frame) && rewrite::set_both_macs(frame, macs).is_ok() => {
+            Some(macs)
+                if self.is_open(frame)
+                    && rewrite::set_both_macs(frame, macs).is_ok()
+                    && self.is_confirmed() =>
+            {
                 Redirect::Interface(self.interface)
             }
-            _ => Redirect::Neighbour(self.interface),
+            _ => Redirect::Neighbour(self.interface()),
         }
     }
 
@@ -124,7 +145,7 @@ impl NextHop {
             Some(macs)
                 if rewrite::set_both_macs(frame, macs).is_ok() && rewrite::swap_macs(frame).is_ok() =>
             {
-                Redirect::Ingress(self.interface)
+                Redirect::Ingress(self.interface())
             }
             _ => Redirect::None,
         }
@@ -158,7 +179,7 @@ pub(crate) fn follow<H: Hook>(
 fn follow_apart<H: Hook>(frame: &H, now: u64, incoming: u32, source: Address, destination: Address) -> u64 {
     let Some(next_hop) = NextHop::known(frame, now, incoming, source, destination) else { return 0 };
     let has_addresses = matches!(next_hop.take(frame), Redirect::Interface(_));
-    u64::from(next_hop.interface) | if has_addresses { REMEMBERED } else { 0 }
+    u64::from(next_hop.interface()) | if has_addresses { REMEMBERED } else { 0 }
 }
 
 /// More than an interface's number.
@@ -187,14 +208,17 @@ fn ask<H: Hook>(
     let result = unsafe { bpf_fib_lookup(frame.as_ptr(), lookup, i32::from(SIZE), 0) };
     match result {
         SUCCESS => {
+            let macs = in_frame(lookup.dmac, lookup.smac);
+            // Clients behind one router share it.
+            let is_same = known.interface == lookup.ifindex && known.macs == macs;
             *known = RememberedRoute {
                 asked: now,
                 incoming: known.incoming,
                 source,
                 destination,
                 interface: lookup.ifindex,
-                macs: in_frame(lookup.dmac, lookup.smac),
-                padding: 0,
+                macs,
+                confirmed: if is_same { known.confirmed } else { route::ticks(now) },
             };
             REMEMBERED
         }

@@ -81,6 +81,49 @@ fn tc_follows_what_it_remembers_into_the_tunnel_too() {
 }
 
 #[test]
+fn once_a_second_the_kernel_itself_sends_to_a_neighbour_that_is_remembered() {
+    let mut world = World::serving(&[local(5)]);
+    let request = Packet::from_client(data(b"request"));
+    let _ = world.uplink_in(&request).leaves(Outcome::Delivered);
+    let packet = Packet::from_task(5, answer(ACK, b"answer"));
+    let way = way(cast::BRIDGE, cast::NODE, cast::CLIENT);
+    let way = RememberedRoute { confirmed: way.confirmed.wrapping_sub(1_000), ..way };
+    remember(&mut world, way, 0);
+    let _ = world.bridge_in(&packet).leaves(Outcome::Replied);
+    let ways = world.routes(route::place(Address::new(cast::CLIENT), maps::ROUTE_BITS));
+    assert_eq!(ways.iter().filter(|known| known.confirmed != way.confirmed).count(), 1, "by this processor");
+
+    let mut world = World::serving(&[remote(7)]);
+    let driver = Driver::of(&mut world);
+    let way = self::way(cast::UPLINK, cast::NODE, cast::OTHER);
+    remember(&mut world, RememberedRoute { confirmed: way.confirmed.wrapping_sub(1_000), ..way }, 0);
+    for _ in 0..2 {
+        driver.receives(&request).is_left_to_tc();
+    }
+}
+
+#[test]
+fn a_neighbour_that_may_have_moved_is_asked_for() {
+    let mut world = World::serving(&[local(5)]);
+    let [uplink, bridge] = world.attach();
+    uplink.send(&Frame::finished(Packet::from_client(data(b"request")).bytes()));
+    let _ = bridge.receive();
+    world.client_was_at("02:aa:aa:aa:aa:aa");
+    let packet = Packet::from_task(5, answer(ACK, b"answer"));
+    for (age, expected) in [(0, "STALE"), (1_000, "DELAY")] {
+        let ways = world.routes(route::place(Address::new(cast::CLIENT), maps::ROUTE_BITS));
+        let known = ways.into_iter().find(|way| way.asked != 0);
+        if let Some(known) = known {
+            put(&mut world, cast::CLIENT, RememberedRoute { confirmed: known.confirmed - age, ..known });
+        }
+        bridge.send(&Frame::finished(packet.bytes()));
+        let came = uplink.receive().finish();
+        assert_eq!(came[..6], [0x02, 0xaa, 0xaa, 0xaa, 0xaa, 0xaa]);
+        assert!(world.neighbour_state().contains(expected), "{}", world.neighbour_state());
+    }
+}
+
+#[test]
 fn the_way_of_an_answer_is_the_bridges_by_whichever_port_it_is_heard() {
     let mut world = World::serving(&[local(5)]);
     let _ = world.uplink_in(&Packet::from_client(data(b"request"))).leaves(Outcome::Delivered);
@@ -125,6 +168,7 @@ fn way(incoming: u32, source: Ip, destination: Ip) -> RememberedRoute {
         destination: Address::new(destination),
         interface: cast::UPLINK,
         macs: [0, 4, 8].map(|at| u32::from_ne_bytes(macs[at..at + 4].try_into().expect("it is long enough"))),
+        confirmed: route::ticks(now()),
         ..RememberedRoute::default()
     }
 }

@@ -72,6 +72,16 @@ impl World {
     }
 
     /// The packet through the hook's program.
+    /// The client has been heard of at this hardware address, but not for a while.
+    pub(crate) fn client_was_at(&self, mac: &str) {
+        self.namespace.ip(&format!("neigh replace 10.99.0.254 dev uplink lladdr {mac} nud stale\n"));
+    }
+
+    /// What the kernel thinks of the client's hardware address.
+    pub(crate) fn neighbour_state(&self) -> String {
+        self.namespace.ask(&["neigh", "show", "10.99.0.254"])
+    }
+
     pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
         self.counted(packet, || run::run(self.program(hook), hook, packet))
     }
