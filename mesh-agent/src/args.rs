@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mesh_common::maps::Sizes;
+use mesh_common::maps::{self, Sizes};
 use tracing_subscriber::EnvFilter;
 
 use crate::dataplane::kernel::default_backends;
@@ -145,6 +145,10 @@ pub struct RunArguments {
     /// the oldest make room
     #[arg(long, env = "MESH_FLOWS", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
     pub flows: u32,
+    /// More TCP connections than this that begin in a second are a flood: tasks are given by a hash of the addresses then, and
+    /// nothing is remembered before a handshake is proven; 0 is never. By default a quarter of `--flows`, 50,000 at most
+    #[arg(long, env = "MESH_FLOOD", value_name = "PER-SECOND")]
+    flood: Option<u32>,
     /// How many tasks the tables can hold, counted once for each published port and virtual address that leads to them; each
     /// costs 24 bytes on every processor, and the default no more than 32 MB
     #[arg(long, env = "MESH_BACKENDS", default_value_t = default_backends(), value_parser = clap::value_parser!(u32).range(256..=1 << 24))]
@@ -252,6 +256,11 @@ impl RunArguments {
         self.metrics.filter(|_| self.http == DEFAULT_HTTP).unwrap_or(self.http)
     }
 
+    /// So many TCP connections may begin in a second; 0 is any number.
+    pub fn flood(&self) -> u32 {
+        self.flood.unwrap_or_else(|| maps::flood(self.flows))
+    }
+
     pub fn sizes(&self) -> Sizes {
         Sizes { flows: self.flows, backends: self.backends }
     }
@@ -356,7 +365,9 @@ mod tests {
         assert_eq!((arguments.tunnel_port, arguments.peer_port), (4799, 4798));
         assert_eq!(arguments.resync, Duration::from_secs(2));
         assert_eq!(arguments.source, Source::Swarm);
-        assert_eq!(arguments.flows, 131_072);
+        assert_eq!((arguments.flows, arguments.flood()), (131_072, 32_768));
+        assert_eq!(run(&["--flows", "1000000"]).flood(), 50_000);
+        assert_eq!(run(&["--flood", "0"]).flood(), 0);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mesh_common::maps;
 use mesh_common::settings::FRAME_TAKERS;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -277,7 +276,7 @@ impl Core {
                 vni: self.arguments.tunnel_vni,
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
                 frame_takers: self.frame_takers(&uplinks, &mut warnings),
-                flood: maps::flood(self.arguments.flows),
+                flood: self.arguments.flood(),
             };
             let wanted = naming::answered(&names, &inputs.inside.borrow());
             let askers =

@@ -63,6 +63,16 @@ pub struct BackendCounters {
     pub bytes: u64,
 }
 
+/// Value of `SUSPECTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Suspicion {
+    /// Until when the backend gets no new flows, coarse monotonic nanoseconds.
+    pub until: u64,
+    /// When it last took a client's SYN, likewise.
+    pub answered: u64,
+}
+
 /// Key of `TASKS`: a task's published port, as the tunnel names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]

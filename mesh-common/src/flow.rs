@@ -26,7 +26,9 @@ pub struct Flow {
     pub generation: u32,
     /// For TCP, bits of [`crate::tcp::state`].
     pub state: u8,
-    pub padding: [u8; 7],
+    pub padding: [u8; 3],
+    /// For TCP, a sequence number of its client's that is not long ago, as [`crate::tcp::known_number`] of it; 0 for none.
+    pub client_number: u32,
 }
 
 /// Value of `OPENING`: a TCP flow that is not in `FLOWS`, because its handshake is not proven, or because it has ended.

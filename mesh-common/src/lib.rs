@@ -11,7 +11,7 @@
 //! | `SLOTS` | hash | [`frontend::SlotKey`] → backend id | agent | request, sockets | agent reports it |
 //! | `BACKENDS` | array | backend id → [`backend::Backend`] | agent | request, sockets | agent reports it |
 //! | `BACKEND_STATS` | per-CPU array | backend id → [`backend::BackendCounters`] | kernel | agent | – |
-//! | `SUSPECTS` | array | backend id → until when it gets no new flows, coarse monotonic nanoseconds | kernel | kernel | – |
+//! | `SUSPECTS` | array | backend id → [`backend::Suspicion`] | kernel | kernel | – |
 //! | `PRESSURE` | array of 1 | → [`pressure::Pressure`] | kernel | kernel | – |
 //! | `CONNECTIONS` | array | backend id → established flows that it has of this node | kernel; agent corrects | kernel | – |
 //! | `AFFINITIES` | LRU hash | [`frontend::AffinityKey`] → [`frontend::Affinity`] | kernel | kernel | oldest goes |
@@ -30,6 +30,7 @@
 //! | `UPLINKS` | hash | interface index → 1 | agent | tunnel | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
 //! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |
+//! | `OUTGOING` | LRU hash | [`flow::FlowKey`] of what answers → when it was last asked | kernel (`uplink_out`) | kernel | oldest goes |
 //! | `AGENT_SOCKETS` | hash | cookie of a socket that may send to other nodes' tunnels → 1 | agent | sockets, tunnel | agent reports it |
 //! | `VIPS` | hash | [`overlay::VipKey`] → [`frontend::Frontend`] | agent | overlay | agent reports it |
 //! | `VIP_FLOWS` | hash | [`overlay::VipFlowKey`] → [`flow::Flow`], established TCP | kernel (caller's node); agent removes | kernel, agent | flow stays in `VIP_OPENING`; counted |

@@ -52,6 +52,8 @@ pub const ANSWERED: u32 = 256;
 pub const AFFINITIES: u32 = 65_536;
 /// Connections that Docker's mesh carries on from before the mesh served their frontends, of either kind.
 pub const DOCKER_FLOWS: u32 = 131_072;
+/// Conversations that this node, or somebody behind its address, has begun from a published port.
+pub const OUTGOING: u32 = 8_192;
 /// Interfaces whose programs are new, on the node and in its overlays.
 pub const UNREAD_PORTS: u32 = 16_384;
 /// Sockets of this node's own processes that talk to a frontend.
@@ -61,7 +63,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 43] = [
+pub const NAMES: [&str; 44] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -104,6 +106,7 @@ pub const NAMES: [&str; 43] = [
     "DOCKER_FLOWS",
     "DOCKER_VIPFLOWS",
     "UNREAD_PORTS",
+    "OUTGOING",
     "OUTCOMES",
 ];
 
@@ -166,10 +169,13 @@ pub fn flow_capacity(name: &str, flows: u32) -> u32 {
 /// [`flow_capacity`] by default, of all but the established ones.
 pub const OTHER_FLOWS: u32 = FLOWS / OTHERS_SHARE;
 
-/// So many TCP flows may begin in a second before it counts as a flood: the table of half-open flows then
-/// keeps a client's for two seconds at least.
+/// So many TCP flows may begin in a second before it counts as a flood, where nobody says otherwise: the table of half-open flows
+/// then keeps a client's for two seconds at least.
 pub fn flood(flows: u32) -> u32 {
-    flow_capacity("OPENING", flows) / 2
+    /// What an entry node is asked for without a flood.
+    const MOST: u32 = 50_000;
+
+    (flow_capacity("OPENING", flows) / 2).min(MOST)
 }
 
 #[cfg(test)]

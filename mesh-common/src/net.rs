@@ -41,6 +41,13 @@ impl Address {
     pub const fn is_loopback(self) -> bool {
         self.octets()[0] == 127
     }
+
+    /// Whether a host on the network may have it: it is neither "this host" (0.0.0.0/8), loopback, multicast nor broadcast (RFC 1122
+    /// §3.2.1.3). What is reserved (240.0.0.0/4) the kernel takes too.
+    pub const fn is_host(self) -> bool {
+        let [first, ..] = self.octets();
+        first != 0 && first != 127 && first & 0xf0 != 0xe0 && self.0 != u32::MAX
+    }
 }
 
 impl From<Ipv4Addr> for Address {

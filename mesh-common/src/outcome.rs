@@ -133,9 +133,16 @@ outcomes! {
     WrongSender = 48, "wrong_sender";
     /// Dropped: an answer out of the tunnel for a flow that nobody knows, and that goes to no client of a published port.
     UnknownAnswer = 49, "unknown_answer";
-    /// Of a flow, beside the outcome of its packet: a SYN among so many that it was given to a backend by its hash, and not
-    /// remembered.
+    /// Of a flow, beside the outcome of its packet: a SYN, or a segment of no known connection, among so many that it was given to a
+    /// backend by its hash, and not remembered.
     SynNotKept = 50, "syn_not_kept";
+    /// Dropped: a router between the nodes marked the tunnel packet as having met congestion, and the sender of what is inside
+    /// does not understand such a mark (RFC 6040 §4.2).
+    Congested = 51, "congested";
+    /// Dropped: its sender was to be told no, but so many have been told so in this second that it was not.
+    RejectionLimited = 52, "rejection_limited";
+    /// Dropped: a container on docker_gwbridge spoke in the conversation of another one's task.
+    ForgedSource = 53, "forged_source";
 }
 
 impl Outcome {
@@ -165,6 +172,9 @@ impl Outcome {
                 | Self::WrongUplink
                 | Self::WrongSender
                 | Self::UnknownAnswer
+                | Self::Congested
+                | Self::RejectionLimited
+                | Self::ForgedSource
         )
     }
 }

@@ -3,11 +3,12 @@
 use aya::Pod;
 
 use crate::answer::{Answer, QuestionKey};
-use crate::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use crate::backend::{Backend, BackendCounters, LocalTask, Suspicion, TaskKey};
 use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use crate::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, SlotKey};
 use crate::net::{Address, Port};
 use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use crate::pressure::Pressure;
 use crate::reply::{Reply, ReplyKey, TranslationKey};
 use crate::route::RememberedRoute;
 use crate::settings::Settings;
@@ -40,6 +41,7 @@ pod!(
     LocalTask,
     Opening,
     Port,
+    Pressure,
     QuestionKey,
     RememberedRoute,
     Reply,
@@ -48,6 +50,7 @@ pod!(
     SlotKey,
     SocketFlow,
     SocketKey,
+    Suspicion,
     TaskKey,
     TranslationKey,
     UnreadPort,

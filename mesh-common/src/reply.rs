@@ -42,6 +42,10 @@ pub struct Reply {
     /// In `OPENING_REPLIES`, with [`crate::tcp::state::ANSWERED`]: what the client acknowledges by completing the handshake;
     /// host byte order.
     pub expected: u32,
+    /// As [`crate::flow::Flow::client_number`].
+    pub client_number: u32,
+    /// The task's port on docker_gwbridge, by which alone it speaks; 0 if that is unknown.
+    pub interface: u32,
     pub padding2: u32,
 }
 

@@ -30,6 +30,35 @@ pub mod state {
 /// RST.
 const PROOF_WINDOW: u32 = 1 << 16;
 
+/// How far from the last number of its client that is known the number of a segment may be that ends a conversation: what a
+/// client can have sent in the meantime. Whoever does not see the conversation hits with one attempt in 1,024 (RFC 5961
+/// §1.1 has such attackers in mind; the ends themselves ask for more).
+const END_WINDOW: u32 = 1 << 21;
+
+/// Whether a client's segment with this sequence number may end a conversation whose client was last known to be at `known`;
+/// 0 if nothing is known.
+#[inline(always)]
+pub const fn is_believable(known: u32, sequence: u32) -> bool {
+    known == 0 || sequence.wrapping_sub(known).wrapping_add(END_WINDOW) < 2 * END_WINDOW
+}
+
+/// A number of a client's to be compared with later ones: it says that it is known.
+#[inline(always)]
+pub const fn known_number(sequence: u32) -> u32 {
+    sequence | 1
+}
+
+/// What there is to note of a client's segment, by its flags and its sequence number, in an established conversation: the flags that
+/// count, and where the client is now.
+#[inline(always)]
+pub const fn believed(known: u32, flags: u8, sequence: u32) -> (u8, u32) {
+    if is_believable(known, sequence) {
+        (flags, known_number(sequence))
+    } else {
+        (flags & !(flag::FIN | flag::RST), known)
+    }
+}
+
 /// Who sent a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
@@ -107,17 +136,17 @@ pub const fn after(state: u8, flags: u8, sender: Sender) -> u8 {
     next
 }
 
+/// The state of an established conversation whose task has taken another SYN.
+#[inline(always)]
+pub const fn begun_again(state: u8) -> u8 {
+    state & !(state::RESET | state::CLIENT_FINISHED | state::TASK_FINISHED)
+}
+
 /// Whether the conversation is over, so that a SYN on the same ports starts another one.
 #[inline(always)]
 pub const fn is_closed(state: u8) -> bool {
     const FINISHED: u8 = state::CLIENT_FINISHED | state::TASK_FINISHED;
     state & state::RESET != 0 || state & FINISHED == FINISHED
-}
-
-/// As [`is_closed`], for an entry node that does not see the task's segments (`return=direct`): one FIN is enough.
-#[inline(always)]
-pub const fn may_be_reused(state: u8) -> bool {
-    state & (state::RESET | state::CLIENT_FINISHED | state::TASK_FINISHED) != 0
 }
 
 #[cfg(test)]
@@ -174,6 +203,19 @@ mod tests {
         assert!(!may_refuse(first(SYN), ACK));
         assert!(!may_refuse(first(SYN) | state::ANSWERED, RST | ACK));
         assert!(!may_refuse(first(ACK), RST));
+    }
+
+    #[test]
+    fn only_an_end_near_the_clients_last_number_is_believed() {
+        let known = 0xffff_fff1;
+        for near in [known, 0, 0x1f_fff0, known - 0x20_0000] {
+            assert_eq!(believed(known, FIN | ACK, near), (FIN | ACK, near | 1), "{near:x}");
+        }
+        for far in [0x1f_fff1, known - 0x20_0001, 0x8000_0000] {
+            assert_eq!(believed(known, FIN | ACK, far), (ACK, known), "{far:x}");
+            assert_eq!(believed(known, RST, far), (0, known), "{far:x}");
+            assert_eq!(believed(0, RST, far), (RST, far | 1), "nothing is known");
+        }
     }
 
     #[test]

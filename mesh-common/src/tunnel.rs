@@ -16,11 +16,34 @@ pub const MOST_PROBE_PAYLOAD: usize = 64;
 pub const PROBE_KNOWN: usize = PROBE_PAYLOAD;
 /// First word of a VXLAN header: the VNI is valid.
 pub const VXLAN_FLAG_VNI: u8 = 0x08;
-/// The mark of packets that the programs of TC have put into the tunnel, on their way out of this node. Between network
+/// The mark of packets that the programs of TC have put into the tunnel or answer a client with, on their way out of this node. Between network
 /// namespaces the kernel takes marks off, and nothing that netfilter marks has passed it.
 pub const MARK: u32 = 0x6d65_8000;
 /// TTL of the outer header.
 pub const OUTER_TTL: u8 = 64;
+
+/// The bits of a traffic class that are marked where there is congestion (RFC 3168 §5).
+pub mod ecn {
+    pub const MASK: u8 = 3;
+    /// The sender does not understand marks.
+    pub const NOT_CAPABLE: u8 = 0;
+    pub const CAPABLE_1: u8 = 1;
+    pub const CAPABLE_0: u8 = 2;
+    pub const CONGESTED: u8 = 3;
+}
+
+/// The traffic class of a packet that has come out of the tunnel: its own, `inner`, with what happened to the `outer` one on the way
+/// (RFC 6040 §4.2). `None` if the packet has to be dropped instead of marked.
+#[inline(always)]
+pub const fn class_after(inner: u8, outer: u8) -> Option<u8> {
+    let class = inner & !ecn::MASK;
+    match (inner & ecn::MASK, outer & ecn::MASK) {
+        (ecn::NOT_CAPABLE, ecn::CONGESTED) => None,
+        (ecn::CAPABLE_0 | ecn::CAPABLE_1, ecn::CONGESTED) => Some(class | ecn::CONGESTED),
+        (ecn::CAPABLE_0, ecn::CAPABLE_1) => Some(class | ecn::CAPABLE_1),
+        _ => Some(inner),
+    }
+}
 
 /// Who a tunnel packet is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,6 +213,23 @@ mod tests {
             flags: flags::REPLY,
         },
     };
+
+    #[test]
+    fn marks_of_congestion_come_out_of_the_tunnel_as_rfc_6040_says() {
+        // RFC 6040 §4.2, figure 4: the rows are the inner codepoints, the columns the outer ones, both from 0 to 3.
+        const FIGURE: [[Option<u8>; 4]; 4] = [
+            [Some(0), Some(0), Some(0), None],
+            [Some(1), Some(1), Some(1), Some(3)],
+            [Some(2), Some(1), Some(2), Some(3)],
+            [Some(3), Some(3), Some(3), Some(3)],
+        ];
+        for (inner, row) in FIGURE.into_iter().enumerate() {
+            for (outer, expected) in row.into_iter().enumerate() {
+                let class = class_after(0xb8 | inner as u8, 0x10 | outer as u8);
+                assert_eq!(class, expected.map(|codepoint| 0xb8 | codepoint), "{outer} around {inner}");
+            }
+        }
+    }
 
     #[test]
     fn the_header_is_as_the_design_says() {

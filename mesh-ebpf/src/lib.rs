@@ -9,7 +9,7 @@
 //! | [`names`] | questions of tasks to Docker's resolver | sends them to the agent's, or answers from what it has kept |
 //!
 //! What they stand on: [`tables`] (a group of maps each), [`packet`] (reading and writing), [`hook`] (what TC and XDP let us do),
-//! [`tunnel`], [`next_hop`], [`split`], [`verdict`] (what a step says), [`verifier`].
+//! [`tunnel`], [`next_hop`], [`mark`], [`split`], [`verdict`] (what a step says), [`verifier`].
 //!
 //! A *frontend* is a published port or a virtual address, a *backend* one of the tasks that serve it; a *flow* is what the entry
 //! node knows of a conversation, a *reply* what the home node knows of it. A *refusal* is a task's no, which another task's yes may
@@ -25,6 +25,7 @@ pub mod entry;
 pub mod home;
 pub mod hook;
 pub mod host;
+pub mod mark;
 pub mod names;
 pub mod next_hop;
 pub mod packet;

@@ -5,7 +5,7 @@
 //! then loses that first part, becomes a later fragment of the same datagram, and is cut again if it is still too big.
 //! netfilter on docker_gwbridge makes this common: it puts together what a task has sent in fragments.
 
-use mesh_common::net::IPV4_HEADER;
+use mesh_common::net::{IPV4_HEADER, UDP_HEADER};
 use mesh_common::outcome::Outcome;
 
 use crate::hook::Hook;
@@ -21,18 +21,26 @@ const BLOCKS: u32 = 0x1fff;
 
 /// What a hook does with a packet that is too big.
 pub trait Split: Hook {
-    /// Whether a packet is larger than `limit`, and nobody cuts it.
+    /// Whether a packet, or one of those that it stands for, is larger than `limit`.
     fn is_too_big(&self, packet: &Packet, limit: u16) -> bool;
+
+    /// Whether a packet that is too big may be cut into fragments. Otherwise its sender has to be told.
+    fn may_be_cut(&self, packet: &Packet) -> bool;
 
     /// Cuts the packet to the first part that fits into `limit` bytes, and sends a copy around for the rest.
     fn keep_first_part(&self, packet: &mut Packet, limit: u16) -> Result<(), Outcome>;
 }
 
 impl Split for Skb {
-    /// An aggregate is not too big: it is cut into segments that fit, their size was agreed on when the MSS was clamped.
     #[inline(always)]
     fn is_too_big(&self, packet: &Packet, limit: u16) -> bool {
-        packet.length > limit && !self.is_aggregate()
+        packet.length > limit && (!self.is_aggregate() || is_segment_too_big(self, packet, limit))
+    }
+
+    /// Nobody makes fragments of what an aggregate stands for: its sender has to make smaller segments.
+    #[inline(always)]
+    fn may_be_cut(&self, packet: &Packet) -> bool {
+        !packet.dont_fragment && !self.is_aggregate()
     }
 
     #[inline(always)]
@@ -47,11 +55,31 @@ impl Split for XdpBuff {
         packet.length > limit
     }
 
+    #[inline(always)]
+    fn may_be_cut(&self, packet: &Packet) -> bool {
+        !packet.dont_fragment
+    }
+
     /// Only the kernel can make two packets of one.
     #[inline(always)]
     fn keep_first_part(&self, _: &mut Packet, _: u16) -> Result<(), Outcome> {
         Err(LEAVE_TO_TC)
     }
+}
+
+/// Whether the packets that an aggregate will be cut into are too big. They fit if their size was agreed on when the MSS was clamped:
+/// not if the connection began by another way, or where there is no MSS (UDP).
+#[inline(never)]
+fn is_segment_too_big(frame: &Skb, packet: &Packet, limit: u16) -> bool {
+    let transport = if packet.is_tcp() {
+        /// Where in the TCP header its length stands, in words of 4 bytes, in the upper half.
+        const DATA_OFFSET: usize = 12;
+        let offset: u8 = frame.read(packet.transport() + DATA_OFFSET).unwrap_or_default();
+        usize::from(offset >> 4) * 4
+    } else {
+        UDP_HEADER
+    };
+    packet.header_length() + transport + frame.segment_size() as usize > usize::from(limit)
 }
 
 #[inline(always)]

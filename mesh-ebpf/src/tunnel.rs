@@ -9,12 +9,13 @@ use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
 use mesh_common::tunnel::flags::{PROBE, PROBE_ANSWER, REPLY};
 use mesh_common::tunnel::{
-    MARK, MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields,
-    TunnelHeader, VXLAN_FLAG_VNI, known,
+    MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader,
+    VXLAN_FLAG_VNI, class_after, ecn, known,
 };
 use mesh_common::{peer, select};
 
 use crate::hook::Hook;
+use crate::mark;
 use crate::next_hop::{self, NextHop};
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
 use crate::tables::{fragments, node};
@@ -59,7 +60,7 @@ pub(crate) fn send<H: Hook>(
         return Ok(next_hop.take(frame));
     }
     rewrite::encapsulate(frame, &header, is_refusal(packet))?;
-    frame.set_mark(MARK);
+    mark::tunnelled(frame);
     // What a task answers is routed from the bridge, by whichever of its ports it was heard.
     let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
     Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
@@ -192,14 +193,39 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
         return Err(Outcome::Malformed);
     }
+    let outer_class = packet.traffic_class;
+    // Rare, and nothing that XDP may leave to TC must be changed before.
+    if H::IS_XDP && (inner_class(frame) ^ outer_class) & ecn::MASK != 0 {
+        return Err(LEAVE_TO_TC);
+    }
     frame.shrink_from_tunnel()?;
     // From here on the packet is not the node's any more: what cannot be used is dropped.
     packet.read(frame).map_err(|_| Outcome::MalformedInside)?;
+    if !H::IS_XDP && (packet.traffic_class ^ outer_class) & ecn::MASK != 0 {
+        take_mark(frame, packet, outer_class)?;
+    }
     if !fragments::complete(packet) {
         return Err(Outcome::LostFragment);
     }
     fragments::remember(packet);
     Ok(Arrival { address, sender })
+}
+
+/// The traffic class of the packet that is in the tunnel.
+#[inline(always)]
+fn inner_class<H: Hook>(frame: &H) -> u8 {
+    frame.read::<[u8; 2]>(NETWORK + OVERHEAD).map_or(0, |[_, class]| class)
+}
+
+/// Passes the mark of congestion that a tunnel packet has got on its way on to what was in it.
+#[inline(always)]
+fn take_mark<H: Hook>(frame: &H, packet: &mut Packet, outer_class: u8) -> Result<(), Outcome> {
+    let class = class_after(packet.traffic_class, outer_class).ok_or(Outcome::Congested)?;
+    if class != packet.traffic_class {
+        rewrite::set_traffic_class(frame, class)?;
+        packet.traffic_class = class;
+    }
+    Ok(())
 }
 
 /// Whether an agent may have sent a probe. What none asks is not answered: an answer, which would be asked and answered for ever

@@ -70,6 +70,26 @@ mod kind {
     pub(super) const GO_ON: u64 = 8;
 }
 
+impl Pack for Rejection {
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        match self {
+            Self::Reset => kind::RESET,
+            Self::PortUnreachable => kind::PORT_UNREACHABLE,
+            Self::FragmentationNeeded(mtu) => kind::FRAGMENTATION_NEEDED | u64::from(mtu) << 8,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(word: u64) -> Self {
+        match word & 0xff {
+            kind::RESET => Self::Reset,
+            kind::PORT_UNREACHABLE => Self::PortUnreachable,
+            _ => Self::FragmentationNeeded((word >> 8) as u16),
+        }
+    }
+}
+
 impl Pack for Verdict {
     #[inline(always)]
     fn pack(self) -> u64 {

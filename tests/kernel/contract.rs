@@ -8,7 +8,7 @@ use aya::programs::{Program, ProgramInfo, ProgramType};
 use aya::{Ebpf, EbpfLoader};
 use mesh_agent::dataplane::object::{NETWORK_OBJECT, XDP_OBJECT, program};
 use mesh_common::answer::{Answer, QuestionKey};
-use mesh_common::backend::{Backend, BackendCounters, LocalTask, TaskKey};
+use mesh_common::backend::{Backend, BackendCounters, LocalTask, Suspicion, TaskKey};
 use mesh_common::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use mesh_common::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps;
@@ -43,7 +43,7 @@ fn the_maps_are_what_the_contract_says() {
         ("BACKENDS", array::<Backend>(maps::BACKENDS)),
         ("BACKEND_STATS", per_cpu_array::<BackendCounters>(maps::BACKENDS)),
         ("TURNS", array::<u64>(maps::TURNS)),
-        ("SUSPECTS", array::<u64>(maps::BACKENDS)),
+        ("SUSPECTS", array::<Suspicion>(maps::BACKENDS)),
         ("CONNECTIONS", array::<u64>(maps::BACKENDS)),
         ("AFFINITIES", lru_hash::<AffinityKey, Affinity>(maps::AFFINITIES)),
         ("FLOWS", hash::<FlowKey, Flow>(maps::FLOWS)),
@@ -59,6 +59,7 @@ fn the_maps_are_what_the_contract_says() {
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, u32>(maps::PEERS)),
         ("UPLINKS", hash::<u32, u32>(maps::UPLINKS)),
+        ("OUTGOING", lru_hash::<FlowKey, u64>(maps::OUTGOING)),
         ("AGENT_SOCKETS", hash::<u64, u32>(maps::AGENT_SOCKETS)),
         ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),
         ("SOCKETS", lru_hash::<SocketKey, SocketFlow>(maps::SOCKETS)),

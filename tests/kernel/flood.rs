@@ -43,6 +43,20 @@ fn a_flood_is_spread_over_all_tasks_and_pushes_nobody_out() {
 }
 
 #[test]
+fn segments_of_no_connection_push_nobody_out_either() {
+    let world = world();
+    let before: Vec<Vec<u8>> =
+        (0..CLIENTS).map(|client| given(&world, &from(1_000 + client, &syn()))).collect();
+    for port in 10_000..10_000 + 10 * PLACES as u16 {
+        let _ = given(&world, &from(port, &acknowledgement()));
+    }
+    assert_eq!(world.entries::<FlowKey, Opening>("OPENING"), FLOOD as usize);
+    for (port, task) in (1_000..).zip(before) {
+        assert_eq!(given(&world, &from(port, &acknowledgement())), task, "port {port}");
+    }
+}
+
+#[test]
 fn without_a_limit_every_syn_is_remembered() {
     let mut world = world();
     world.settings(|settings| settings.flood = 0);

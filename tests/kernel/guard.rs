@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, Ip, TUNNEL_PORT};
 use crate::support::cookies;
+use crate::support::forwarding::Forwarding;
 use crate::support::overlay;
 use crate::support::packet::Packet;
 use crate::support::payload::{Payload, Udp, syn, udp};
@@ -18,8 +19,6 @@ use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, remote};
 
-/// Hardware address of the interface that no program of ours is on.
-const PORT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0c];
 /// Whom another bridge of the node has.
 const CONTAINER: Ip = [192, 0, 2, 7];
 
@@ -55,7 +54,7 @@ fn what_no_node_would_take_from_a_container_passes() {
 
 #[test]
 fn what_is_forwarded_to_another_nodes_tunnel_leaves_by_no_uplink() {
-    let mut forwarding = Forwarding::new();
+    let mut forwarding = Forwarding::new(World::serving(&[remote(7)]));
     // As long as programs of another version may be on the node's other hooks, which do not mark what they send.
     forwarding.passes(&Forwarding::packet(cast::NODE));
     forwarding.world.claim_hooks();
@@ -73,7 +72,7 @@ fn what_is_forwarded_to_another_nodes_tunnel_leaves_by_no_uplink() {
 
 #[test]
 fn other_datagrams_are_forwarded_whatever_their_port() {
-    let mut forwarding = Forwarding::new();
+    let mut forwarding = Forwarding::new(World::serving(&[remote(7)]));
     forwarding.world.claim_hooks();
     let packet = Forwarding::packet(CONTAINER);
     let other_network = datagram(&Tunnel { vni: cast::VNI ^ 1, ..forgery(1) });
@@ -182,34 +181,14 @@ fn forged_payload() -> Vec<u8> {
     udp.data
 }
 
-/// A node that forwards what comes in by an interface without programs.
-struct Forwarding {
-    world: World,
-    uplink: Wire,
-    port: Wire,
-}
-
 impl Forwarding {
-    fn new() -> Self {
-        let mut world = World::serving(&[remote(7)]);
-        let [uplink, _bridge] = world.attach();
-        // Sources are the packets' own matter here.
-        for interface in ["all", "port"] {
-            let settings = Path::new("/proc/sys/net/ipv4/conf").join(interface);
-            fs::write(settings.join("rp_filter"), "0").expect("it is a setting");
-            fs::write(settings.join("accept_local"), "1").expect("it is a setting");
-        }
-        Self { world, uplink, port: Wire::at_far_end_of("port") }
-    }
-
     fn packet(source: Ip) -> Packet {
-        from_task(1).macs(PORT_MAC, cast::CLIENT_MAC).with(|packet| packet.source = source)
+        Self::to_forward(&from_task(1)).with(|packet| packet.source = source)
     }
 
     fn passes(&self, packet: &Packet) {
         let before = self.world.count(Outcome::ForgedTunnel);
-        self.port.send(&Frame::finished(packet.bytes()));
-        let came = self.uplink.receive().finish();
+        let came = self.forwards(packet);
         assert_eq!(came[14 + 12..], packet.with(|packet| packet.ttl -= 1).ip()[12..]);
         assert_eq!(self.world.count(Outcome::ForgedTunnel), before);
     }

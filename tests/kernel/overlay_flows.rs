@@ -88,25 +88,25 @@ fn established_connections_stick_when_the_set_changes() {
 }
 
 #[test]
-fn a_syn_after_the_caller_has_finished_or_reset_starts_another_flow() {
+fn a_syn_after_the_caller_has_finished_or_reset_stays_with_its_task() {
     for last in [FIN | ACK, RST, RST | ACK] {
         let world = World::calling(&[1, 2]);
         assert_eq!(task_of(&world, 1000, &syn()), 1);
         assert_eq!(task_of(&world, 1000, &data(b"request")), 1);
         assert_eq!(task_of(&world, 1000, &Payload::Tcp(tcp(last))), 1);
-        assert_eq!(task_of(&world, 1000, &syn()), 2, "after {last:02x}");
-        assert_eq!(task_of(&world, 1000, &data(b"request")), 2);
+        assert_eq!(task_of(&world, 1000, &syn()), 1, "after {last:02x}");
+        assert_eq!(task_of(&world, 1000, &data(b"request")), 1);
     }
 }
 
 #[test]
-fn a_syn_after_the_task_has_finished_or_reset_starts_another_flow() {
+fn a_syn_after_the_task_has_finished_or_reset_stays_with_it() {
     for last in [FIN | ACK, RST, RST | ACK] {
         let world = World::calling(&[1, 2]);
         assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 1);
         let goodbye = answer(1, between(Payload::Tcp(tcp(last)), PUBLISHED, CLIENT_PORT));
         world.overlay_out(&goodbye).passes_as(Outcome::VipReplied, &from_vip(&goodbye).bytes());
-        assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 2, "after {last:02x}");
+        assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 1, "after {last:02x}");
     }
 }
 
@@ -164,7 +164,7 @@ fn a_connection_whose_task_is_gone_is_reset_and_its_next_one_is_not() {
         }
         world.vip(NETWORK, VIP, &[3]);
         let segment = call(data(b"request"));
-        let expected = reset(&segment, 0x5566_7788, 0, RST);
+        let expected = reset(&segment, 0x1122_4455, 0, RST);
         world.overlay_in(&segment).leaves_as(Outcome::RefusedWithReset, &expected.bytes());
         world.overlay_in(&call(Payload::Tcp(tcp(RST)))).is_dropped(Outcome::UnknownReset);
         assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 3, "{what}");
@@ -246,9 +246,9 @@ fn a_call_that_is_not_over_keeps_its_answers_whoever_is_talked_to() {
 
 #[test]
 fn answers_of_a_task_that_the_flow_has_left_are_its_own_when_it_is_talked_to() {
-    let world = World::calling(&[1, 2]);
+    let mut world = World::calling(&[1, 2]);
     assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 1);
-    let _ = task_of(&world, CLIENT_PORT, &Payload::Tcp(tcp(RST)));
+    world.change_backend(1, |backend| backend.state = state::DRAINING);
     assert_eq!(task_of(&world, CLIENT_PORT, &syn()), 2);
     world.overlay_in(&straight(1, syn())).passes(Outcome::NotOurs);
     assert_eq!(world.vip_reply(&reply_key(1, protocol::TCP)), None);

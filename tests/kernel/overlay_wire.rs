@@ -73,7 +73,7 @@ fn refusals_go_back_by_the_port_that_the_call_came_by() {
         let mut world = World::calling(&[]);
         let [caller, _rest] = world.attach_overlay();
         for (payload, sequence, acknowledgement, flags) in
-            [(syn(), 0, 0x1122_3345, RST | ACK), (data(b"data"), 0x5566_7788, 0, RST)]
+            [(syn(), 0, 0x1122_3345, RST | ACK), (data(b"data"), 0x1122_4455, 0, RST)]
         {
             let call = call(payload);
             caller.send(&way(call.bytes()));

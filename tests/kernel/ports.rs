@@ -7,7 +7,7 @@ use mesh_common::outcome::Outcome;
 use crate::support::cast::{self, PUBLISHED};
 use crate::support::namespace::Namespace;
 use crate::support::packet::Packet;
-use crate::support::payload::{ACK, PSH, Payload, SYN, answer, data, syn, udp};
+use crate::support::payload::{ACK, PSH, Payload, RST, SYN, answer, data, syn, udp};
 use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
 use crate::support::world::{World, local, task_key};
@@ -73,6 +73,31 @@ fn a_request_out_of_the_tunnel_comes_out_at_the_tasks_end() {
         node.uplink.send(&Frame::finished(Tunnel::to_here(TASK).around(&packet.ip())));
         node.task.carries(&packet.delivered(TASK).bytes());
     }
+}
+
+#[test]
+fn a_container_does_not_speak_in_another_ones_conversations() {
+    let node = Node::serving();
+    let mut world = node.world;
+    // The task is behind another port than the one that speaks for it.
+    world.change_backend(1, |backend| backend.interface += 1);
+    let _ = world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
+    let reset = Packet::from_task(TASK, answer(RST | ACK, b""));
+    let greeting = Packet::from_task(TASK, answer(SYN | ACK, b""));
+    for forged in [&reset, &greeting] {
+        node.task.send(&Frame::finished(forged.bytes()));
+    }
+    // Once it is the port's, the next one shows that those have been dealt with.
+    world.change_backend(1, |backend| backend.interface -= 1);
+    let _ = world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
+    node.task.send(&Frame::finished(greeting.bytes()));
+    let expected = greeting.as_frontend(cast::NODE, PUBLISHED).macs(cast::CLIENT_MAC, cast::NODE_MAC).bytes();
+    node.uplink.carries(&expected);
+    assert_eq!((world.count(Outcome::ForgedSource), world.count(Outcome::Replied)), (2, 1));
+    // What has come by a port without programs.
+    world.change_backend(1, |backend| backend.interface += 1);
+    let _ = world.uplink_in(&Packet::from_client(data(b"more"))).leaves(Outcome::Delivered);
+    world.bridge_in(&greeting).leaves_as(Outcome::Replied, &expected);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use mesh_common::backend::state;
 use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
+use mesh_common::pressure::{ERRORS, Pressure, RESETS};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED};
 use crate::support::packet::Packet;
@@ -32,9 +33,9 @@ fn a_reset_answers_a_segment_as_the_rfc_says() {
         ("FIN without ACK", FIN, 0, 0, 0x1122_3345, RST | ACK),
         ("data without ACK", PSH, 3, 0, 0x1122_3347, RST | ACK),
         ("nothing at all", 0, 0, 0, 0x1122_3344, RST | ACK),
-        ("ACK", ACK, 0, 0x5566_7788, 0, RST),
-        ("data with ACK", PSH | ACK, 100, 0x5566_7788, 0, RST),
-        ("FIN and ACK", FIN | ACK, 0, 0x5566_7788, 0, RST),
+        ("ACK", ACK, 0, 0x1122_4455, 0, RST),
+        ("data with ACK", PSH | ACK, 100, 0x1122_4455, 0, RST),
+        ("FIN and ACK", FIN | ACK, 0, 0x1122_4455, 0, RST),
     ];
     for (name, flags, length, sequence, acknowledgement, answer) in cases {
         for options in [vec![], crate::support::payload::linux_options(1460)] {
@@ -87,7 +88,7 @@ fn a_connection_whose_backend_is_gone_is_reset() {
                 backend.generation += u32::from(gone == state::ACTIVE);
             });
             let packet = Packet::from_client(data(b"request"));
-            let expected = reset(&packet, 0x5566_7788, 0, RST);
+            let expected = reset(&packet, 0x1122_4455, 0, RST);
             world.uplink_in(&packet).leaves_as(Outcome::RefusedWithReset, &expected.bytes());
         }
     }
@@ -124,8 +125,41 @@ fn a_reset_is_never_answered() {
     for world in [World::serving(&[]), World::serving(&[local(1)])] {
         for flags in [RST, RST | ACK, RST | SYN] {
             let packet = Packet::from_client(Payload::Tcp(tcp(flags)));
-            world.uplink_in(&packet).is_dropped(Outcome::UnknownReset);
+            world.uplink_in(&packet).passes(Outcome::NotOurs);
         }
+    }
+}
+
+#[test]
+fn what_no_host_can_have_sent_is_left_to_the_kernel_which_drops_it() {
+    for world in [World::serving(&[]), World::serving(&[local(1)])] {
+        let spoofed = Packet::from_client(Payload::Udp(udp(b"datagram")));
+        let spoofed = spoofed.with(|packet| packet.source = cast::NODE);
+        world.uplink_in(&spoofed).passes(Outcome::NotOurs);
+        for source in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [239, 1, 2, 3], [255; 4]] {
+            for payload in [syn(), data(b"data"), Payload::Udp(udp(b"datagram"))] {
+                let packet = Packet::from_client(payload).with(|packet| packet.source = source);
+                world.uplink_in(&packet).passes(Outcome::NotOurs);
+            }
+        }
+    }
+}
+
+#[test]
+fn more_senders_than_a_node_should_serve_in_anothers_name_are_told_nothing() {
+    let mut world = World::serving(&[]);
+    for (payload, outcome) in
+        [(syn(), Outcome::RefusedWithReset), (Payload::Udp(udp(b"datagram")), Outcome::RefusedUnreachable)]
+    {
+        let packet = Packet::from_client(payload);
+        let _ = world.uplink_in(&packet).leaves(outcome);
+        let told = world.pressure();
+        // A little ahead of the clock: this second lasts.
+        let told_since = told.told_since + 100_000_000;
+        world.set_pressure(Pressure { told_since, resets: RESETS, errors: ERRORS, ..told });
+        world.uplink_in(&packet).is_dropped(Outcome::RejectionLimited);
+        world.set_pressure(Pressure { told_since: 0, resets: RESETS, errors: ERRORS, ..told });
+        let _ = world.uplink_in(&packet).leaves(outcome);
     }
 }
 
@@ -202,7 +236,7 @@ fn later_fragments_to_a_frontend_without_backends_are_dropped() {
 
     let segment = Packet::from_client(data(&[7; 64])).with(|packet| packet.identification = 0x7777);
     let [first, later] = segment.in_two(48);
-    let expected = reset(&segment, 0x5566_7788, 0, RST);
+    let expected = reset(&segment, 0x1122_4455, 0, RST);
     world.uplink_in(&first).leaves_as(Outcome::RefusedWithReset, &expected.bytes());
     world.uplink_in(&later).is_dropped(Outcome::RefusedFragment);
 }

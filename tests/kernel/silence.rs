@@ -7,9 +7,10 @@ use mesh_common::outcome::Outcome;
 use mesh_common::overlay::VipFlowKey;
 
 use crate::egress::{self, from_node, leave, leave_own_socket};
+use crate::support::cast::TARGET;
 use crate::support::overlay::{self, call, given};
 use crate::support::packet::Packet;
-use crate::support::payload::{ACK, SYN, answer, syn};
+use crate::support::payload::{ACK, SYN, answer, between, syn};
 use crate::support::tunnel::Tunnel;
 use crate::support::world::{World, flow_key, local, remote};
 
@@ -44,6 +45,26 @@ fn a_syn_whose_answer_got_lost_stays_with_its_task() {
     wait(&mut world);
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
     assert_eq!(world.suspected_until(1), 0);
+}
+
+#[test]
+fn a_task_that_has_taken_others_since_is_not_silent() {
+    let mut world = World::serving(&[local(1), local(2)]);
+    let packet = Packet::from_client(syn());
+    world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(1).bytes());
+    wait(&mut world);
+    let other = Packet::from_client(syn().with_source(1234));
+    for _ in 0..2 {
+        let _ = world.uplink_in(&other);
+    }
+    let [one, another] = [1235, 1236].map(|port| Packet::from_client(syn().with_source(port)));
+    world.uplink_in(&one).leaves_as(Outcome::Delivered, &one.delivered(1).bytes());
+    let greeting = between(answer(SYN | ACK, b""), TARGET, 1235);
+    let _ = world.bridge_in(&Packet::from_task(1, greeting)).leaves(Outcome::Replied);
+    // The client gets another one all the same; the others do not avoid the first for it.
+    world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(2).bytes());
+    assert_eq!(world.suspected_until(1), 0);
+    world.uplink_in(&another).leaves_as(Outcome::Delivered, &another.delivered(1).bytes());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a node takes out of the tunnel: from whom, by which uplink, for which flow. At both hooks.
 
-use mesh_common::net::protocol;
+use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, Ip, PUBLISHED, TARGET, TUNNEL_PORT};
@@ -10,7 +11,7 @@ use crate::support::payload::{
 };
 use crate::support::run::Hook;
 use crate::support::tunnel::Tunnel;
-use crate::support::world::{World, remote};
+use crate::support::world::{World, flow_key, remote};
 use crate::support::xdp::Driver;
 
 /// Another interface of the node.
@@ -136,11 +137,11 @@ fn an_answer_that_nobody_asked_for_is_dropped() {
 
 #[test]
 fn an_answer_to_a_process_of_the_node_is_for_a_known_flow() {
-    let node = Node::of(World::serving(&[remote(7)]));
-    for payload in [syn(), Payload::Udp(udp(b"datagram"))] {
-        let call = Packet::from_client(payload).with(|packet| packet.source = cast::NODE);
-        let _ = node.world.uplink_in(&call).leaves(Outcome::Tunnelled);
-    }
+    let mut node = Node::of(World::serving(&[remote(7)]));
+    let flow = Flow { last_seen: 1, backend: 1, generation: 1, ..Flow::default() };
+    let of_process = |protocol| FlowKey { client: Address::new(cast::NODE), ..flow_key(protocol) };
+    node.world.insert("FLOWS", of_process(protocol::TCP), flow);
+    node.world.insert("UDP_FLOWS", of_process(protocol::UDP), flow);
     for payload in answers() {
         let inner = answered(payload).with(|packet| packet.destination = cast::NODE);
         node.ends(&Tunnel::to_here(7).reply().around(&inner.ip()), Outcome::RepliedToNode);

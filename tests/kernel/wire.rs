@@ -110,7 +110,7 @@ fn a_reset_goes_back_by_the_interface_that_the_segment_came_by() {
         let mut world = World::serving(&[]);
         let [uplink, _bridge] = world.attach();
         for (payload, sequence, acknowledgement, flags) in
-            [(syn(), 0, 0x1122_3345, RST | ACK), (data(b"data"), 0x5566_7788, 0, RST)]
+            [(syn(), 0, 0x1122_3345, RST | ACK), (data(b"data"), 0x1122_4455, 0, RST)]
         {
             let packet = Packet::from_client(payload);
             uplink.send(&way(packet.bytes()));
@@ -214,6 +214,23 @@ fn a_packet_of_a_vlan_is_not_ours() {
 }
 
 #[test]
+fn a_tag_that_only_says_a_priority_does_not_make_a_packet_a_vlans() {
+    for (backend, is_local) in [(local(5), true), (remote(5), false)] {
+        let mut world = World::serving(&[backend]);
+        let [uplink, bridge] = world.attach();
+        let packet = Packet::from_client(syn());
+        let mut tagged = packet.bytes();
+        tagged.splice(12..12, [0x81, 0x00, 0xe0, 0x00]);
+        uplink.send(&Frame::finished(tagged));
+        if is_local {
+            bridge.carries(&packet.delivered(5).bytes());
+        } else {
+            carries_tunnel(&uplink, &Tunnel::to_other(5, &packet), &packet);
+        }
+    }
+}
+
+#[test]
 fn an_aggregate_is_cut_into_packets_for_the_task() {
     let mut world = World::serving(&[local(5)]);
     let [uplink, bridge] = world.attach();
@@ -234,6 +251,25 @@ fn an_aggregate_is_cut_into_packets_of_the_tunnel() {
     uplink.send(&as_aggregate(&packet));
     for segment in cut(&packet) {
         carries_tunnel(&uplink, &Tunnel::to_other(7, &segment), &segment);
+    }
+}
+
+#[test]
+fn an_aggregate_of_segments_that_do_not_fit_into_the_tunnel_is_too_big() {
+    for dont_fragment in [true, false] {
+        let mut world = World::serving(&[remote(7)]);
+        let [uplink, _bridge] = world.attach();
+        world.cut_aggregates();
+        let came = Packet::from_client(data(&[])).with(|packet| packet.dont_fragment = dont_fragment);
+        let packet = aggregate(&came);
+        let frame = as_aggregate(&packet);
+        uplink.send(&Frame { segment: Some(SEGMENT as u16 + 1), ..frame.clone() });
+        let expected = back(&packet, icmp_error(3, 4, INNER_MTU, packet.long_quote()));
+        carries_error(&uplink.receive(), &expected, 16);
+        assert_eq!(world.count(Outcome::TooBig), 1);
+        // Its segments are.
+        uplink.send(&frame);
+        carries_tunnel(&uplink, &Tunnel::to_other(7, &cut(&packet)[0]), &cut(&packet)[0]);
     }
 }
 
@@ -269,7 +305,7 @@ fn an_aggregate_whose_backend_is_gone_is_answered_with_one_reset() {
     let [uplink, _bridge] = world.attach();
     let packet = aggregate(&Packet::from_client(data(&[])));
     uplink.send(&as_aggregate(&packet));
-    let segment = Tcp { sequence: 0x5566_7788, acknowledgement: 0, window: 0, ..tcp(RST) };
+    let segment = Tcp { sequence: 0x1122_4455, acknowledgement: 0, window: 0, ..tcp(RST) };
     uplink.carries(&back(&packet, between(Payload::Tcp(segment), PUBLISHED, CLIENT_PORT)).bytes());
 }
 

@@ -29,9 +29,9 @@ use mesh_ebpf::hook::skb::{Direction, Skb};
 use mesh_ebpf::host::socket;
 use mesh_ebpf::names::resolver;
 use mesh_ebpf::packet::Packet;
-use mesh_ebpf::tables::{counters, fragments, frontends, node, replies};
+use mesh_ebpf::tables::{counters, fragments, frontends, node, outgoing, replies};
 use mesh_ebpf::verdict::{PackedVerdict, Redirect};
-use mesh_ebpf::{entry, home, host, names, packet, split, tunnel, vip};
+use mesh_ebpf::{entry, home, host, mark, names, packet, split, tunnel, vip};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
@@ -42,7 +42,7 @@ pub(crate) fn uplink_in(context: TcContext) -> i32 {
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
     let frame = Skb::new(&context, Direction::Egress);
     // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
-    if host::guard::is_ours(&frame) || frame.origin() != 0 && !host::guard::may_stop(&frame) {
+    if mark::is_ours(&frame) || frame.origin() != 0 && !concerns_us(&frame) {
         return act(Outcome::NotOurs, Redirect::None);
     }
     on_uplink(&frame, on_uplink_out)
@@ -161,6 +161,17 @@ fn on_uplink_out(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     host::leaving::from_socket(frame, packet, settings)
 }
 
+/// Whether what was received and leaves, not sent on by these programs, may be for a tunnel. Of what a container behind the
+/// node's address begins from a published port note is taken.
+#[inline(always)]
+fn concerns_us(frame: &Skb) -> bool {
+    let Some(seen) = packet::peek_at_leaving(frame) else { return false };
+    if outgoing::may_begin(frame, &seen) {
+        outgoing::note(frame);
+    }
+    host::guard::may_stop(&seen)
+}
+
 #[inline(always)]
 fn on_bridge_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
@@ -178,7 +189,7 @@ fn on_bridge_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
     }
     let mut reply = MaybeUninit::uninit();
     let reply = replies::empty(&mut reply);
-    if let Some(verdict) = home::reply::hear(frame, packet, reply).done() {
+    if let Some(verdict) = home::reply::hear(frame, packet, settings, reply).done() {
         return verdict;
     }
     home::reply::send(frame, packet, settings, reply)
@@ -207,7 +218,7 @@ fn on_uplink(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) ->
 /// Reads the packet, lets the hook's steps decide, and does what they say.
 #[inline(always)]
 fn run(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
-    if frame.has_vlan_tag() {
+    if frame.is_of_vlan() {
         return act(Outcome::NotOurs, Redirect::None);
     }
     let mut packet = MaybeUninit::uninit();
@@ -225,7 +236,7 @@ fn run(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
     }
     let verdict = steps(frame, packet);
     if let Redirect::Back(rejection) = verdict.redirect() {
-        return match entry::reject::write(frame, packet, rejection) {
+        return match entry::reject::write(frame, packet, rejection.into()) {
             Ok(()) => act(verdict.outcome(), frame.back()),
             Err(outcome) => act(outcome, Redirect::None),
         };
@@ -285,6 +296,9 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::WrongUplink
         | Outcome::WrongSender
         | Outcome::UnknownAnswer
+        | Outcome::Congested
+        | Outcome::RejectionLimited
+        | Outcome::ForgedSource
         // Of flows or sockets, not of packets.
         | Outcome::FlowUnprotected
         | Outcome::SynNotKept

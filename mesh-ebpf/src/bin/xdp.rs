@@ -55,7 +55,7 @@ fn run(frame: &XdpBuff) -> u32 {
     }
     let verdict = on_uplink(frame, packet);
     if let Redirect::Back(rejection) = verdict.redirect() {
-        return match reject::write(frame, packet, rejection) {
+        return match reject::write(frame, packet, rejection.into()) {
             Ok(()) => act(frame, verdict.outcome(), frame.back()),
             Err(outcome) => act(frame, outcome, Redirect::None),
         };

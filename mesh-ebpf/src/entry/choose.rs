@@ -6,7 +6,7 @@ use mesh_common::flow::{Flow, Opening, SYN_PATIENCE_NANOSECONDS};
 use mesh_common::frontend::Frontend;
 use mesh_common::outcome::Outcome;
 use mesh_common::select;
-use mesh_common::settings::UDP_IDLE_NANOSECONDS;
+use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
 use mesh_common::tcp::{self, flag};
 
 use crate::clock;
@@ -14,7 +14,7 @@ use crate::entry::selection;
 use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Tables};
-use crate::tables::{counters, frontends, handover, pressure, suspects};
+use crate::tables::{counters, frontends, handover, node, outgoing, pressure, suspects};
 use crate::verifier::{Pack, outcome_in};
 
 /// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
@@ -44,8 +44,12 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
         return choose_new::<_, T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
     };
     let id = known.flow().backend;
-    let Some(backend) = serving(known.flow()).filter(|backend| keeps::<H>(packet, &known, backend, now))
-    else {
+    let keeps = |backend: &&Backend| {
+        keeps::<H>(packet, &known, backend, now)
+            && !(begins_another(packet, &known)
+                && frontend().is_none_or(|frontend| handover::is_left(frontend.flags)))
+    };
+    let Some(backend) = serving(known.flow()).filter(keeps) else {
         if packet.is_tcp() && !packet.opens() {
             return Ok(Choice::Refuse);
         }
@@ -59,7 +63,9 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
                 choose_new::<_, T>(frame, packet, frontend, key, now)
             }
             Known::Opening(opening) => {
+                // A SYN that others' have been taken after is one that its task does not want, and anybody could send.
                 if serving(&opening.flow).is_some_and(|backend| is_unanswered(packet, opening, backend, now))
+                    && !suspects::has_answered_since(id, opening.flow.last_seen)
                 {
                     suspects::suspect(id, now);
                 }
@@ -70,9 +76,11 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
     };
     if packet.opens()
         && let Known::Opening(opening) = &known
-        && (opening.syn.sequence != packet.sequence || opening.flow.state & tcp::state::ADOPTED != 0)
+        && (opening.syn.sequence != packet.sequence
+            || opening.flow.state & tcp::state::ADOPTED != 0
+            || tcp::is_closed(opening.flow.state))
     {
-        // The client has given up on its first SYN, and tries with another.
+        // The client has given up on its first SYN, or ended what that began, and tries with another.
         flows::remember_opening::<_, T>(frame, packet, key, &given(id, backend, now))?;
     } else {
         flows::note_client::<H, T>(key, known, packet, backend, now);
@@ -128,13 +136,16 @@ fn choose_new<H: Hook, T: Tables>(
     if handover::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
         return Err(Outcome::NotOurs);
     }
+    if is_no_clients(packet, frame.is_leaving()) {
+        return Err(Outcome::NotOurs);
+    }
     let starts = !packet.is_tcp() || packet.opens();
     if packet.tcp_flags & flag::RST != 0 {
         return Err(Outcome::UnknownReset);
     }
     let hash = select::hash(&packet.flow_from_client());
-    // What follows finds the same backend by the same hash, and is remembered then.
-    let is_flood = packet.opens() && pressure::is_flood(now);
+    // What follows finds the same backend by the same hash, and is remembered when the flood is over.
+    let is_flood = packet.is_tcp() && pressure::is_flood(now);
     let pick = if starts && !is_flood {
         selection::pick(frontend, packet.source, hash, now)
     } else {
@@ -151,6 +162,25 @@ fn choose_new<H: Hook, T: Tables>(
     }
     counters::count_flow(id);
     Ok(Choice::Backend(id, backend))
+}
+
+/// Whether a packet that belongs to no flow is no client's. What nobody outside of this node can have sent the kernel takes for a
+/// martian, and drops. (As one of the node's own nobody can complete a handshake: of TCP that is not asked.) And at the node,
+/// what no call begins with, or answers one of the node's own.
+#[inline(never)]
+fn is_no_clients(packet: &Packet, is_leaving: bool) -> bool {
+    if !packet.source.is_host() {
+        return true;
+    }
+    if packet.network != 0 {
+        return false;
+    }
+    if packet.is_tcp() && (packet.tcp_flags & flag::RST != 0 || tcp::is_syn_ack(packet.tcp_flags)) {
+        return true;
+    }
+    !packet.opens()
+        && (outgoing::is_answered_by(packet)
+            || !packet.is_tcp() && !is_leaving && node::is_local(packet.source))
 }
 
 #[inline(always)]
@@ -186,12 +216,14 @@ fn keeps<H: Hook>(packet: &Packet, known: &Known, backend: &Backend, now: u64) -
             backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
         }
         _ if !packet.opens() => backend.state != state::DOWN,
-        // A SYN on the ports of a closed conversation starts another; in a living one its task has to answer it.
-        Known::Established(_) => backend.state != state::DOWN && !tcp::may_be_reused(flow.state),
-        // A retransmitted SYN keeps its choice, unless that has just refused somebody, or says nothing.
+        // Its task has to answer a SYN on its ports: if the conversation lives there, with no more than an acknowledgement.
+        Known::Established(_) => backend.state != state::DOWN,
+        // A SYN keeps its choice, unless that has just refused somebody, or says nothing: whether its conversation is over, its
+        // task knows best. Ports that have been free for a while are anybody's.
         Known::Opening(opening) => {
             backend.state == state::ACTIVE
-                && !tcp::may_be_reused(flow.state)
+                && !(tcp::is_closed(flow.state)
+                    && clock::elapsed(flow.last_seen, now) >= TIME_WAIT_NANOSECONDS)
                 && flow.state & tcp::state::REFUSED == 0
                 && (flow.state & tcp::state::ANSWERED != 0
                     || flows::has_just_been_given::<H>(opening)
@@ -199,6 +231,12 @@ fn keeps<H: Hook>(packet: &Packet, known: &Known, backend: &Backend, now: u64) -
                         || is_unanswered(packet, opening, backend, now)))
         }
     }
+}
+
+/// Whether this is a SYN on the ports of a conversation that is over.
+#[inline(always)]
+fn begins_another(packet: &Packet, known: &Known) -> bool {
+    packet.opens() && matches!(known, Known::Opening(opening) if tcp::is_closed(opening.flow.state))
 }
 
 /// Whether a flow has ended, and its backend is gone. A segment that does not begin another may be of one that began at another
@@ -216,6 +254,7 @@ pub(crate) fn is_unanswered(packet: &Packet, opening: &Opening, backend: &Backen
     let is_unseen = !backend.is_local() && backend.flags & flags::RETURN_DIRECT != 0;
     !is_unseen
         && opening.flow.state & tcp::state::ANSWERED == 0
+        && !tcp::is_closed(opening.flow.state)
         && opening.syn.is_known()
         && opening.syn.sequence == packet.sequence
         && clock::elapsed(opening.flow.last_seen, now) >= SYN_PATIENCE_NANOSECONDS

@@ -5,7 +5,9 @@ use mesh_common::tcp::flag;
 
 use crate::hook::Hook;
 use crate::packet::{Fragment, Packet, rewrite};
+use crate::tables::pressure;
 use crate::verdict::{Redirect, Rejection, Step};
+use crate::verifier::Packed;
 
 /// For a client whose flow has no backend.
 #[inline(always)]
@@ -33,9 +35,13 @@ pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
     Ok((Outcome::TooBig, Redirect::Back(Rejection::FragmentationNeeded(mtu))).into())
 }
 
-/// Makes the packet its own rejection.
+/// Makes the packet its own rejection, unless too many have been rejected lately.
 #[inline(never)]
-pub fn write<H: Hook>(frame: &H, packet: &Packet, rejection: Rejection) -> Result<(), Outcome> {
+pub fn write<H: Hook>(frame: &H, packet: &Packet, rejection: Packed<Rejection>) -> Result<(), Outcome> {
+    let rejection = rejection.unpack();
+    if !pressure::may_tell(matches!(rejection, Rejection::Reset), packet.now) {
+        return Err(Outcome::RejectionLimited);
+    }
     match rejection {
         Rejection::Reset => rewrite::tcp::into_reset(frame, packet),
         Rejection::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),

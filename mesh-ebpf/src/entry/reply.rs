@@ -7,6 +7,7 @@ use mesh_common::tcp::flag;
 
 use crate::entry::replay;
 use crate::hook::Hook;
+use crate::mark;
 use crate::next_hop::NextHop;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Published};
@@ -77,6 +78,11 @@ fn try_from_tunnel<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> St
     // XDP sends by uplinks only, and leaves the rest to TC.
     if !is_known && !H::IS_XDP && !node::is_uplink(next_hop.interface()) && !handover::are_taken_over() {
         return Err(Outcome::UnknownAnswer);
+    }
+    if !H::IS_XDP
+        && let Some(settings) = node::settings()
+    {
+        mark::answer(frame, packet, settings);
     }
     Ok((Outcome::RepliedFromTunnel, next_hop.take(frame)).into())
 }

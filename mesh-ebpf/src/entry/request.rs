@@ -88,7 +88,7 @@ pub fn is_refused_to_node(packet: &Packet) -> bool {
 pub(crate) fn send<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings, backend: &Backend) -> Step {
     if !backend.is_local() {
         if frame.is_too_big(packet, settings.inner_mtu) {
-            if packet.dont_fragment {
+            if !frame.may_be_cut(packet) {
                 return reject::too_big(packet, settings.inner_mtu);
             }
             frame.keep_first_part(packet, settings.inner_mtu)?;
@@ -102,6 +102,7 @@ pub(crate) fn send<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings
     reply.uplink = frame.interface();
     reply.flags = backend.flags;
     let target = Target::of(backend);
+    reply.interface = target.interface;
     delivery::deliver(frame, packet, settings, &target, reply)
         .map(|redirect| (Outcome::Delivered, redirect).into())
 }

@@ -10,7 +10,9 @@ use mesh_common::tunnel;
 
 use crate::clock;
 use crate::entry::{reject, replay};
+use crate::hook::Hook;
 use crate::hook::skb::Skb;
+use crate::mark;
 use crate::next_hop::NextHop;
 use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
@@ -22,7 +24,7 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Redirect, Step, Verdict};
 /// Takes note of a packet that a task sent out on docker_gwbridge, and copies the conversation that it belongs to. The next
 /// step is [`send`].
 #[inline(never)]
-pub fn hear(frame: &Skb, packet: &Packet, reply: &mut Reply) -> PackedNext {
+pub fn hear(frame: &Skb, packet: &Packet, settings: &Settings, reply: &mut Reply) -> PackedNext {
     let key = ReplyKey {
         task: packet.source,
         client: packet.destination,
@@ -32,6 +34,9 @@ pub fn hear(frame: &Skb, packet: &Packet, reply: &mut Reply) -> PackedNext {
         padding: [0, 0, 0],
     };
     let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
+    if is_forged(frame, known.reply, settings) {
+        return Outcome::ForgedSource.into();
+    }
     let now = packet.now;
     if is_its_own(packet, known.reply, now) {
         replies::forget(&key);
@@ -62,7 +67,7 @@ fn try_send(frame: &Skb, packet: &mut Packet, settings: &Settings, reply: &Reply
     let straightly = goes_straight(reply) && !is_for_entry;
     let limit = if straightly { settings.inner_mtu + tunnel::OVERHEAD as u16 } else { settings.inner_mtu };
     if frame.is_too_big(packet, limit) {
-        if packet.dont_fragment {
+        if !frame.may_be_cut(packet) {
             return reject::too_big(packet, limit);
         }
         frame.keep_first_part(packet, limit)?;
@@ -87,9 +92,12 @@ fn straight(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) ->
     if !reply.entry.is_unspecified() {
         clamp(frame, packet, settings)?;
     }
+    if next_hop.is_none() && node::is_local(packet.destination) {
+        return Ok(inward(frame, packet, settings, reply));
+    }
+    mark::answer(frame, packet, settings);
     let redirect = match next_hop {
         Some(next_hop) => next_hop.take(frame),
-        None if node::is_local(packet.destination) => return Ok(inward(frame, packet, settings, reply)),
         None => Redirect::Neighbour(reply.uplink),
     };
     Ok((Outcome::Replied, redirect).into())
@@ -143,6 +151,13 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Tuple {
     }
 }
 
+/// Whether a packet has come in by another container's port. By the bridge itself comes what a port without programs has heard.
+#[inline(always)]
+fn is_forged(frame: &Skb, reply: &Reply, settings: &Settings) -> bool {
+    let interface = frame.interface();
+    reply.interface != 0 && interface != reply.interface && interface != settings.bridge
+}
+
 /// Whether a task's packet belongs to no conversation of a client, though one has this tuple: it has been another task's at
 /// this address, or is long over.
 #[inline(always)]
@@ -161,7 +176,7 @@ fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
 /// Whether an established flow changes by the packet.
 #[inline(always)]
 fn tells_more(packet: &Packet) -> bool {
-    packet.tcp_flags & (flag::FIN | flag::RST) != 0
+    packet.tcp_flags & (flag::SYN | flag::FIN | flag::RST) != 0
 }
 
 /// When this node is the entry node too, the flow learns what the task said.

@@ -37,6 +37,7 @@ fn try_from_tunnel<H: Hook>(frame: &H, packet: &Packet, settings: &Settings, arr
     reply.uplink = frame.interface();
     reply.flags = task.flags;
     let target = Target::of_task(&task, address.port);
+    reply.interface = target.interface;
     let redirect = delivery::deliver(frame, packet, settings, &target, reply)?;
     Ok((Outcome::DeliveredFromTunnel, redirect).into())
 }

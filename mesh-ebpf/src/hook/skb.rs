@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum::Sum;
@@ -70,18 +70,29 @@ impl Skb {
         unsafe { (*self.context).pkt_type == PACKET_HOST }
     }
 
-    /// Whether a VLAN tag was taken off by the driver: the packet belongs to a VLAN device, whose own hook gets it.
+    /// Whether the packet belongs to a VLAN device, whose own hook gets it. A tag that says a priority only (VLAN 0, IEEE 802.1Q
+    /// §6.9) is taken off, or it would go along to whom the packet is sent.
     #[inline(always)]
-    pub fn has_vlan_tag(&self) -> bool {
+    pub fn is_of_vlan(&self) -> bool {
+        const ID: u32 = 0x0fff;
+
         // SAFETY: as above.
-        unsafe { (*self.context).vlan_present != 0 }
+        let (is_tagged, tag) = unsafe { ((*self.context).vlan_present != 0, (*self.context).vlan_tci) };
+        // SAFETY: the context is the one this program was called with.
+        is_tagged && (tag & ID != 0 || unsafe { bpf_skb_vlan_pop(self.context) } != 0)
     }
 
     /// Whether it stands for several packets on the wire (GSO, GRO).
     #[inline(always)]
     pub fn is_aggregate(&self) -> bool {
+        self.segment_size() != 0
+    }
+
+    /// How much each of the packets that an aggregate stands for carries behind its transport header; 0 for a single packet.
+    #[inline(always)]
+    pub fn segment_size(&self) -> u32 {
         // SAFETY: as above.
-        unsafe { (*self.context).gso_size != 0 }
+        unsafe { (*self.context).gso_size }
     }
 
     /// The cookie of the socket that sent it; 0 if there is none.

@@ -11,14 +11,12 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
-use mesh_common::net::{Address, IPV4_HEADER, Port, UDP_HEADER, protocol};
+use mesh_common::net::{Address, Port, protocol};
 use mesh_common::settings::Settings;
-use mesh_common::tunnel::MARK;
 use mesh_common::{maps, peer};
 
-use crate::hook::Hook;
 use crate::hook::skb::Skb;
-use crate::packet::{self, NETWORK, Packet};
+use crate::packet::{Packet, Seen};
 use crate::tables::{handover, node};
 use crate::tunnel;
 
@@ -40,23 +38,14 @@ pub fn stops_container(frame: &Skb, packet: &Packet, settings: &Settings) -> boo
     tunnel::is_tunnelled(packet, settings) && is_for_peer(frame, packet, settings)
 }
 
-/// At an uplink, on the way out: whether these programs have sent the packet.
+/// At an uplink, on the way out, of packets that are not ours ([`crate::mark`]): whether one that was received may be for a tunnel.
 #[inline(always)]
-pub fn is_ours(frame: &Skb) -> bool {
-    frame.mark() == MARK
+pub fn may_stop(seen: &Seen) -> bool {
+    seen.protocol == protocol::UDP
+        && node::settings().is_some_and(|settings| settings.tunnel_port == seen.port)
 }
 
-/// At an uplink, on the way out, of packets that are not [`is_ours`]: whether one that was received may be for a tunnel.
-#[inline(always)]
-pub fn may_stop(frame: &Skb) -> bool {
-    frame.make_linear((NETWORK + IPV4_HEADER + UDP_HEADER) as u32);
-    packet::peek(frame).is_some_and(|seen| {
-        seen.protocol == protocol::UDP
-            && node::settings().is_some_and(|settings| settings.tunnel_port == seen.port)
-    })
-}
-
-/// At an uplink, on the way out, of packets that are for the tunnel's port and not [`is_ours`]: whether it must not leave. What
+/// At an uplink, on the way out, of packets that are for the tunnel's port and not ours: whether it must not leave. What
 /// another node has sent is only routed here.
 #[inline(never)]
 pub fn stops_leaving(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {

@@ -116,8 +116,9 @@ struct Start {
 #[derive(Clone, Copy)]
 pub struct Seen {
     pub protocol: u8,
-    /// What stands where TCP and UDP have the destination port.
+    /// What stands where TCP and UDP have the destination port, and the source port.
     pub port: Port,
+    pub source_port: Port,
     length: u16,
 }
 
@@ -144,7 +145,15 @@ pub fn peek<H: Hook>(frame: &H) -> Option<Seen> {
         return None;
     }
     let length = u16::from_be(start.network[1]);
-    Some(Seen { protocol, port: Port::from_wire(start.ports[1]), length })
+    let [source_port, port] = start.ports.map(Port::from_wire);
+    Some(Seen { protocol, port, source_port, length })
+}
+
+/// As [`peek`], of a packet that has been through the kernel, and need not be in one piece.
+#[inline(always)]
+pub fn peek_at_leaving<H: Hook>(frame: &H) -> Option<Seen> {
+    frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
+    peek(frame)
 }
 
 /// The start of a TCP header (RFC 9293 §3.1). All fields in network byte order.

@@ -10,7 +10,7 @@ use mesh_common::backend::{Backend, flags};
 use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::maps;
 use mesh_common::outcome::Outcome;
-use mesh_common::tcp::{self, Sender, state};
+use mesh_common::tcp::{self, Sender, flag, state};
 
 use crate::hook::Hook;
 use crate::packet::{Packet, rewrite};
@@ -153,6 +153,7 @@ pub(crate) fn remember_opening<H: Hook, T: Tables>(
 ) -> Result<(), Outcome> {
     let opening = fresh(flow).ok_or(Outcome::FlowTableFull)?;
     opening.flow.state = tcp::first(packet.tcp_flags);
+    opening.flow.client_number = tcp::known_number(packet.sequence);
     opening.given_by_xdp = H::IS_XDP.into();
     if packet.opens() {
         rewrite::tcp::keep_syn(frame, packet, &mut opening.syn);
@@ -186,11 +187,13 @@ pub(crate) fn note_client<H: Hook, T: Tables>(
 ) {
     match known {
         Known::Established(flow) => {
+            let (flags, number) = tcp::believed(flow.client_number, packet.tcp_flags, packet.sequence);
             flow.last_seen = now;
-            flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Client);
+            flow.client_number = number;
+            flow.state = tcp::after(flow.state, flags, Sender::Client);
             // Nobody will see here how the task ends it.
             if is_unseen(backend) {
-                flow.state = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+                flow.state = tcp::after(flow.state, flags, Sender::Task);
             }
             if tcp::is_closed(flow.state) {
                 retire::<T>(key, flow);
@@ -238,9 +241,14 @@ fn note_client_opening<H: Hook, T: Tables>(
 /// opening with [`note_task_opening`].
 #[inline(always)]
 pub(crate) fn note_task<T: Tables>(key: &T::Key, flow: &'static mut Flow, packet: &Packet, now: u64) -> u8 {
-    let after = tcp::after(flow.state, packet.tcp_flags, Sender::Task);
+    // A task that takes a SYN has begun another conversation: what was said of the end was of the one before.
+    let before = if tcp::is_syn_ack(packet.tcp_flags) { tcp::begun_again(flow.state) } else { flow.state };
+    let after = tcp::after(before, packet.tcp_flags, Sender::Task);
     flow.last_seen = now;
     flow.state = after;
+    if packet.tcp_flags & flag::ACK != 0 {
+        flow.client_number = tcp::known_number(packet.acknowledgement);
+    }
     if key.is_tcp() && tcp::is_closed(after) {
         retire::<T>(key, flow);
     }
@@ -260,6 +268,7 @@ pub(crate) fn note_task_opening<T: Tables>(
     if tcp::is_syn_ack(packet.tcp_flags) {
         opening.flow.state |= state::ANSWERED;
         opening.expected = packet.sequence.wrapping_add(1);
+        suspects::note_answer(opening.flow.backend, now);
     }
     if tcp::task_proves(before, packet.tcp_flags) {
         establish::<T>(key, opening);

@@ -31,11 +31,17 @@ pub(crate) fn are_on_all_hooks() -> bool {
     TAKING_OVER.get(0).is_some_and(|programs| *programs == taking_over::ALL_HOOKS)
 }
 
+/// Whether a frontend with these flags keeps its flows and gets no new ones.
+#[inline(always)]
+pub(crate) fn is_left(flags: u8) -> bool {
+    flags & handover::LEFT != 0
+}
+
 /// Whether a packet that came in by this interface and belongs to no flow of the mesh's is Docker's, of a frontend with these
 /// flags.
 #[inline(never)]
 pub(crate) fn is_dockers<T: Tables>(flags: u8, packet: &Packet, key: &T::Key, interface: u32) -> bool {
-    if flags & handover::LEFT != 0 {
+    if is_left(flags) {
         return true;
     }
     // A SYN begins a conversation, whatever Docker knows of its ports.

@@ -7,6 +7,7 @@ pub mod fragments;
 pub mod frontends;
 pub mod handover;
 pub mod node;
+pub mod outgoing;
 pub mod pressure;
 pub mod replies;
 pub mod suspects;

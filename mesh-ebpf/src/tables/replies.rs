@@ -13,7 +13,7 @@ use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey, TRANSLATION_ATTEMPTS, TranslationKey, translated_port};
 use mesh_common::settings::{TIME_WAIT_NANOSECONDS, UDP_IDLE_NANOSECONDS};
-use mesh_common::tcp::{self, Sender, state};
+use mesh_common::tcp::{self, Sender, flag, state};
 
 use crate::clock;
 use crate::packet::Packet;
@@ -51,6 +51,7 @@ pub(crate) fn begun<'a>(place: &'a mut MaybeUninit<Aligned<Reply>>, packet: &Pac
     let reply = empty(place);
     reply.last_seen = packet.now;
     reply.state = if packet.is_tcp() { tcp::first(packet.tcp_flags) } else { 0 };
+    reply.client_number = if packet.is_tcp() { tcp::known_number(packet.sequence) } else { 0 };
     reply.frontend = packet.destination;
     reply.frontend_port = packet.destination_port;
     reply.client_port = packet.source_port;
@@ -88,10 +89,15 @@ pub(crate) fn recall_of(key: &ReplyKey, packet: &Packet) -> Option<Known> {
 #[inline(always)]
 pub(crate) fn note_task(key: &ReplyKey, known: Known, packet: &Packet, now: u64) -> Reply {
     let Known { reply, is_established } = known;
-    let before = reply.state;
+    let is_syn_ack = tcp::is_syn_ack(packet.tcp_flags);
+    // A task that takes a SYN has begun another conversation: what was said of the end was of the one before.
+    let before = if is_established && is_syn_ack { tcp::begun_again(reply.state) } else { reply.state };
     reply.last_seen = now;
     reply.state = tcp::after(before, packet.tcp_flags, Sender::Task);
-    if !is_established && tcp::is_syn_ack(packet.tcp_flags) {
+    if packet.tcp_flags & flag::ACK != 0 {
+        reply.client_number = tcp::known_number(packet.acknowledgement);
+    }
+    if !is_established && is_syn_ack {
         reply.state |= state::ANSWERED;
         reply.expected = packet.sequence.wrapping_add(1);
     }
@@ -108,19 +114,21 @@ fn touch(key: &ReplyKey, known: Known, reply: &Reply, packet: &Packet) {
     known.entry = reply.entry;
     known.uplink = reply.uplink;
     known.flags = reply.flags;
-    // A SYN on the ports of a conversation that has begun to end is another's, which has its handshake before it.
-    let begins_again = is_established && packet.opens() && tcp::may_be_reused(known.state);
-    if packet.opens() && (!is_established || begins_again) {
+    known.interface = reply.interface;
+    let (flags, number) = if is_established {
+        tcp::believed(known.client_number, packet.tcp_flags, packet.sequence)
+    } else {
+        (packet.tcp_flags, tcp::known_number(packet.sequence))
+    };
+    known.client_number = number;
+    // In an established conversation its task has to answer it.
+    if packet.opens() && !is_established {
         known.state = 0;
     }
     let before = known.state;
-    known.state = tcp::after(before, packet.tcp_flags, Sender::Client);
-    let proves = tcp::client_proves(before, known.expected, packet.tcp_flags, packet.acknowledgement);
-    if begins_again {
-        retire(key, known);
-    } else {
-        settle(key, known, is_established, proves);
-    }
+    known.state = tcp::after(before, flags, Sender::Client);
+    let proves = tcp::client_proves(before, known.expected, flags, packet.acknowledgement);
+    settle(key, known, is_established, proves);
 }
 
 /// Moves a conversation to the table where it belongs now.

@@ -13,7 +13,7 @@ use crate::verdict::{Redirect, Step};
 /// leads to it.
 #[inline(always)]
 pub fn resolve(frame: &Skb, balancer: [u8; 6]) -> Step {
-    if frame.has_vlan_tag() {
+    if frame.is_of_vlan() {
         return Err(Outcome::NotOurs);
     }
     let address = packet::asked_for(frame).ok_or(Outcome::NotOurs)?;

@@ -46,7 +46,7 @@ pub(crate) fn note_task(
     reply: WayBack,
     caller: Address,
 ) -> PackedNext {
-    let is_news = !reply.is_established || packet.tcp_flags & (flag::FIN | flag::RST) != 0;
+    let is_news = !reply.is_established || packet.tcp_flags & (flag::SYN | flag::FIN | flag::RST) != 0;
     if !packet.is_tcp() || !is_news {
         return Next::GoOn.into();
     }

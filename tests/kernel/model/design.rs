@@ -108,6 +108,11 @@ impl Flow {
     fn is_over(&self) -> bool {
         self.is_reset || self.client_finished && self.task_finished
     }
+
+    /// Whether it is a living connection.
+    fn goes_on(&self) -> bool {
+        self.is_established && !self.is_over()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,15 +180,16 @@ impl Model {
             if known.is_some_and(|flow| !flow.is_begun && self.lives(&flow) && !self.is_active(&flow)) {
                 return Expected::Anything;
             }
-            // A SYN keeps its task while that takes new ones, and belongs to the living conversation that it finds; one on the
-            // ports of a conversation that has begun to end is another.
-            let keeps = known.filter(|flow| {
-                let has_ended = flow.is_over() || flow.client_finished || flow.task_finished;
-                let stays = if flow.is_established { self.lives(flow) } else { self.is_active(flow) };
-                stays && !has_ended
-            });
+            // A SYN keeps its task while that takes new ones, and belongs to the living conversation that it finds.
+            let keeps =
+                known.filter(|flow| if flow.goes_on() { self.lives(flow) } else { self.is_active(flow) });
             return match keeps {
-                Some(flow) if flow.is_established => Expected::Reaches(flow.task),
+                Some(flow) if flow.goes_on() => Expected::Reaches(flow.task),
+                Some(flow) if flow.is_over() => {
+                    let another = Flow { is_begun: true, ..self.flow_to(flow.task) };
+                    self.flows.insert(key, another);
+                    Expected::Reaches(flow.task)
+                }
                 Some(flow) => {
                     let again = Flow { is_begun: true, ..flow };
                     self.flows.insert(key, again);
@@ -272,6 +278,11 @@ impl Model {
         let Some(mut flow) = self.flows.get(&key).copied() else { return Expected::Left };
         if !self.lives(&flow) || flow.is_over() {
             return Expected::Anything;
+        }
+        if segment == Segment::Syn && flow.is_established {
+            // It has taken another SYN of its client's.
+            (flow.client_finished, flow.task_finished) = (false, false);
+            self.flows.insert(key, flow);
         }
         match segment {
             Segment::Syn if flow.is_begun => flow.is_answered = true,

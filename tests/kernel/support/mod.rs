@@ -5,6 +5,7 @@ pub(crate) mod bpffs;
 pub(crate) mod cast;
 pub(crate) mod checks;
 pub(crate) mod cookies;
+pub(crate) mod forwarding;
 pub(crate) mod kernel;
 pub(crate) mod namespace;
 pub(crate) mod overlay;

@@ -151,7 +151,7 @@ pub(crate) fn tcp(flags: u8) -> Tcp {
         source: cast::CLIENT_PORT,
         destination: cast::PUBLISHED,
         sequence: 0x1122_3344,
-        acknowledgement: if flags & ACK == 0 { 0 } else { 0x5566_7788 },
+        acknowledgement: if flags & ACK == 0 { 0 } else { 0x1122_4455 },
         flags,
         window: 0xfaf0,
         options: Vec::new(),

@@ -89,6 +89,19 @@ pub(crate) fn readdress_network<H: Hook>(
     write(frame, NETWORK + ipv4::SOURCE, [source.wire(), destination.wire()])
 }
 
+/// Gives a packet another traffic class.
+#[inline(always)]
+pub(crate) fn set_traffic_class<H: Hook>(frame: &H, class: u8) -> Result<(), Outcome> {
+    let [version, before]: [u8; 2] = frame.read(NETWORK).ok_or(Outcome::NotChangeable)?;
+    let checksum: u16 = frame.read(NETWORK + ipv4::CHECKSUM).ok_or(Outcome::NotChangeable)?;
+    let checksum = Sum::ZERO
+        .remove_word(u16::from_ne_bytes([version, before]))
+        .add_word(u16::from_ne_bytes([version, class]))
+        .update(checksum);
+    write(frame, NETWORK, [version, class])?;
+    write(frame, NETWORK + ipv4::CHECKSUM, checksum)
+}
+
 /// Turns an ARP request (RFC 826) for `address` into the answer that it is at `mac`.
 #[inline(always)]
 pub(crate) fn into_arp_reply<H: Hook>(frame: &H, mac: Mac) -> Result<(), Outcome> {

@@ -1,7 +1,7 @@
 //! What the agent writes into the tables.
 
 use mesh_agent::dataplane::clock::monotonic_nanoseconds;
-use mesh_common::backend::{Backend, LocalTask};
+use mesh_common::backend::{Backend, LocalTask, Suspicion};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps::taking_over;
 use mesh_common::net::{Address, Port, protocol};
@@ -26,6 +26,11 @@ impl World {
     /// The programs are on all hooks of the node, and no others are.
     pub(crate) fn claim_hooks(&mut self) {
         self.set("TAKING_OVER", 0, taking_over::ALL_HOOKS);
+    }
+
+    /// Programs of another version may be on some hooks.
+    pub(crate) fn share_hooks(&mut self) {
+        self.set("TAKING_OVER", 0, taking_over::NOBODY);
     }
 
     /// There is another node, whose packets come in by this interface.
@@ -137,7 +142,7 @@ impl World {
     }
 
     pub(crate) fn set_suspect(&mut self, id: u32, until: u64) {
-        self.set("SUSPECTS", id, until);
+        self.set("SUSPECTS", id, Suspicion { until, answered: 0 });
     }
 
     fn next_turn(&self) -> u32 {

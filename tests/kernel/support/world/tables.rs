@@ -5,11 +5,12 @@ use std::fs;
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use mesh_agent::dataplane::pins::Pins;
-use mesh_common::backend::BackendCounters;
+use mesh_common::backend::{BackendCounters, Suspicion};
 use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::maps;
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipReply, VipReplyKey};
+use mesh_common::pressure::Pressure;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::route::RememberedRoute;
 
@@ -117,9 +118,18 @@ impl World {
         self.insert("VIP_UDP_FLOWS", key, flow);
     }
 
+    /// How many flows begin, and how many senders are told no.
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.array::<Pressure>("PRESSURE").get(&0, 0).expect("there is one value")
+    }
+
+    pub(crate) fn set_pressure(&mut self, pressure: Pressure) {
+        self.set("PRESSURE", 0, pressure);
+    }
+
     /// Until when a backend gets no new flows; 0 if it does.
     pub(crate) fn suspected_until(&self, id: u32) -> u64 {
-        self.array::<u64>("SUSPECTS").get(&id, 0).expect("the id is in range")
+        self.array::<Suspicion>("SUSPECTS").get(&id, 0).expect("the id is in range").until
     }
 
     /// The ways in this place, by processor.
