@@ -191,6 +191,7 @@ fn measure(node: &mut Node, case: &Case, runs: u32) -> Result<Sample> {
     let empty = node.run_other(hook, "empty", frame, runs)?;
     let floor = node.run_other(hook, case.floor, frame, runs)?;
     node.forgive()?;
+    node.forget_ways()?;
     let before = node.outcomes()?;
     let ours = node.run(hook, frame, runs)?;
     let after = node.outcomes()?;

@@ -5,16 +5,17 @@ use std::{fs, io, path::Path, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray},
     programs::{Program, ProgramFd, TestRun, TestRunOptions, XdpMode},
 };
 use mesh_common::{
-    backend::{Backend, LocalTask, TaskKey, state},
+    backend::{Backend, LocalTask, Suspicion, TaskKey, state},
     flow::{FlowKey, Opening},
     frontend::{Frontend, FrontendKey, PortBit, SlotKey},
     maps,
     net::{Address, Mac, Port, protocol},
     outcome::Outcome,
+    route::RememberedRoute,
     settings::Settings,
 };
 use mesh_tests::cmd::Cmd;
@@ -138,7 +139,24 @@ impl Node {
                 opening.remove(&key)?;
             }
         }
-        [ELSEWHERE, HERE].iter().try_for_each(|backend| set(&mut self.mesh, "SUSPECTS", *backend, 0_u64))
+        [ELSEWHERE, HERE]
+            .iter()
+            .try_for_each(|backend| set(&mut self.mesh, "SUSPECTS", *backend, Suspicion::default()))
+    }
+
+    /// Forgets the ways out. Once a second XDP leaves a packet to TC, for the kernel to ask the neighbour, and there is no TC here: a
+    /// repetition, which takes less, begins with ways that are new.
+    pub(super) fn forget_ways(&mut self) -> Result<()> {
+        let map = self.mesh.map_mut("ROUTES").context("there is no map ROUTES")?;
+        let mut ways = PerCpuArray::<_, RememberedRoute>::try_from(map)?;
+        for place in 0..maps::ROUTES {
+            let known = ways.get(&place, 0)?;
+            if known.iter().any(|way| way.asked != 0) {
+                let none = vec![RememberedRoute::default(); known.len()];
+                ways.set(place, PerCpuValues::try_from(none)?, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the packet made what it is here before each run, and `varies`: coming from another client, none of whom has been
