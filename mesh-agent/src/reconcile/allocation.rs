@@ -80,10 +80,12 @@ impl Allocation {
             }
         }
         for (id, backend) in &tables.backends {
-            self.generations.insert(*id, backend.generation);
             if backend.state == state::DOWN {
+                // What the agent before has released: flows that it had must not find whoever gets the id next.
+                self.generations.insert(*id, backend.generation.wrapping_add(1));
                 continue;
             }
+            self.generations.insert(*id, backend.generation);
             self.used_ids.insert(*id);
             self.next_id = self.next_id.max(id + 1);
             self.restored.entry(place(owners.get(id).copied(), backend)).or_default().push(*id);
@@ -256,7 +258,7 @@ mod tests {
             backends: BTreeMap::from([(4, live), (1, gone), (2, draining)]),
             ..Tables::default()
         };
-        let mut allocation = Allocation::new(16, 16);
+        let mut allocation = Allocation::new(5, 16);
         allocation.restore(&tables);
         assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((4, 7)));
         assert_eq!(allocation.id(&owner("c"), &backend(3)), Ok((2, 5)), "its flows go on too");
@@ -264,5 +266,11 @@ mod tests {
         assert_eq!(allocation.new_set(FRONTEND, tables.frontends.get(&FRONTEND)), 10);
         assert!(allocation.unwanted(&BTreeSet::from([4, 2])).is_empty());
         assert_eq!(allocation.unwanted(&BTreeSet::new()), [2, 4]);
+        let others = ["d", "e", "f"].map(|task| allocation.id(&owner(task), &backend(9)));
+        assert_eq!(
+            others,
+            [Ok((0, 1)), Ok((1, 4)), Ok((3, 1))],
+            "flows of the one that is gone do not go on"
+        );
     }
 }
