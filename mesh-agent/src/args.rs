@@ -128,6 +128,10 @@ pub struct RunArguments {
     /// them to Docker
     #[arg(long, env = "MESH_TUNNEL_PLAINTEXT", value_enum, default_value_t = Switch::Off)]
     pub tunnel_plaintext: Switch,
+    /// Largest packet of the tunnel, its headers included, that passes between all nodes; by default what uplinks and routes to the
+    /// nodes take. Smaller where the path is narrower than the interfaces: jumbo frames towards another site, a VPN
+    #[arg(long, env = "MESH_MTU", value_parser = clap::value_parser!(u16).range(576..))]
+    pub mtu: Option<u16>,
     /// Whether tasks' queries for names go to the mesh's resolver; `off` leaves them to Docker's
     #[arg(long, env = "MESH_DNS", value_enum, default_value_t = Switch::On)]
     pub dns: Switch,

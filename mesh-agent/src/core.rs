@@ -243,6 +243,8 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
+        warnings
+            .extend(local.node.address.and_then(|address| node::address_problem(address, &node, &uplinks)));
         warnings.extend(desired::node_warnings(&snapshot));
         self.succession.before_programs();
         let ports = node::ports(&node, bridge);
@@ -277,6 +279,7 @@ impl Core {
                 resolver_port: (self.arguments.dns == Switch::On).then_some(self.arguments.dns_port),
                 frame_takers: self.frame_takers(&uplinks, &mut warnings),
                 flood: self.arguments.flood(),
+                mtu: self.arguments.mtu,
             };
             let wanted = naming::answered(&names, &inputs.inside.borrow());
             let askers =

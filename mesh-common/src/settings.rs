@@ -1,6 +1,7 @@
 //! What the agent tells the programs about this node.
 
 use crate::net::{Address, Mac, Port};
+use crate::tunnel::OVERHEAD;
 
 /// The only value of `SETTINGS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,10 +30,18 @@ pub struct Settings {
     pub uplink_macs: [Mac; UPLINK_MACS],
     /// TCP flows that may begin in a second before it counts as a flood ([`crate::pressure`]); 0 is any number.
     pub flood: u32,
-    pub padding: u32,
+    /// Largest IP packet that every uplink takes; 0 for [`Settings::inner_mtu`] and what the tunnel adds.
+    pub uplink_mtu: u16,
+    pub padding: u16,
 }
 
 impl Settings {
+    /// Largest IP packet that leaves by an uplink as it is.
+    #[inline(always)]
+    pub const fn straight_mtu(&self) -> u16 {
+        if self.uplink_mtu == 0 { self.inner_mtu + OVERHEAD as u16 } else { self.uplink_mtu }
+    }
+
     /// Whether a frame to this hardware address is this node's. Of a node with more uplinks than are known here, not all are.
     #[inline(always)]
     pub fn is_own_mac(&self, mac: Mac) -> bool {

@@ -1,8 +1,12 @@
 //! A task whose port of `docker_gwbridge` is known: packets go past the bridge, both ways.
 
+use std::thread;
+use std::time::Duration;
+
 use mesh_common::backend::{Backend, LocalTask};
 use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
+use mesh_common::reply::{Reply, ReplyKey};
 
 use crate::support::cast::{self, PUBLISHED};
 use crate::support::namespace::Namespace;
@@ -80,6 +84,14 @@ fn a_container_does_not_speak_in_another_ones_conversations() {
     let node = Node::serving();
     let mut world = node.world;
     // The task is behind another port than the one that speaks for it.
+    let place = |interface| LocalTask {
+        bridge: Address::new(cast::task(TASK)),
+        mac: cast::task_mac(TASK),
+        interface,
+        ..LocalTask::default()
+    };
+    let key = task_key(TASK, protocol::TCP);
+    world.insert("TASKS", key, place(cast::TASK_PORT + 1));
     world.change_backend(1, |backend| backend.interface += 1);
     let _ = world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
     let reset = Packet::from_task(TASK, answer(RST | ACK, b""));
@@ -98,6 +110,15 @@ fn a_container_does_not_speak_in_another_ones_conversations() {
     world.change_backend(1, |backend| backend.interface += 1);
     let _ = world.uplink_in(&Packet::from_client(data(b"more"))).leaves(Outcome::Delivered);
     world.bridge_in(&greeting).leaves_as(Outcome::Replied, &expected);
+
+    // Once the task is gone, its address is whoever's who has it by then.
+    world.remove::<_, LocalTask>("TASKS", &key);
+    node.task.send(&Frame::finished(reset.bytes()));
+    while world.entries::<ReplyKey, Reply>("OPENING_REPLIES") != 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    world.bridge_in(&greeting).passes(Outcome::NotOurs);
+    assert_eq!(world.count(Outcome::ForgedSource), 2);
 }
 
 #[test]

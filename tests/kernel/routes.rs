@@ -1,5 +1,9 @@
 //! Ways that are remembered: followed for a moment, each for what it was asked for, at both hooks.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_agent::node::{self, Interface, NodeView, Told};
+use mesh_agent::reach::Heard;
 use mesh_common::maps;
 use mesh_common::net::{Address, Mac};
 use mesh_common::outcome::Outcome;
@@ -121,6 +125,38 @@ fn a_neighbour_that_may_have_moved_is_asked_for() {
         assert_eq!(came[..6], [0x02, 0xaa, 0xaa, 0xaa, 0xaa, 0xaa]);
         assert!(world.neighbour_state().contains(expected), "{}", world.neighbour_state());
     }
+}
+
+#[test]
+fn the_tunnel_takes_what_the_route_to_each_node_takes() {
+    let world = World::serving(&[remote(7)]);
+    let uplink = Interface {
+        index: cast::UPLINK,
+        name: "uplink".into(),
+        mtu: 1500,
+        addresses: vec![cast::NODE.into()],
+        ..Interface::default()
+    };
+    let view = NodeView { interfaces: BTreeMap::from([(uplink.index, uplink.clone())]) };
+    let told = Told {
+        address: cast::NODE.into(),
+        netns_cookie: 0,
+        tunnel_port: cast::TUNNEL_PORT,
+        vni: cast::VNI,
+        resolver_port: None,
+        frame_takers: [0; 3],
+        flood: 0,
+        mtu: None,
+    };
+    let peers = BTreeSet::from([cast::OTHER.into(), cast::STRANGER.into()]);
+    let inner = || {
+        let uplinks = std::slice::from_ref(&uplink);
+        let facts = node::facts(&view, uplinks, None, told, &peers, &Heard::new(), BTreeMap::new());
+        (facts.settings.inner_mtu, facts.settings.uplink_mtu)
+    };
+    assert_eq!(inner(), (1450, 1500));
+    world.narrow_route("10.99.0.2", 1300);
+    assert_eq!(inner(), (1250, 1500));
 }
 
 #[test]

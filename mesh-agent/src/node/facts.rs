@@ -84,6 +84,8 @@ pub struct Told {
     pub frame_takers: [u32; FRAME_TAKERS],
     /// TCP flows that may begin in a second before it counts as a flood.
     pub flood: u32,
+    /// The largest packet of the tunnel, where somebody knows better than uplinks and routes.
+    pub mtu: Option<u16>,
 }
 
 /// Puts the node's view into the dataplane's terms.
@@ -98,14 +100,18 @@ pub fn facts(
 ) -> NodeFacts {
     let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
     let default_uplink = of_address(told.address).or(uplinks.first());
-    let smallest = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(1500);
+    let routes: Vec<(Ipv4Addr, Route)> =
+        peers.iter().filter_map(|peer| Some((*peer, route_to(*peer)?))).collect();
+    let uplink_mtu = smallest(uplinks.iter().map(|uplink| uplink.mtu)).unwrap_or(ETHERNET_MTU);
+    let by_routes = || smallest(routes.iter().filter_map(|(_, route)| route.mtu)).unwrap_or(u16::MAX);
+    let tunnel_mtu = uplink_mtu.min(told.mtu.unwrap_or_else(by_routes));
     let resolver = resolver_address(bridge);
     let settings = Settings {
         netns_cookie: told.netns_cookie,
         node: told.address.into(),
         bridge: bridge.map_or(0, |bridge| bridge.index),
         vni: told.vni,
-        inner_mtu: u16::try_from(smallest).unwrap_or(u16::MAX).saturating_sub(OVERHEAD as u16),
+        inner_mtu: tunnel_mtu.saturating_sub(OVERHEAD as u16),
         tunnel_port: Port::new(told.tunnel_port),
         bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
         resolver_port: Port::new(told.resolver_port.filter(|_| resolver.is_some()).unwrap_or(0)),
@@ -113,10 +119,11 @@ pub fn facts(
         frame_takers: told.frame_takers,
         uplink_macs: uplink_macs(uplinks),
         flood: told.flood,
+        uplink_mtu,
         padding: 0,
     };
-    let towards = peers.iter().filter_map(|peer| {
-        let uplink = of_address(source_towards(*peer)?)?;
+    let towards = routes.iter().filter_map(|(peer, route)| {
+        let uplink = of_address(route.source)?;
         Some((Address::from(*peer), uplink.index))
     });
     let towards = towards.collect();
@@ -153,14 +160,45 @@ pub fn resolver_address(bridge: Option<&Interface>) -> Option<Ipv4Addr> {
     bridge.and_then(|bridge| bridge.addresses.first().copied())
 }
 
-/// The address that the kernel's routes give to packets for `peer`. Nothing is sent.
-fn source_towards(peer: Ipv4Addr) -> Option<Ipv4Addr> {
+const ETHERNET_MTU: u16 = 1500;
+
+fn smallest(mtus: impl Iterator<Item = u32>) -> Option<u16> {
+    mtus.min().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// What the kernel's routes say of the way to another node.
+struct Route {
+    /// The address that packets get.
+    source: Ipv4Addr,
+    /// Of the interface, or less where the route, or a router on the way, has said so.
+    mtu: Option<u32>,
+}
+
+/// Nothing is sent.
+fn route_to(peer: Ipv4Addr) -> Option<Route> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(SocketAddr::from((peer, 9))).ok()?;
     match socket.local_addr().ok()?.ip() {
-        IpAddr::V4(address) => Some(address),
+        IpAddr::V4(source) => Some(Route { source, mtu: mtu_of(&socket) }),
         IpAddr::V6(_) => None,
     }
+}
+
+/// The largest packet that the kernel thinks to pass from a connected socket to its peer (ip(7), `IP_MTU`).
+fn mtu_of(socket: &UdpSocket) -> Option<u32> {
+    let mut mtu: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the buffer is as long as `length` says, and lives through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU,
+            (&raw mut mtu).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { u32::try_from(mtu).ok() } else { None }
 }
 
 /// The kernel's name for the network namespace that this process is in (Linux 5.14).
@@ -262,8 +300,11 @@ mod tests {
             resolver_port: Some(4796),
             frame_takers: [2, 0, 0],
             flood: 1_000,
+            mtu: None,
         };
-        let facts = facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
+        let of =
+            |told| facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
+        let facts = of(told);
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);
         assert!(uplinks.iter().all(|uplink| facts.settings.is_own_mac(uplink.mac)));
@@ -274,5 +315,10 @@ mod tests {
         assert!(!facts.addresses.iter().any(|address| address.is_loopback()));
         assert_eq!(facts.uplinks, BTreeSet::from([2, 7]));
         assert_eq!((facts.settings.inner_mtu, facts.settings.bridge, facts.default_uplink), (1450, 3, 2));
+        assert_eq!(facts.settings.uplink_mtu, 1500);
+        for (said, inner) in [(1_400, 1_350), (9_000, 1_450)] {
+            let settings = of(Told { mtu: Some(said), ..told }).settings;
+            assert_eq!((settings.inner_mtu, settings.uplink_mtu), (inner, 1_500), "--mtu {said}");
+        }
     }
 }

@@ -4,6 +4,7 @@ mod arrivals;
 mod facts;
 mod frames;
 pub mod namespaces;
+mod placement;
 pub mod sandboxes;
 mod watch;
 
@@ -21,6 +22,7 @@ pub use facts::{
     Told, Uplinks, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks,
 };
 pub use frames::frame_takers;
+pub use placement::{Placement, address_problem};
 pub use watch::{enlarge, watch};
 
 /// What the node's network looks like.

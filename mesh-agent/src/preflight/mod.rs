@@ -17,9 +17,10 @@ use crate::args::RunArguments;
 use crate::dataplane::kernel;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::firewall::inspection::{self, Inspection};
-use crate::node::{self, NodeView};
+use crate::node::{self, NodeView, Placement};
 use crate::peers::certificates::Certificates;
 use crate::swarm::source::Source;
+use crate::swarm::survey::survey;
 use crate::{cgroup, single, status};
 
 /// What a check found.
@@ -70,6 +71,9 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     if arguments.source == Source::Swarm {
         findings.push(("Docker", docker::docker(arguments).await));
         findings.push(("certificates", certificates(arguments)));
+        if let Ok(view) = &node {
+            findings.extend(address(arguments, view).await.map(|found| ("Swarm address", found)));
+        }
         findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
     findings.push(("agent", agent(arguments, agent_runs).await));
@@ -211,6 +215,18 @@ fn uplinks(arguments: &RunArguments, view: &NodeView) -> Finding {
     let names: Vec<_> =
         uplinks.iter().map(|uplink| format!("{} (MTU {})", uplink.name, uplink.mtu)).collect();
     Good(names.join(", "))
+}
+
+/// Where other nodes' tunnel packets come to; `None` if Docker does not say, which has a check of its own.
+async fn address(arguments: &RunArguments, view: &NodeView) -> Option<Finding> {
+    let address = survey(&arguments.docker_sock).await.ok()?.address?;
+    let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
+    let placement = Placement::of(address, view, &uplinks);
+    Some(match (placement.problem(address), placement) {
+        (Some(problem), _) => Bad(problem),
+        (None, Placement::Uplink(name)) => Good(format!("{address} on {name}")),
+        (None, _) => Good(address.to_string()),
+    })
 }
 
 fn bridge(arguments: &RunArguments, view: &NodeView) -> Finding {

@@ -1,5 +1,6 @@
 //! What `preflight` asks Docker about the Swarm, before any agent runs.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -14,6 +15,8 @@ pub struct Survey {
     pub published: Option<Vec<Port>>,
     /// Whether the ingress network was made with `--opt encrypted`.
     pub encrypted_ingress: bool,
+    /// By which the Swarm knows this node.
+    pub address: Option<IpAddr>,
 }
 
 pub async fn survey(docker_socket: &Path) -> Result<Survey> {
@@ -29,5 +32,7 @@ pub async fn survey(docker_socket: &Path) -> Result<Survey> {
         Err(_) => None,
     };
     let encrypted_ingress = networks.objects.values().any(|network| network.ingress && network.encrypted);
-    Ok(Survey { published, encrypted_ingress })
+    let swarm = docker.info().await?.swarm;
+    let address = swarm.and_then(|swarm| api::host_of(&swarm.node_addr?));
+    Ok(Survey { published, encrypted_ingress, address })
 }

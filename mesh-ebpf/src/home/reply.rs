@@ -34,11 +34,12 @@ pub fn hear(frame: &Skb, packet: &Packet, settings: &Settings, reply: &mut Reply
         padding: [0, 0, 0],
     };
     let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
-    if is_forged(frame, known.reply, settings) {
+    let is_anothers = is_by_another_port(frame, known.reply, settings);
+    if is_anothers && has_its_port(packet, known.reply) {
         return Outcome::ForgedSource.into();
     }
     let now = packet.now;
-    if is_its_own(packet, known.reply, now) {
+    if is_anothers || is_its_own(packet, known.reply, now) {
         replies::forget(&key);
         return Outcome::NotOurs.into();
     }
@@ -65,7 +66,7 @@ fn try_send(frame: &Skb, packet: &mut Packet, settings: &Settings, reply: &Reply
     // The entry node shall be the one to decide who else is offered a SYN that a task has refused.
     let is_for_entry = !reply.entry.is_unspecified() && tcp::may_refuse(reply.state, packet.tcp_flags);
     let straightly = goes_straight(reply) && !is_for_entry;
-    let limit = if straightly { settings.inner_mtu + tunnel::OVERHEAD as u16 } else { settings.inner_mtu };
+    let limit = if straightly { settings.straight_mtu() } else { settings.inner_mtu };
     if frame.is_too_big(packet, limit) {
         if !frame.may_be_cut(packet) {
             return reject::too_big(packet, limit);
@@ -151,11 +152,24 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Tuple {
     }
 }
 
-/// Whether a packet has come in by another container's port. By the bridge itself comes what a port without programs has heard.
+/// Whether a packet has come in by another port than that of the task whose conversation it seems to belong to. By the bridge
+/// itself comes what a port without programs has heard.
 #[inline(always)]
-fn is_forged(frame: &Skb, reply: &Reply, settings: &Settings) -> bool {
+fn is_by_another_port(frame: &Skb, reply: &Reply, settings: &Settings) -> bool {
     let interface = frame.interface();
     reply.interface != 0 && interface != reply.interface && interface != settings.bridge
+}
+
+/// Whether the task of a conversation still has its address and its port. If not, its address is somebody else's by now.
+#[inline(never)]
+fn has_its_port(packet: &Packet, reply: &Reply) -> bool {
+    frontends::task(&task_key(packet, reply))
+        .is_some_and(|task| task.bridge == packet.source && task.interface == reply.interface)
+}
+
+#[inline(always)]
+fn task_key(packet: &Packet, reply: &Reply) -> TaskKey {
+    TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 }
 }
 
 /// Whether a task's packet belongs to no conversation of a client, though one has this tuple: it has been another task's at
@@ -167,8 +181,7 @@ fn is_its_own(packet: &Packet, reply: &Reply, now: u64) -> bool {
         // over, answers somebody who uses its ports again for another way to the task, like a port with mode=host.
         return packet.opens() || tcp::is_syn_ack(packet.tcp_flags) && tcp::is_closed(reply.state);
     }
-    let key =
-        TaskKey { identity: reply.identity, port: packet.source_port, protocol: packet.protocol, padding: 0 };
+    let key = task_key(packet, reply);
     clock::elapsed(reply.last_seen, now) >= UDP_IDLE_NANOSECONDS
         || frontends::task(&key).is_some_and(|task| task.bridge != packet.source)
 }

@@ -72,6 +72,11 @@ impl World {
     }
 
     /// The packet through the hook's program.
+    /// The route to a node takes packets of this size only.
+    pub(crate) fn narrow_route(&self, node: &str, mtu: u16) {
+        self.namespace.ip(&format!("route replace {node}/32 dev uplink mtu {mtu}\n"));
+    }
+
     /// The client has been heard of at this hardware address, but not for a while.
     pub(crate) fn client_was_at(&self, mac: &str) {
         self.namespace.ip(&format!("neigh replace 10.99.0.254 dev uplink lladdr {mac} nud stale\n"));
