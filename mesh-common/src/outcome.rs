@@ -60,7 +60,7 @@ outcomes! {
     UnknownPeer = 12, "unknown_peer";
     /// Dropped: a tunnel packet for a task and port that are not published here.
     UnknownTask = 13, "unknown_task";
-    /// Dropped: no hop left (TTL).
+    /// Dropped: no hop left (TTL). A client was told so.
     HopLimit = 14, "hop_limit";
     /// Retired: where the kernel knows no way, the packet leaves by the interface its flow came in by.
     NoRoute = 15, "no_route";
@@ -143,6 +143,8 @@ outcomes! {
     RejectionLimited = 52, "rejection_limited";
     /// Dropped: a container on docker_gwbridge spoke in the conversation of another one's task.
     ForgedSource = 53, "forged_source";
+    /// A SYN out of the tunnel for a task that is not here: its entry node was told, and gives it to another one.
+    RefusedToEntry = 54, "refused_to_entry";
 }
 
 impl Outcome {

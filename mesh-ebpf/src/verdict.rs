@@ -36,6 +36,8 @@ pub enum Rejection {
     Reset,
     /// ICMP port unreachable.
     PortUnreachable,
+    /// ICMP time exceeded.
+    TimeExceeded,
     /// ICMP fragmentation needed, with the size that fits.
     FragmentationNeeded(u16),
 }
@@ -66,6 +68,7 @@ mod kind {
     pub(super) const FRAGMENTATION_NEEDED: u64 = 5;
     pub(super) const INGRESS: u64 = 6;
     pub(super) const PEER: u64 = 7;
+    pub(super) const TIME_EXCEEDED: u64 = 9;
     /// No verdict.
     pub(super) const GO_ON: u64 = 8;
 }
@@ -76,6 +79,7 @@ impl Pack for Rejection {
         match self {
             Self::Reset => kind::RESET,
             Self::PortUnreachable => kind::PORT_UNREACHABLE,
+            Self::TimeExceeded => kind::TIME_EXCEEDED,
             Self::FragmentationNeeded(mtu) => kind::FRAGMENTATION_NEEDED | u64::from(mtu) << 8,
         }
     }
@@ -85,6 +89,7 @@ impl Pack for Rejection {
         match word & 0xff {
             kind::RESET => Self::Reset,
             kind::PORT_UNREACHABLE => Self::PortUnreachable,
+            kind::TIME_EXCEEDED => Self::TimeExceeded,
             _ => Self::FragmentationNeeded((word >> 8) as u16),
         }
     }
@@ -101,6 +106,7 @@ impl Pack for Verdict {
             Redirect::Peer(interface) => (kind::PEER, interface),
             Redirect::Back(Rejection::Reset) => (kind::RESET, 0),
             Redirect::Back(Rejection::PortUnreachable) => (kind::PORT_UNREACHABLE, 0),
+            Redirect::Back(Rejection::TimeExceeded) => (kind::TIME_EXCEEDED, 0),
             Redirect::Back(Rejection::FragmentationNeeded(mtu)) => {
                 (kind::FRAGMENTATION_NEEDED, u32::from(mtu))
             }
@@ -125,6 +131,7 @@ fn redirect_in(word: u64) -> Redirect {
         kind::PEER => Redirect::Peer(value),
         kind::RESET => Redirect::Back(Rejection::Reset),
         kind::PORT_UNREACHABLE => Redirect::Back(Rejection::PortUnreachable),
+        kind::TIME_EXCEEDED => Redirect::Back(Rejection::TimeExceeded),
         kind::FRAGMENTATION_NEEDED => Redirect::Back(Rejection::FragmentationNeeded(value as u16)),
         _ => Redirect::None,
     }

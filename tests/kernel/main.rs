@@ -15,6 +15,7 @@ mod firewall;
 mod flood;
 mod flows;
 mod fragments;
+mod gone;
 mod guard;
 mod handover;
 mod icmp;

@@ -8,11 +8,13 @@ use mesh_common::outcome::Outcome;
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED};
 use crate::support::packet::Packet;
-use crate::support::payload::{Payload, SYN, Tcp, Udp, between, data, linux_options, syn, tcp, udp};
+use crate::support::payload::{
+    Payload, SYN, Tcp, Udp, between, data, icmp_error, linux_options, syn, tcp, udp,
+};
 use crate::support::run::Hook;
 use crate::support::tunnel::Tunnel;
 use crate::support::wire::Frame;
-use crate::support::world::{World, local, remote};
+use crate::support::world::{World, flow_key, local, remote};
 
 #[test]
 fn a_frame_for_another_machine_is_not_ours() {
@@ -186,14 +188,26 @@ fn a_packet_with_a_vlan_tag_is_not_ours() {
 }
 
 #[test]
-fn a_packet_without_a_hop_left_is_dropped_before_the_bridge() {
-    let world = World::serving(&[local(5)]);
-    for ttl in [0, 1] {
-        for payload in payloads() {
-            let packet = Packet::from_client(payload).with(|packet| packet.ttl = ttl);
-            world.uplink_in(&packet).is_dropped(Outcome::HopLimit);
+fn the_sender_of_a_packet_without_a_hop_left_is_told_so_by_whichever_node_it_asks() {
+    for backend in [local(5), remote(5)] {
+        let world = World::serving(&[backend]);
+        for ttl in [0, 1] {
+            for payload in payloads() {
+                let packet = Packet::from_client(payload).with(|packet| packet.ttl = ttl);
+                let told = Packet {
+                    source: cast::NODE,
+                    destination: cast::CLIENT,
+                    identification: 0,
+                    dont_fragment: true,
+                    ..Packet::from_client(icmp_error(11, 0, 0, packet.long_quote()))
+                        .macs(packet.source_mac, packet.destination_mac)
+                };
+                world.uplink_in(&packet).leaves_as(Outcome::HopLimit, &told.bytes());
+            }
         }
+        assert!(world.flow(&flow_key(protocol::TCP)).is_none(), "nobody owes it an answer");
     }
+    let world = World::serving(&[local(5)]);
     let packet = Packet::from_client(syn()).with(|packet| packet.ttl = 2);
     world.uplink_in(&packet).leaves_as(Outcome::Delivered, &packet.delivered(5).bytes());
 }

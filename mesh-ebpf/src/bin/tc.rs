@@ -140,6 +140,8 @@ fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
         home::icmp::to_task(frame, packet, settings, arrival)
     } else {
         home::request::from_tunnel(frame, packet, settings, arrival)
+            .done()
+            .unwrap_or_else(|| home::request::refuse(frame, packet, settings, arrival))
     }
 }
 
@@ -267,6 +269,7 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::RefusedWithReset
         | Outcome::RefusedUnreachable
         | Outcome::TooBig
+        | Outcome::HopLimit
         | Outcome::TunnelledFromNode
         | Outcome::ErrorToTask
         | Outcome::ErrorToClient
@@ -275,11 +278,11 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::VipPinged
         | Outcome::Probed
         | Outcome::RefusalReplayed
+        | Outcome::RefusedToEntry
         | Outcome::NameAnswered => leave(redirect),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask
-        | Outcome::HopLimit
         | Outcome::NoRoute
         | Outcome::NotChangeable
         | Outcome::NoFreePort

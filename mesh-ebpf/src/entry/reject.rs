@@ -1,9 +1,10 @@
-//! Telling a sender no, at once: RST, port unreachable, fragmentation needed.
+//! Telling a sender no, at once: RST, port unreachable, fragmentation needed, time exceeded.
 
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
 use crate::hook::Hook;
+use crate::packet::rewrite::icmp::{Complaint, into_error};
 use crate::packet::{Fragment, Packet, rewrite};
 use crate::tables::pressure;
 use crate::verdict::{Redirect, Rejection, Step};
@@ -26,6 +27,15 @@ pub(crate) fn no_backend(packet: &Packet) -> Step {
     Ok((Outcome::RefusedUnreachable, Redirect::Back(Rejection::PortUnreachable)).into())
 }
 
+/// For the sender of a packet that has no hop left to its task.
+#[inline(always)]
+pub(crate) fn hop_limit(packet: &Packet) -> Step {
+    if packet.fragment == Fragment::Later {
+        return Err(Outcome::HopLimit);
+    }
+    Ok((Outcome::HopLimit, Redirect::Back(Rejection::TimeExceeded)).into())
+}
+
 /// For the sender of a packet that does not fit into the tunnel.
 #[inline(always)]
 pub(crate) fn too_big(packet: &Packet, mtu: u16) -> Step {
@@ -44,7 +54,10 @@ pub fn write<H: Hook>(frame: &H, packet: &Packet, rejection: Packed<Rejection>) 
     }
     match rejection {
         Rejection::Reset => rewrite::tcp::into_reset(frame, packet),
-        Rejection::PortUnreachable => rewrite::icmp::into_error(frame, packet, 3, 0),
-        Rejection::FragmentationNeeded(mtu) => rewrite::icmp::into_error(frame, packet, 4, mtu),
+        Rejection::PortUnreachable => into_error(frame, packet, Complaint::PORT_UNREACHABLE, 0),
+        Rejection::TimeExceeded => into_error(frame, packet, Complaint::TIME_EXCEEDED, 0),
+        Rejection::FragmentationNeeded(mtu) => {
+            into_error(frame, packet, Complaint::FRAGMENTATION_NEEDED, mtu)
+        }
     }
 }

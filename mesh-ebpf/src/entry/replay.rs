@@ -8,6 +8,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tcp::{self, state};
 
 use crate::clock;
+use crate::entry::choose;
 use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Tuple};
@@ -51,16 +52,18 @@ pub(crate) fn note_task<H: Hook, T: Tables>(
 /// What becomes of a refusal that answers the flow's SYN. The next step is to tell the client.
 #[inline(never)]
 pub(crate) fn take<H: Hook>(frame: &H, opening: &mut Opening, offer: &Offer) -> PackedNext {
-    let speaks_for_itself = frontends::backend(opening.flow.backend).is_some_and(|backend| {
-        backend.generation == opening.flow.generation
-            && backend.identity == offer.identity
-            && (backend.port == offer.port || backend.port == Port::default())
+    // A task that is gone meanwhile is not asked for its name.
+    let backend = choose::serving(&opening.flow);
+    let speaks_for_itself = backend.is_none_or(|backend| {
+        backend.identity == offer.identity && (backend.port == offer.port || backend.port == Port::default())
     });
     // Otherwise one that had it before says so once more.
     if opening.flow.state & state::REFUSED != 0 || !speaks_for_itself {
         return Outcome::RefusalSwallowed.into();
     }
-    suspects::suspect(opening.flow.backend, clock::now());
+    if backend.is_some() {
+        suspects::suspect(opening.flow.backend, clock::now());
+    }
     opening.refusals = opening.refusals.saturating_add(1);
     if !flow::is_offered_again(opening.refusals, offer.count) {
         opening.flow.state |= state::RESET;

@@ -41,24 +41,25 @@ fn try_from_tunnel<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> St
     let mut is_known = packet.protocol == protocol::ICMP;
     if !is_known {
         let key = packet.flow_from_frontend();
-        if let Some(known) = flows::recall::<Published>(&key)
-            && let Some(speaks) = is_from_backend(known.flow(), arrival)
-        {
-            if !speaks {
+        if let Some(known) = flows::recall::<Published>(&key) {
+            let speaks = is_from_backend(known.flow(), arrival);
+            if speaks == Some(false) {
                 return Err(Outcome::WrongSender);
             }
-            is_known = true;
+            is_known = speaks.is_some();
             match known {
-                Known::Established(flow) | Known::Other(flow) => {
-                    flows::note_task::<Published>(&key, flow, packet, packet.now);
-                }
-                Known::Opening(_) => {
+                // Of a task that is gone nobody knows any more which one it was; only its no to a SYN is still of use.
+                Known::Opening(_) if is_known || packet.tcp_flags & flag::RST != 0 => {
                     let address = &arrival.address;
                     let heard = replay::hear(frame, packet, &key, address.identity, address.port);
                     if let Some(verdict) = heard.done() {
                         return Ok(verdict.unpack());
                     }
                 }
+                Known::Established(flow) | Known::Other(flow) if is_known => {
+                    flows::note_task::<Published>(&key, flow, packet, packet.now);
+                }
+                Known::Established(_) | Known::Opening(_) | Known::Other(_) => {}
             }
         }
     }

@@ -32,6 +32,10 @@ fn handle_apart<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -
 
 #[inline(always)]
 fn try_handle<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -> Step {
+    // Before it is given to anybody: none shall owe it an answer.
+    if packet.ttl <= 1 && node::is_local(packet.destination) {
+        return reject::hop_limit(packet);
+    }
     // In one register, or the compiler mixes up what an error does not have.
     let choice = Packed::from(assign(frame, packet));
     serve(frame, packet, settings, choice.unpack()?)

@@ -28,11 +28,27 @@ pub(crate) fn into_echo_reply<H: Hook>(frame: &H, packet: &Packet) -> Result<(),
     readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)
 }
 
-/// Turns a packet into the ICMP "destination unreachable" (RFC 792) that answers it: the packet's IP header and the start of
-/// what it carried, behind new IP and ICMP headers. `mtu` goes with the code for "fragmentation needed" (RFC 1191).
+/// What an ICMP error says (RFC 792): its type and its code.
+#[derive(Clone, Copy)]
+pub(crate) struct Complaint(u8, u8);
+
+impl Complaint {
+    pub(crate) const PORT_UNREACHABLE: Self = Self(3, 3);
+    /// With the size that fits (RFC 1191).
+    pub(crate) const FRAGMENTATION_NEEDED: Self = Self(3, 4);
+    /// In transit.
+    pub(crate) const TIME_EXCEEDED: Self = Self(11, 0);
+}
+
+/// Turns a packet into the ICMP error that answers it: the packet's IP header and the start of what it carried, behind new IP
+/// and ICMP headers. `mtu` goes with "fragmentation needed", and is 0 otherwise.
 #[inline(always)]
-pub(crate) fn into_error<H: Hook>(frame: &H, packet: &Packet, code: u8, mtu: u16) -> Result<(), Outcome> {
-    const DESTINATION_UNREACHABLE: u8 = 3;
+pub(crate) fn into_error<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    Complaint(kind, code): Complaint,
+    mtu: u16,
+) -> Result<(), Outcome> {
     const ADDED: usize = IPV4_HEADER + ICMP_HEADER;
 
     // Where a device still has to complete the transport checksum, it will do so in what is quoted: the field has to stay,
@@ -55,7 +71,7 @@ pub(crate) fn into_error<H: Hook>(frame: &H, packet: &Packet, code: u8, mtu: u16
     frame.grow(ADDED as u16)?;
     swap_macs(frame)?;
     write_ipv4(frame, packet.destination, packet.source, protocol::ICMP, (ICMP_HEADER + quoted) as u16)?;
-    let mut icmp = [u16::from_ne_bytes([DESTINATION_UNREACHABLE, code]), 0, 0, mtu.to_be()];
+    let mut icmp = [u16::from_ne_bytes([kind, code]), 0, 0, mtu.to_be()];
     icmp[1] =
         quoted_sum.remove_word(unfinished).add_word(finished).add_word(icmp[0]).add_word(icmp[3]).checksum();
     write(frame, NETWORK + IPV4_HEADER, icmp)?;
