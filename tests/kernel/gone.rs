@@ -10,14 +10,17 @@ use crate::support::payload::{
 };
 use crate::support::run::{Hook, Run};
 use crate::support::tunnel::Tunnel;
+use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
+use crate::wire::carries_tunnel;
 
 #[test]
 fn the_home_node_refuses_a_syn_for_a_task_that_it_does_not_have() {
     let world = World::home_of(&[5]);
-    for options in [Vec::new(), linux_options(1410)] {
+    for (options, text) in [(Vec::new(), ""), (linux_options(1410), ""), (linux_options(1410), "fast open")] {
         for (number, target) in [(6, TARGET), (5, TARGET + 1)] {
-            let packet = Packet::from_client(Payload::Tcp(Tcp { options: options.clone(), ..tcp(SYN) }))
+            let segment = Tcp { options: options.clone(), data: text.into(), ..tcp(SYN) };
+            let packet = Packet::from_client(Payload::Tcp(segment))
                 .with(|packet| (packet.destination, packet.traffic_class) = (cast::OTHER, 0xb8));
             let tunnel = Tunnel { target, ..Tunnel::to_here(number) };
             let refusal = refusal(&packet);
@@ -29,6 +32,16 @@ fn the_home_node_refuses_a_syn_for_a_task_that_it_does_not_have() {
             );
         }
     }
+}
+
+#[test]
+fn the_kernel_sends_a_refusal_of_what_has_just_come_out_of_the_tunnel() {
+    let mut world = World::home_of(&[5]);
+    let [uplink, _bridge] = world.attach();
+    let packet = Packet::from_client(syn()).with(|packet| packet.destination = cast::OTHER);
+    uplink.send(&Frame::finished(Tunnel::to_here(6).around(&packet.ip())));
+    carries_tunnel(&uplink, &Tunnel::to_other(6, &packet).reply(), &refusal(&packet));
+    assert_eq!(world.count(Outcome::RefusedToEntry), 1);
 }
 
 #[test]
@@ -79,16 +92,20 @@ fn of_a_task_that_is_gone_only_its_no_to_the_syn_counts() {
     let _ = world.run(Hook::UplinkIn, &bytes).leaves(Outcome::RepliedFromTunnel);
 }
 
-/// What a task says that has no such port.
+/// What a task would say that has no such port, in the packet that has asked.
 fn refusal(packet: &Packet) -> Packet {
-    let segment = Tcp { sequence: 0, acknowledgement: 0x1122_3345, window: 0, ..tcp(RST | ACK) };
-    Packet {
-        source: packet.destination,
-        destination: packet.source,
-        identification: 0,
-        dont_fragment: true,
-        traffic_class: 0,
-        ttl: 64,
-        ..Packet::from_client(between(Payload::Tcp(segment), PUBLISHED, CLIENT_PORT))
-    }
+    let Payload::Tcp(syn) = &packet.payload else { panic!("no TCP") };
+    let segment = Tcp {
+        source: syn.destination,
+        destination: syn.source,
+        sequence: 0,
+        acknowledgement: syn.sequence + 1 + syn.data.len() as u32,
+        flags: RST | ACK,
+        window: 0,
+        ..syn.clone()
+    };
+    packet.with(|packet| {
+        (packet.source, packet.destination) = (packet.destination, packet.source);
+        packet.payload = Payload::Tcp(segment);
+    })
 }

@@ -27,17 +27,7 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
     key: &T::Key,
 ) -> Chosen {
     let now = packet.now;
-    let mut known = flows::recall::<T>(key);
-    if known.is_none() && packet.is_tcp() && !packet.opens() {
-        // On another CPU it may have moved from one table to the other between the two looks.
-        known = flows::recall_established::<T>(key);
-    }
-    if let Some(Known::Opening(opening)) = &known
-        && says_nothing(opening, packet)
-    {
-        known = None;
-    }
-    let Some(known) = known else {
+    let Some(known) = flow_of::<T>(packet, key) else {
         if !packet.opens() && handover::are_taken_over() {
             return Err(Outcome::NotOurs);
         }
@@ -86,6 +76,22 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
         flows::note_client::<H, T>(key, known, packet, backend, now);
     }
     Ok(Choice::Backend(id, backend))
+}
+
+/// The flow that a packet belongs to.
+#[inline(always)]
+fn flow_of<T: Tables>(packet: &Packet, key: &T::Key) -> Option<Known> {
+    let mut known = flows::recall::<T>(key);
+    if known.is_none() && packet.is_tcp() && !packet.opens() {
+        // On another CPU it may have moved from one table to the other between the two looks.
+        known = flows::recall_established::<T>(key);
+    }
+    if let Some(Known::Opening(opening)) = &known
+        && says_nothing(opening, packet)
+    {
+        known = None;
+    }
+    known
 }
 
 /// What a packet's backend is, or why it has none.

@@ -67,7 +67,7 @@ fn try_refuse<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings, arri
     if !is_syn || !pressure::may_tell(true, packet.now) {
         return Err(Outcome::UnknownTask);
     }
-    rewrite::tcp::into_reset(frame, packet)?;
+    rewrite::tcp::into_refusal(frame, packet)?;
     packet.read(frame)?;
     let address = TunnelAddress { flags: REPLY, ..arrival.address };
     let redirect = tunnel::send(frame, packet, settings, arrival.sender, frame.interface(), address)?;

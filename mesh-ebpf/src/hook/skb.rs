@@ -225,8 +225,9 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn make_linear(&self, bytes: u32) {
-        if self.data_end() - self.data() < bytes as usize {
-            let wanted = if self.size() < bytes { self.size() } else { bytes };
+        // Of a packet that is in one piece, however small, there is nothing to be pulled.
+        let wanted = if self.size() < bytes { self.size() } else { bytes };
+        if self.data_end() - self.data() < wanted as usize {
             // SAFETY: the context is the one this program was called with.
             // What could not be pulled will be missed by `at`.
             unsafe { bpf_skb_pull_data(self.context, wanted) };

@@ -50,9 +50,8 @@ fn try_from_caller(frame: &Skb, packet: &Packet) -> Result<Next, Outcome> {
 #[inline(never)]
 pub fn assign(frame: &Skb, packet: &Packet) -> Packed<Chosen> {
     let vip = VipKey { network: packet.network, address: packet.destination };
-    let Some(frontend) = vips::find(&vip) else { return Err(Outcome::NotOurs).into() };
     let key = flow_key(packet, packet.source, packet.destination, false);
-    choose::backend_of::<_, Virtual>(frame, packet, || Some(frontend), &key).into()
+    choose::backend_of::<_, Virtual>(frame, packet, || vips::find(&vip), &key).into()
 }
 
 /// Sends a call of a virtual address to what was chosen for it.

@@ -30,6 +30,15 @@ pub(super) const PORT_ELSEWHERE: u16 = 80;
 pub(super) const PORT_HERE: u16 = 81;
 pub(super) const PORT_OF_NOBODY: u16 = 82;
 pub(super) const TUNNEL_PORT: u16 = 4799;
+/// A network with a caller, and a virtual address that a task serves.
+pub(super) const NETWORK: u32 = 4097;
+pub(super) const CALLER: Ip = [10, 0, 1, 5];
+pub(super) const VIP: Ip = [10, 0, 1, 200];
+pub(super) const SERVER: Ip = [10, 0, 1, 1];
+pub(super) const SERVER_MAC: Mac = [0x02, 0x42, 10, 0, 1, 1];
+const CALLER_MAC: Mac = [0x02, 0x42, 10, 0, 1, 5];
+/// Of the network's load balancer, which answers for virtual addresses.
+const BALANCER_MAC: Mac = [0x02, 0x42, 10, 0, 1, 2];
 pub(super) const VNI: u32 = 0x6d_6573;
 
 pub(super) const SYN: u8 = 0x02;
@@ -60,6 +69,23 @@ pub(super) fn from_another_client(port: u16, flags: u8) -> Vec<u8> {
 pub(super) fn from_task(port: u16, flags: u8) -> Vec<u8> {
     let packet = ip(TASK, CLIENT, protocol::TCP, 0, &segment(TARGET, port, TASK_START, CLIENT_START, flags));
     frame(BRIDGE_MAC, TASK_MAC, &packet)
+}
+
+/// What the task here sends in a conversation of its own.
+pub(super) fn of_task_itself() -> Vec<u8> {
+    from_task(CLIENT_PORT + 9, ACK)
+}
+
+/// A call of the virtual address, as it leaves the caller.
+pub(super) fn call(flags: u8) -> Vec<u8> {
+    let call = segment(CLIENT_PORT, TARGET, CLIENT_START, TASK_START, flags);
+    frame(BALANCER_MAC, CALLER_MAC, &ip(CALLER, VIP, protocol::TCP, 0, &call))
+}
+
+/// The answer of the task that serves it, as it is about to reach the caller.
+pub(super) fn answer_to_call(flags: u8) -> Vec<u8> {
+    let answer = segment(TARGET, CLIENT_PORT, TASK_START, CLIENT_START, flags);
+    frame(CALLER_MAC, SERVER_MAC, &ip(SERVER, CALLER, protocol::TCP, 0, &answer))
 }
 
 /// The client's packet for the task here, through the tunnel from the node that it came to.
@@ -186,6 +212,9 @@ mod tests {
             from_client(PORT_HERE, SYN),
             from_client(PORT_HERE, ACK),
             from_task(CLIENT_PORT, ACK),
+            of_task_itself(),
+            call(ACK),
+            answer_to_call(ACK),
             request_by_tunnel(ACK),
             answer_by_tunnel(ACK),
             error_from_client(),

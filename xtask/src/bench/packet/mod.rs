@@ -83,77 +83,84 @@ pub(super) fn run(quick: bool, filter: &str) -> Result<()> {
 }
 
 fn cases() -> Vec<Case> {
-    use Outcome::{
-        Delivered, DeliveredFromTunnel, ErrorToTask, NotOurs, Replied, RepliedFromTunnel, Tunnelled,
-    };
+    [at_xdp(), at_tc(), on_overlays()].into_iter().flatten().collect()
+}
 
-    const NOT_OURS: Goal = Goal { net: 10.0, over_floor: None };
-    const TUNNELLED: Goal = Goal { net: 45.0, over_floor: Some(30.0) };
-    const NEW: Goal = Goal { net: 90.0, over_floor: None };
-    const BACK: Goal = Goal { net: 50.0, over_floor: None };
+fn at_xdp() -> Vec<Case> {
+    use Outcome::{RepliedFromTunnel, Tunnelled};
 
-    let [_, last] = frames::fragments();
-    let case = |name, hook: Hook, frame, outcome, floor, goal| {
-        let verdict = match (hook.is_xdp(), outcome) {
-            (true, None) => XDP_PASS,
-            (true, Some(_)) => XDP_TX,
-            (false, Some(NotOurs) | None) => TC_ACT_UNSPEC,
-            (false, Some(_)) => TC_ACT_REDIRECT,
-        };
-        Case { name, hook, frame, varies: false, verdict, outcome, floor, goal }
-    };
-    let nobodys = || frames::from_client(PORT_OF_NOBODY, ACK);
-    let known = frames::from_client;
-    let opening = |port| frames::from_another_client(port, SYN);
-    let (xdp, uplink, bridge) = (Hook::Xdp, Hook::Uplink, Hook::Bridge);
+    let case = |name, frame, outcome, floor| Case::new(name, Hook::Xdp, frame, outcome, floor);
+    let known = || frames::from_client(PORT_ELSEWHERE, ACK);
+    let opening = || frames::from_another_client(PORT_ELSEWHERE, SYN);
+    let answer = frames::answer_by_tunnel(ACK);
     vec![
-        case("not ours", xdp, nobodys(), None, "floor_pass", Some(NOT_OURS)),
-        case(
-            "established, tunnelled",
-            xdp,
-            known(PORT_ELSEWHERE, ACK),
-            Some(Tunnelled),
-            "floor_tunnel",
-            Some(TUNNELLED),
-        ),
-        case("SYN again, tunnelled", xdp, opening(PORT_ELSEWHERE), Some(Tunnelled), "floor_tunnel", None),
-        case("new flow, tunnelled", xdp, opening(PORT_ELSEWHERE), Some(Tunnelled), "floor_tunnel", Some(NEW))
-            .varying(),
-        case(
-            "reply from the tunnel",
-            xdp,
-            frames::answer_by_tunnel(ACK),
-            Some(RepliedFromTunnel),
-            "floor_answer",
-            Some(BACK),
-        ),
-        case("not ours", uplink, nobodys(), Some(NotOurs), "floor_pass", Some(NOT_OURS)),
-        case("established, local", uplink, known(PORT_HERE, ACK), Some(Delivered), "floor_local", None),
-        case("SYN again, local", uplink, opening(PORT_HERE), Some(Delivered), "floor_local", None),
-        case("new flow, local", uplink, opening(PORT_HERE), Some(Delivered), "floor_local", Some(NEW))
-            .varying(),
-        case(
-            "reply to the client",
-            bridge,
-            frames::from_task(CLIENT_PORT, ACK),
-            Some(Replied),
-            "floor_reply",
-            Some(BACK),
-        ),
-        case(
-            "decapsulation",
-            uplink,
-            frames::request_by_tunnel(ACK),
-            Some(DeliveredFromTunnel),
-            "floor_open",
-            Some(BACK),
-        ),
-        case("ICMP error", uplink, frames::error_from_client(), Some(ErrorToTask), "floor_error", None),
-        case("later fragment", uplink, last, Some(Delivered), "floor_fragment", None),
+        case("not ours", frames::from_client(PORT_OF_NOBODY, ACK), None, "floor_pass").at_most(5.0),
+        case("established, tunnelled", known(), Some(Tunnelled), "floor_tunnel").at_most(60.0),
+        case("SYN again, tunnelled", opening(), Some(Tunnelled), "floor_tunnel"),
+        case("new flow, tunnelled", opening(), Some(Tunnelled), "floor_tunnel").at_most(220.0).varying(),
+        case("reply from the tunnel", answer, Some(RepliedFromTunnel), "floor_answer").at_most(80.0),
+    ]
+}
+
+fn at_tc() -> Vec<Case> {
+    use Outcome::{Delivered, DeliveredFromTunnel, ErrorToTask, NotOurs, Replied};
+
+    let at_uplink = |name, frame, outcome, floor| Case::new(name, Hook::Uplink, frame, Some(outcome), floor);
+    let at_bridge = |name, frame, outcome, floor| Case::new(name, Hook::Bridge, frame, Some(outcome), floor);
+    let nobodys = frames::from_client(PORT_OF_NOBODY, ACK);
+    let known = frames::from_client(PORT_HERE, ACK);
+    let opening = || frames::from_another_client(PORT_HERE, SYN);
+    let reply = frames::from_task(CLIENT_PORT, ACK);
+    let tunnelled = frames::request_by_tunnel(ACK);
+    let [_, last] = frames::fragments();
+    vec![
+        at_uplink("not ours", nobodys, NotOurs, "floor_pass").at_most(10.0),
+        at_uplink("established, local", known, Delivered, "floor_local").at_most(125.0),
+        at_uplink("SYN again, local", opening(), Delivered, "floor_local"),
+        at_uplink("new flow, local", opening(), Delivered, "floor_local").at_most(450.0).varying(),
+        at_bridge("reply to the client", reply, Replied, "floor_reply").at_most(110.0),
+        at_uplink("decapsulation", tunnelled, DeliveredFromTunnel, "floor_open").at_most(200.0),
+        at_uplink("ICMP error", frames::error_from_client(), ErrorToTask, "floor_error"),
+        at_uplink("later fragment", last, Delivered, "floor_fragment"),
+        at_bridge("a task's own traffic", frames::of_task_itself(), NotOurs, "floor_pass").at_most(15.0),
+    ]
+}
+
+/// The programs look at packets that Docker's bridge then carries on.
+fn on_overlays() -> Vec<Case> {
+    let (call, answer) = (frames::call(ACK), frames::answer_to_call(ACK));
+    let (called, replied) = (Some(Outcome::VipToTask), Some(Outcome::VipReplied));
+    vec![
+        Case::new("call of a virtual address", Hook::OverlayIn, call, called, "floor_pass").at_most(130.0),
+        Case::new("answer to a call", Hook::OverlayOut, answer, replied, "floor_pass").at_most(100.0),
     ]
 }
 
 impl Case {
+    /// Without a goal.
+    fn new(
+        name: &'static str,
+        hook: Hook,
+        frame: Vec<u8>,
+        outcome: Option<Outcome>,
+        floor: &'static str,
+    ) -> Self {
+        use Outcome::{NotOurs, VipReplied, VipToTask};
+
+        let verdict = match (hook.is_xdp(), outcome) {
+            (true, None) => XDP_PASS,
+            (true, Some(_)) => XDP_TX,
+            (false, Some(NotOurs | VipToTask | VipReplied) | None) => TC_ACT_UNSPEC,
+            (false, Some(_)) => TC_ACT_REDIRECT,
+        };
+        Self { name, hook, frame, varies: false, verdict, outcome, floor, goal: None }
+    }
+
+    /// With the goal of so many nanoseconds.
+    fn at_most(self, net: f64) -> Self {
+        Self { goal: Some(Goal { net, over_floor: None }), ..self }
+    }
+
     fn varying(self) -> Self {
         Self { varies: true, ..self }
     }
@@ -166,6 +173,14 @@ impl Case {
 /// Lets the conversations begin that the packets belong to.
 fn prime(node: &Node) -> Result<()> {
     let [first, _] = frames::fragments();
+    for (hook, frame) in [
+        (Hook::OverlayIn, frames::call(SYN)),
+        (Hook::OverlayOut, frames::answer_to_call(SYN_ACK)),
+        (Hook::OverlayIn, frames::call(ACK)),
+    ] {
+        let verdict = node.receive(hook, &frame)?;
+        ensure!(verdict == TC_ACT_UNSPEC, "verdict {verdict} on {hook:?} for {frame:02x?}");
+    }
     for (hook, frame) in [
         (Hook::Uplink, frames::from_client(PORT_HERE, SYN)),
         (Hook::Bridge, frames::from_task(CLIENT_PORT, SYN_ACK)),

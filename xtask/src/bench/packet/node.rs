@@ -15,6 +15,7 @@ use mesh_common::{
     maps,
     net::{Address, Mac, Port, protocol},
     outcome::Outcome,
+    overlay::{NetworkTag, VipKey},
     route::RememberedRoute,
     settings::Settings,
 };
@@ -31,10 +32,12 @@ const INNER_MTU: u16 = 1450;
 /// Backends by id.
 const ELSEWHERE: u32 = 1;
 const HERE: u32 = 2;
+const SERVER: u32 = 3;
 
 /// Words of `struct __sk_buff` (linux/bpf.h), and which of them is the interface.
 const SKB_WORDS: usize = 48;
 const SKB_INTERFACE: usize = 10;
+const SKB_CONTROL_BLOCK: usize = 12;
 /// The word of a packet that ends the client's address.
 const CLIENT: usize = 14;
 /// A packet and what the kernel keeps around it have to fit into one page.
@@ -49,6 +52,9 @@ pub(super) enum Hook {
     Uplink,
     /// On what comes from tasks.
     Bridge,
+    /// On what a task sends on an overlay network, and on what it is about to get there.
+    OverlayIn,
+    OverlayOut,
 }
 
 pub(super) struct Node {
@@ -76,6 +82,8 @@ impl Hook {
             Self::Xdp => "uplink_xdp",
             Self::Uplink => "uplink_in",
             Self::Bridge => "bridge_in",
+            Self::OverlayIn => "overlay_in",
+            Self::OverlayOut => "overlay_out",
         }
     }
 
@@ -97,7 +105,8 @@ impl Node {
             let map = mesh.map(name).with_context(|| format!("there is no map {name}"))?;
             map.pin(Path::new(PINS).join(name))?;
         }
-        load(&mut mesh, &[Hook::Uplink.program(), Hook::Bridge.program()])?;
+        let hooks = [Hook::Uplink, Hook::Bridge, Hook::OverlayIn, Hook::OverlayOut];
+        load(&mut mesh, &hooks.map(Hook::program))?;
         let mesh_xdp = match read("mesh-ebpf-xdp") {
             Ok(object) => Some(on_same_tables(&object)?),
             Err(_) => None,
@@ -244,6 +253,7 @@ impl Node {
         self.frontend(frames::PORT_ELSEWHERE, protocol::TCP, ELSEWHERE, 1)?;
         self.frontend(frames::PORT_HERE, protocol::TCP, HERE, 2)?;
         self.frontend(frames::PORT_HERE, protocol::UDP, HERE, 3)?;
+        self.virtual_address()?;
         let port = Port::new(frames::TARGET);
         let identity = Address::new(frames::TASK_IDENTITY);
         let task =
@@ -257,6 +267,24 @@ impl Node {
         let frontend = Frontend { turn: set, set, count: 1, ..Frontend::default() };
         insert(&mut self.mesh, "FRONTENDS", FrontendKey::published(Port::new(port), protocol), frontend)?;
         self.publish(port, protocol)
+    }
+
+    /// One that a task serves, in a set of its own.
+    fn virtual_address(&mut self) -> Result<()> {
+        const SET: u32 = 4;
+
+        let server = Backend {
+            generation: 1,
+            identity: Address::new(frames::SERVER),
+            state: state::ACTIVE,
+            mac: frames::SERVER_MAC,
+            ..Backend::default()
+        };
+        set(&mut self.mesh, "BACKENDS", SERVER, server)?;
+        insert(&mut self.mesh, "SLOTS", SlotKey { set: SET, slot: 0 }, SERVER)?;
+        let frontend = Frontend { turn: SET, set: SET, count: 1, ..Frontend::default() };
+        let key = VipKey { network: frames::NETWORK, address: Address::new(frames::VIP) };
+        insert(&mut self.mesh, "VIPS", key, frontend)
     }
 
     fn publish(&mut self, port: u16, protocol: u8) -> Result<()> {
@@ -400,6 +428,10 @@ fn context(hook: Hook, length: usize) -> Vec<u8> {
     }
     let mut words = [0_u32; SKB_WORDS];
     words[SKB_INTERFACE] = if hook == Hook::Bridge { BRIDGE } else { UPLINK };
+    if matches!(hook, Hook::OverlayIn | Hook::OverlayOut) {
+        let tag = NetworkTag { network: frames::NETWORK, balancer: [0; 6] }.words();
+        words[SKB_CONTROL_BLOCK..][..tag.len()].copy_from_slice(&tag);
+    }
     words.map(u32::to_ne_bytes).concat()
 }
 
