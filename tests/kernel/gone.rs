@@ -1,5 +1,6 @@
 //! A SYN for a task that is gone, of which not every node has heard: another task has it at once.
 
+use mesh_common::backend::state;
 use mesh_common::outcome::Outcome;
 use mesh_common::pressure::{ERRORS, Pressure, RESETS};
 
@@ -42,6 +43,31 @@ fn the_kernel_sends_a_refusal_of_what_has_just_come_out_of_the_tunnel() {
     uplink.send(&Frame::finished(Tunnel::to_here(6).around(&packet.ip())));
     carries_tunnel(&uplink, &Tunnel::to_other(6, &packet).reply(), &refusal(&packet));
     assert_eq!(world.count(Outcome::RefusedToEntry), 1);
+}
+
+#[test]
+fn a_client_is_told_when_nobody_is_left_for_a_syn_that_has_been_refused_through_the_tunnel() {
+    let mut world = World::serving(&[remote(1), local(2)]);
+    let [uplink, _bridge] = world.attach();
+    let packet = Packet::from_client(syn());
+    uplink.send(&Frame::finished(packet.bytes()));
+    carries_tunnel(&uplink, &Tunnel::to_other(1, &packet), &packet);
+    for id in [1, 2] {
+        world.change_backend(id, |backend| backend.state = state::DOWN);
+    }
+    // It becomes the SYN again, which comes in by the uplink, and is refused by the node itself.
+    uplink.send(&Frame::finished(Tunnel::to_here(1).reply().around(&refusal(&packet).ip())));
+    let told = Tcp { sequence: 0, acknowledgement: 0x1122_3345, window: 0, ..tcp(RST | ACK) };
+    let told = Packet {
+        source: cast::NODE,
+        destination: cast::CLIENT,
+        identification: 0,
+        dont_fragment: true,
+        ..Packet::from_client(between(Payload::Tcp(told), PUBLISHED, CLIENT_PORT))
+            .macs(cast::CLIENT_MAC, cast::NODE_MAC)
+    };
+    uplink.carries(&told.bytes());
+    assert_eq!(world.count(Outcome::NotChangeable), 0);
 }
 
 #[test]

@@ -31,6 +31,9 @@ const BAD_OUTCOMES: &[&str] = &[
     "unknown_answer",
     "unknown_fragment",
     "too_big_dropped",
+    "congested",
+    "forged_source",
+    "rejection_limited",
 ];
 
 /// What a scenario causes on purpose.

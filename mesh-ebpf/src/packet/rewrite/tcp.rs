@@ -89,8 +89,7 @@ struct Reset {
 }
 
 /// Turns a SYN into the RST that refuses it, for the node that has sent it through the tunnel, which makes a SYN of it again. It
-/// keeps its size, options and data: the kernel does not cut what has just come out of a tunnel, because it looks for the
-/// transport header where that of the outer packet was (`bpf_skb_change_tail`).
+/// keeps its size, options and data (see [`fit`]).
 #[inline(always)]
 pub(crate) fn into_refusal<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outcome> {
     const NUMBERS: usize = 4;
@@ -140,7 +139,11 @@ pub(crate) fn into_reset<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outc
     if packet.header_length() != IPV4_HEADER {
         frame.shrink((packet.header_length() - IPV4_HEADER) as u16)?;
     }
-    frame.resize((NETWORK + IPV4_HEADER + TCP_HEADER) as u32)?;
+    let length = (NETWORK + IPV4_HEADER + TCP_HEADER) as u32;
+    if frame.resize(length).is_err() {
+        // A SYN that has been a refusal out of the tunnel.
+        fit(frame, length)?;
+    }
     swap_macs(frame)?;
     write_ipv4(frame, packet.destination, packet.source, protocol::TCP, TCP_HEADER as u16)?;
     let pseudo = Sum::pseudo_header(packet.destination, packet.source, protocol::TCP, TCP_HEADER as u16);
