@@ -143,8 +143,6 @@ outcomes! {
     RejectionLimited = 52, "rejection_limited";
     /// Dropped: a container on docker_gwbridge spoke in the conversation of another one's task.
     ForgedSource = 53, "forged_source";
-    /// A SYN out of the tunnel for a task that is not here: its entry node was told, and gives it to another one.
-    RefusedToEntry = 54, "refused_to_entry";
 }
 
 impl Outcome {

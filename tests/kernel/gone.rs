@@ -1,49 +1,16 @@
-//! A SYN for a task that is gone, of which not every node has heard: another task has it at once.
+//! A task that says no to a SYN and is gone by then: another one has it, and if there is none, the client is told.
 
 use mesh_common::backend::state;
 use mesh_common::outcome::Outcome;
-use mesh_common::pressure::{ERRORS, Pressure, RESETS};
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
 use crate::support::packet::Packet;
-use crate::support::payload::{
-    ACK, Payload, RST, SYN, Tcp, answer, between, data, linux_options, syn, tcp, udp,
-};
-use crate::support::run::{Hook, Run};
+use crate::support::payload::{ACK, Payload, RST, Tcp, answer, between, syn, tcp};
+use crate::support::run::Hook;
 use crate::support::tunnel::Tunnel;
 use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
 use crate::wire::carries_tunnel;
-
-#[test]
-fn the_home_node_refuses_a_syn_for_a_task_that_it_does_not_have() {
-    let world = World::home_of(&[5]);
-    for (options, text) in [(Vec::new(), ""), (linux_options(1410), ""), (linux_options(1410), "fast open")] {
-        for (number, target) in [(6, TARGET), (5, TARGET + 1)] {
-            let segment = Tcp { options: options.clone(), data: text.into(), ..tcp(SYN) };
-            let packet = Packet::from_client(Payload::Tcp(segment))
-                .with(|packet| (packet.destination, packet.traffic_class) = (cast::OTHER, 0xb8));
-            let tunnel = Tunnel { target, ..Tunnel::to_here(number) };
-            let refusal = refusal(&packet);
-            let back = Tunnel { target, ..Tunnel::to_other(number, &refusal) }.reply();
-            world.run(Hook::UplinkIn, &tunnel.around(&packet.ip())).enters_tunnel(
-                Outcome::RefusedToEntry,
-                back,
-                &refusal.ip(),
-            );
-        }
-    }
-}
-
-#[test]
-fn the_kernel_sends_a_refusal_of_what_has_just_come_out_of_the_tunnel() {
-    let mut world = World::home_of(&[5]);
-    let [uplink, _bridge] = world.attach();
-    let packet = Packet::from_client(syn()).with(|packet| packet.destination = cast::OTHER);
-    uplink.send(&Frame::finished(Tunnel::to_here(6).around(&packet.ip())));
-    carries_tunnel(&uplink, &Tunnel::to_other(6, &packet).reply(), &refusal(&packet));
-    assert_eq!(world.count(Outcome::RefusedToEntry), 1);
-}
 
 #[test]
 fn a_client_is_told_when_nobody_is_left_for_a_syn_that_has_been_refused_through_the_tunnel() {
@@ -68,24 +35,6 @@ fn a_client_is_told_when_nobody_is_left_for_a_syn_that_has_been_refused_through_
     };
     uplink.carries(&told.bytes());
     assert_eq!(world.count(Outcome::NotChangeable), 0);
-}
-
-#[test]
-fn nothing_else_is_refused_and_not_too_many() {
-    let mut world = World::home_of(&[5]);
-    let arrive = |world: &World, packet: &Packet| -> Run {
-        let packet = packet.with(|packet| packet.destination = cast::OTHER);
-        world.run(Hook::UplinkIn, &Tunnel::to_here(6).around(&packet.ip()))
-    };
-    for payload in [data(b"more"), Payload::Tcp(tcp(RST)), Payload::Udp(udp(b"question"))] {
-        arrive(&world, &Packet::from_client(payload)).is_dropped(Outcome::UnknownTask);
-    }
-    let packet = Packet::from_client(syn());
-    let _ = arrive(&world, &packet).leaves(Outcome::RefusedToEntry);
-    let told = world.pressure();
-    let told_since = told.told_since + 100_000_000;
-    world.set_pressure(Pressure { told_since, resets: RESETS, errors: ERRORS, ..told });
-    arrive(&world, &packet).is_dropped(Outcome::UnknownTask);
 }
 
 #[test]

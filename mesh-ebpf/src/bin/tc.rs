@@ -140,8 +140,6 @@ fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
         home::icmp::to_task(frame, packet, settings, arrival)
     } else {
         home::request::from_tunnel(frame, packet, settings, arrival)
-            .done()
-            .unwrap_or_else(|| home::request::refuse(frame, packet, settings, arrival))
     }
 }
 
@@ -278,7 +276,6 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::VipPinged
         | Outcome::Probed
         | Outcome::RefusalReplayed
-        | Outcome::RefusedToEntry
         | Outcome::NameAnswered => leave(redirect),
 
         Outcome::UnknownPeer

@@ -8,7 +8,7 @@ use mesh_common::net::{IPV4_HEADER, Mac, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
-use super::{Hop, Tuple, halves, readdress_network, set_macs, swap_macs, write, write_ipv4};
+use super::{Tuple, halves, set_macs, swap_macs, write, write_ipv4};
 use crate::hook::Hook;
 use crate::packet::sum::TransportChange;
 use crate::packet::{Fragment, NETWORK, Packet, TCP_CHECKSUM, ipv4};
@@ -86,39 +86,6 @@ struct Reset {
     window: u16,
     checksum: u16,
     urgent: u16,
-}
-
-/// Turns a SYN into the RST that refuses it, for the node that has sent it through the tunnel, which makes a SYN of it again. It
-/// keeps its size, options and data (see [`fit`]).
-#[inline(always)]
-pub(crate) fn into_refusal<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outcome> {
-    const NUMBERS: usize = 4;
-    const OFFSET_AND_FLAGS: usize = 12;
-
-    let transport = packet.transport();
-    let before: [u16; 4] = frame.read(transport + NUMBERS).ok_or(Outcome::Malformed)?;
-    let [before_flags, window]: [u16; 2] =
-        frame.read(transport + OFFSET_AND_FLAGS).ok_or(Outcome::Malformed)?;
-    let [offset, _] = before_flags.to_ne_bytes();
-    let data = u32::from(packet.length) - (transport - NETWORK) as u32 - u32::from(offset >> 4) * 4;
-    let [high, low] = halves(packet.sequence.wrapping_add(1).wrapping_add(data).to_be());
-    let after = [0, 0, high, low];
-    let after_flags = u16::from_ne_bytes([offset, flag::RST | flag::ACK]);
-    let mut change = Sum::ZERO.remove_word(before_flags).remove_word(window).add_word(after_flags);
-    for (before, after) in before.into_iter().zip(after) {
-        change = change.remove_word(before).add_word(after);
-    }
-    write(frame, transport, [packet.destination_port.wire(), packet.source_port.wire()])?;
-    write(frame, transport + NUMBERS, after)?;
-    write(frame, transport + OFFSET_AND_FLAGS, [after_flags, 0])?;
-    // Addresses and ports change places, which no sum sees.
-    frame.update_transport(&TransportChange {
-        offset: packet.transport_checksum(),
-        pseudo_header: Sum::ZERO,
-        segment: change,
-        optional: false,
-    })?;
-    readdress_network(frame, packet, packet.destination, packet.source, Hop::Bridged)
 }
 
 /// Turns a segment into the RST that answers it. Its sender must not be answered if the segment is itself a RST.
