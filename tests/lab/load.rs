@@ -246,13 +246,32 @@ impl Outcome {
 
     /// Connections ended with their tasks, none before.
     pub(crate) fn only_the_dead_broke(&self, deaths: &[Death]) -> Result<()> {
+        self.only_broke_before(deaths, 0)
+    }
+
+    /// The same of tasks that were told to end, and close what they hold from then on.
+    pub(crate) fn only_the_stopped_broke(&self, deaths: &[Death]) -> Result<()> {
+        /// The grace period of the lab's services, in milliseconds: one that takes longer to end is killed.
+        const GRACE: u64 = 2_000;
+
+        self.only_broke_before(deaths, GRACE)
+    }
+
+    /// Connections ended with their tasks, or so many milliseconds before.
+    fn only_broke_before(&self, deaths: &[Death], earlier: u64) -> Result<()> {
         let ends: Vec<String> = deaths
             .iter()
             .map(|death| {
                 format!("{} ({}) on {} at {}", death.task, death.id, death.node, self.when(death.at))
             })
             .collect();
-        self.only_broke(&format!("these ended: {}", ends.join(", ")), |broken| broken.ended_with(deaths))
+        self.only_broke(&format!("these ended: {}", ends.join(", ")), |broken| {
+            let begun: Vec<Death> = deaths
+                .iter()
+                .map(|death| Death { at: death.at.saturating_sub(earlier), ..death.clone() })
+                .collect();
+            broken.ended_with(&begun)
+        })
     }
 
     /// Connections ended for this reason only.

@@ -53,7 +53,7 @@ fn scaling(lab: &Lab) -> Result<()> {
         })
     })?;
     outcome.nothing_failed()?;
-    outcome.only_the_dead_broke(&deaths)
+    outcome.only_the_stopped_broke(&deaths)
 }
 
 fn draining(lab: &Lab) -> Result<()> {
@@ -76,7 +76,7 @@ fn draining(lab: &Lab) -> Result<()> {
         live_on(&everybody(lab), service.name(), 9, PATIENCE)
     })?;
     outcome.nothing_failed()?;
-    outcome.only_the_dead_broke(&deaths)
+    outcome.only_the_stopped_broke(&deaths)
 }
 
 fn leaving(lab: &Lab) -> Result<()> {

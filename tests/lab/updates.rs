@@ -138,5 +138,5 @@ fn update_and_roll_back(lab: &Lab, case: Case) -> Result<()> {
         }
     }
     outcome.nothing_failed()?;
-    outcome.only_the_dead_broke(&deaths)
+    outcome.only_the_stopped_broke(&deaths)
 }
