@@ -50,7 +50,8 @@ pub struct VipReply {
     pub last_seen: u64,
     /// What the caller dialled.
     pub vip: Address,
-    /// Versions before have been here: whatever it says, 0 is written.
+    /// Earlier versions keep here whether the caller has sent to the task since it answered. It is always 0 now, so that a
+    /// node which still runs one of them takes every answer for news.
     pub padding: u32,
 }
 

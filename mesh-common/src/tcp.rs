@@ -38,7 +38,7 @@ const END_WINDOW: u32 = 1 << 21;
 /// Whether a client's segment with this sequence number may end a conversation whose client was last known to be at `known`;
 /// 0 if nothing is known.
 #[inline(always)]
-pub const fn is_believable(known: u32, sequence: u32) -> bool {
+const fn is_believable(known: u32, sequence: u32) -> bool {
     known == 0 || sequence.wrapping_sub(known).wrapping_add(END_WINDOW) < 2 * END_WINDOW
 }
 

@@ -16,8 +16,8 @@ pub const MOST_PROBE_PAYLOAD: usize = 64;
 pub const PROBE_KNOWN: usize = PROBE_PAYLOAD;
 /// First word of a VXLAN header: the VNI is valid.
 pub const VXLAN_FLAG_VNI: u8 = 0x08;
-/// The mark of packets that the programs of TC have put into the tunnel or answer a client with, on their way out of this node. Between network
-/// namespaces the kernel takes marks off, and nothing that netfilter marks has passed it.
+/// The mark of packets that the programs of TC have put into the tunnel or answer a client with, on their way out of this
+/// node. Between network namespaces the kernel takes marks off, and nothing that netfilter marks has passed it.
 pub const MARK: u32 = 0x6d65_8000;
 /// TTL of the outer header.
 pub const OUTER_TTL: u8 = 64;
