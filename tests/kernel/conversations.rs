@@ -11,7 +11,7 @@ use crate::support::packet::Packet;
 use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, data, syn, tcp, udp};
 use crate::support::run::{Hook, Run};
 use crate::support::tunnel::Tunnel;
-use crate::support::world::{World, flow_key, local, remote};
+use crate::support::world::{World, flow_key, local, remote, reply_key};
 
 const SEQUENCE: u32 = 0x1122_3344;
 /// So many that the flood is done soon. The kernel forgets by batches of 128 for each CPU.
@@ -23,7 +23,7 @@ fn the_right_number_establishes_a_flow_at_both_nodes() {
     shake_hands(&world, 5);
     assert!(world.established(&flow_key(protocol::TCP)).is_some());
     assert!(world.opening(&flow_key(protocol::TCP)).is_none());
-    assert!(world.established_reply(&reply_key(5)).is_some());
+    assert!(world.established_reply(&reply_key(5, protocol::TCP)).is_some());
     assert_eq!(world.entries::<ReplyKey, Reply>("OPENING_REPLIES"), 0);
 
     let world = World::serving(&[remote(7)]);
@@ -57,7 +57,7 @@ fn other_numbers_establish_nothing() {
         let _ = world.bridge_in(&Packet::from_task(5, answer(SYN | ACK, b""))).leaves(Outcome::Replied);
         let _ = world.uplink_in(&acknowledge(number)).leaves(Outcome::Delivered);
         assert!(world.established(&flow_key(protocol::TCP)).is_none(), "{number:x}");
-        assert!(world.established_reply(&reply_key(5)).is_none(), "{number:x}");
+        assert!(world.established_reply(&reply_key(5, protocol::TCP)).is_none(), "{number:x}");
         // The right one still does.
         let _ = world.uplink_in(&acknowledge(SEQUENCE + 1)).leaves(Outcome::Delivered);
         assert!(world.established(&flow_key(protocol::TCP)).is_some(), "{number:x}");
@@ -75,7 +75,7 @@ fn a_flow_whose_syn_was_not_seen_is_established_by_its_task() {
     let _ = world.uplink_in(&Packet::from_client(data(b"moved"))).leaves(Outcome::Delivered);
     let _ = world.bridge_in(&Packet::from_task(5, answer(ACK, b"yes"))).leaves(Outcome::Replied);
     assert!(world.established(&flow_key(protocol::TCP)).is_some());
-    assert!(world.established_reply(&reply_key(5)).is_some());
+    assert!(world.established_reply(&reply_key(5, protocol::TCP)).is_some());
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_flow_that_ends_leaves_the_established_ones() {
                 if packet.source == cast::CLIENT { world.uplink_in(packet) } else { world.bridge_in(packet) };
         }
         assert!(world.established(&flow_key(protocol::TCP)).is_none());
-        assert!(world.established_reply(&reply_key(5)).is_none());
+        assert!(world.established_reply(&reply_key(5, protocol::TCP)).is_none());
         // What is still on its way gets through.
         let _ = world.uplink_in(&client(ACK)).leaves(Outcome::Delivered);
         let _ = world.bridge_in(&task(ACK)).leaves(Outcome::Replied);
@@ -146,7 +146,7 @@ fn no_flood_pushes_an_established_flow_out() {
         }
     }
     assert!(world.established(&flow_key(protocol::TCP)).is_some());
-    assert!(world.established_reply(&reply_key(5)).is_some());
+    assert!(world.established_reply(&reply_key(5, protocol::TCP)).is_some());
     assert_eq!(world.entries::<FlowKey, Flow>("FLOWS"), 1);
     assert_eq!(world.entries::<ReplyKey, Reply>("REPLIES"), 1);
     let places = SMALL_FLOWS as usize;
@@ -230,7 +230,7 @@ fn a_new_task_at_an_address_is_not_taken_for_the_earlier_one() {
     world.insert("TASKS", crate::support::world::task_key(6, protocol::TCP), task);
     let delivered = arrive(&world, 6, &request(8000));
     assert_eq!(delivered[34..36], CLIENT_PORT.to_be_bytes(), "the client keeps its port");
-    let reply = world.reply(&reply_key(5)).expect("it is known");
+    let reply = world.reply(&reply_key(5, protocol::TCP)).expect("it is known");
     assert_eq!((reply.identity, reply.frontend_port), (Address::new(cast::identity(6)), Port::new(8000)));
 }
 
@@ -273,15 +273,4 @@ fn acknowledge(number: u32) -> Packet {
 fn come_back(world: &World, number: u8, flags: u8) -> Run {
     let inner = Packet::from_task(number, answer(flags, b"")).as_frontend(cast::NODE, PUBLISHED);
     world.run(Hook::UplinkIn, &Tunnel::to_here(number).reply().around(&inner.ip()))
-}
-
-fn reply_key(number: u8) -> ReplyKey {
-    ReplyKey {
-        task: Address::new(cast::task(number)),
-        client: Address::new(cast::CLIENT),
-        task_port: Port::new(TARGET),
-        client_port: Port::new(CLIENT_PORT),
-        protocol: protocol::TCP,
-        padding: [0; 3],
-    }
 }

@@ -1,9 +1,9 @@
 //! What ends a connection, and what only looks like its end.
 
 use mesh_common::flow::Flow;
-use mesh_common::net::{Address, Port, protocol};
+use mesh_common::net::protocol;
 use mesh_common::outcome::Outcome;
-use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::reply::Reply;
 use mesh_common::tcp::state;
 
 use crate::support::cast::{self, CLIENT_PORT, PUBLISHED, TARGET};
@@ -12,7 +12,7 @@ use crate::support::packet::Packet;
 use crate::support::payload::{ACK, FIN, Payload, RST, SYN, Tcp, answer, between, syn, tcp};
 use crate::support::run::Hook;
 use crate::support::tunnel::Tunnel;
-use crate::support::world::{World, flow_key, local, remote};
+use crate::support::world::{World, flow_key, local, remote, reply_key};
 
 /// Of both ends' SYNs.
 const SEQUENCE: u32 = 0x1122_3344;
@@ -151,12 +151,5 @@ fn segment(flags: u8, sequence: u32) -> Payload {
 }
 
 fn established_reply(world: &World, number: u8) -> Option<Reply> {
-    world.established_reply(&ReplyKey {
-        task: Address::new(cast::task(number)),
-        client: Address::new(cast::CLIENT),
-        task_port: Port::new(TARGET),
-        client_port: Port::new(CLIENT_PORT),
-        protocol: protocol::TCP,
-        padding: [0; 3],
-    })
+    world.established_reply(&reply_key(number, protocol::TCP))
 }

@@ -4,7 +4,7 @@ use std::hint;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use mesh_common::net::{Address, Port, protocol};
+use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::ReplyKey;
 
@@ -13,7 +13,7 @@ use crate::support::packet::Packet;
 use crate::support::payload::{ACK, FIN, Payload, SYN, Tcp, Udp, answer, data, syn, tcp, udp};
 use crate::support::run::{self, Hook, Run};
 use crate::support::tunnel::Tunnel;
-use crate::support::world::World;
+use crate::support::world::{self, World};
 use crate::tunnel::{arrive, request};
 
 #[test]
@@ -186,12 +186,5 @@ fn translated_port(run: &Run) -> u16 {
 }
 
 fn reply_key(client_port: u16) -> ReplyKey {
-    ReplyKey {
-        task: Address::new(cast::task(5)),
-        client: Address::new(cast::CLIENT),
-        task_port: Port::new(TARGET),
-        client_port: Port::new(client_port),
-        protocol: protocol::TCP,
-        padding: [0; 3],
-    }
+    ReplyKey { client_port: Port::new(client_port), ..world::reply_key(5, protocol::TCP) }
 }

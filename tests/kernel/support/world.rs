@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use mesh_common::backend::{Backend, TaskKey, state};
 use mesh_common::flow::FlowKey;
 use mesh_common::net::{Address, Mac, Port, protocol};
+use mesh_common::reply::ReplyKey;
 
 use super::cast::{self, Ip};
 use super::namespace::Namespace;
@@ -131,6 +132,18 @@ pub(crate) fn flow_key(protocol: u8) -> FlowKey {
         frontend: Address::new(cast::NODE),
         client_port: Port::new(cast::CLIENT_PORT),
         frontend_port: Port::new(cast::PUBLISHED),
+        protocol,
+        padding: [0; 3],
+    }
+}
+
+/// The key of task `number`'s answers to the client in its usual flow.
+pub(crate) fn reply_key(number: u8, protocol: u8) -> ReplyKey {
+    ReplyKey {
+        task: Address::new(cast::task(number)),
+        client: Address::new(cast::CLIENT),
+        task_port: Port::new(cast::TARGET),
+        client_port: Port::new(cast::CLIENT_PORT),
         protocol,
         padding: [0; 3],
     }
