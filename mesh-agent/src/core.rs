@@ -243,8 +243,11 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
-        warnings
-            .extend(local.node.address.and_then(|address| node::address_problem(address, &node, &uplinks)));
+        if let Some(address) = local.node.address
+            && let Err(problem) = node::uplink_of(address.into(), &node, &uplinks)
+        {
+            warnings.push(problem.to_string());
+        }
         warnings.extend(desired::node_warnings(&snapshot));
         self.succession.before_programs();
         let ports = node::ports(&node, bridge);

@@ -189,9 +189,7 @@ impl Flows {
             tables: tables.map(|((name, map), entries)| table_use(name, map, entries)).collect(),
         }
     }
-}
 
-impl Flows {
     /// Ways back of calls that are not among the established ones any more, as of those that were removed here.
     fn remove_strays(&mut self, swept: &mut Swept) {
         let mut replies = Vec::new();

@@ -22,7 +22,7 @@ pub use facts::{
     Told, Uplinks, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks,
 };
 pub use frames::frame_takers;
-pub use placement::{Placement, address_problem};
+pub use placement::uplink_of;
 pub use watch::{enlarge, watch};
 
 /// What the node's network looks like.

@@ -17,7 +17,7 @@ use crate::args::RunArguments;
 use crate::dataplane::kernel;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::firewall::inspection::{self, Inspection};
-use crate::node::{self, NodeView, Placement};
+use crate::node::{self, NodeView};
 use crate::peers::certificates::Certificates;
 use crate::swarm::source::Source;
 use crate::swarm::survey::survey;
@@ -221,11 +221,9 @@ fn uplinks(arguments: &RunArguments, view: &NodeView) -> Finding {
 async fn address(arguments: &RunArguments, view: &NodeView) -> Option<Finding> {
     let address = survey(&arguments.docker_sock).await.ok()?.address?;
     let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
-    let placement = Placement::of(address, view, &uplinks);
-    Some(match (placement.problem(address), placement) {
-        (Some(problem), _) => Bad(problem),
-        (None, Placement::Uplink(name)) => Good(format!("{address} on {name}")),
-        (None, _) => Good(address.to_string()),
+    Some(match node::uplink_of(address, view, &uplinks) {
+        Ok(uplink) => Good(format!("{address} on {}", uplink.name)),
+        Err(problem) => Bad(problem.to_string()),
     })
 }
 
