@@ -61,8 +61,8 @@ pub enum LogFormat {
 
 #[derive(Clone, Debug, Args)]
 pub struct RunArguments {
-    /// Interfaces over which clients and other nodes reach this node; `auto` takes every Ethernet interface that has an
-    /// address and was not made by Docker
+    /// Interfaces over which clients and other nodes reach this node. `auto` takes hardware, bonds and VLANs on them, and whatever
+    /// has this node's address in the Swarm or a default route; `auto,wg0` adds one, `eth0` alone is the only one
     #[arg(
         long,
         env = "MESH_UPLINK",
@@ -253,7 +253,7 @@ impl RunArguments {
     pub fn uplinks(&self) -> Uplinks {
         let named: Vec<String> =
             self.uplink.iter().filter(|name| *name != "auto" && !name.is_empty()).cloned().collect();
-        if named.is_empty() { Uplinks::Auto } else { Uplinks::Named(named) }
+        Uplinks { auto: named.is_empty() || self.uplink.iter().any(|name| name == "auto"), named }
     }
 
     pub fn http(&self) -> HttpPlace {
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn defaults_suit_an_ordinary_node() {
         let arguments = run(&[]);
-        assert_eq!(arguments.uplinks(), Uplinks::Auto);
+        assert_eq!(arguments.uplinks(), Uplinks { auto: true, named: Vec::new() });
         assert_eq!(arguments.tunnel_vni, 0x006d_6573);
         assert_eq!((arguments.tunnel_port, arguments.peer_port), (4799, 4798));
         assert_eq!(arguments.resync, Duration::from_secs(2));
@@ -376,9 +376,16 @@ mod tests {
 
     #[test]
     fn uplinks_are_given_one_by_one_or_as_a_list() {
-        let named = |names: &[&str]| Uplinks::Named(names.iter().map(|&name| name.to_owned()).collect());
-        assert_eq!(run(&["--uplink", "eth0,eth1"]).uplinks(), named(&["eth0", "eth1"]));
-        assert_eq!(run(&["--uplink", "eth0", "--uplink", "eth1"]).uplinks(), named(&["eth0", "eth1"]));
+        let uplinks = |auto, names: &[&str]| Uplinks {
+            auto,
+            named: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        assert_eq!(run(&["--uplink", "eth0,eth1"]).uplinks(), uplinks(false, &["eth0", "eth1"]));
+        assert_eq!(
+            run(&["--uplink", "eth0", "--uplink", "eth1"]).uplinks(),
+            uplinks(false, &["eth0", "eth1"])
+        );
+        assert_eq!(run(&["--uplink", "auto,wg0"]).uplinks(), uplinks(true, &["wg0"]));
     }
 
     #[test]

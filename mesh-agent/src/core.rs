@@ -234,7 +234,9 @@ impl Core {
             // The rest of the round tries it again.
             warn!("new addresses of this node are served later: {error:#}");
         }
-        let (uplinks, missing) = node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge);
+        let swarm = local.node.address;
+        let (uplinks, missing) =
+            node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge, swarm);
         let bridge = node.by_name(&self.arguments.bridge);
         let mut warnings: Vec<String> =
             missing.iter().map(|name| format!("there is no interface {name} to be an uplink")).collect();
@@ -243,7 +245,11 @@ impl Core {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
-        if let Some(address) = local.node.address
+        if self.arguments.uplinks().auto {
+            let left_out = node::left_out(&node, &uplinks, &self.arguments.bridge);
+            warnings.extend(left_out.iter().map(|name| not_served_at(name)));
+        }
+        if let Some(address) = swarm
             && let Err(problem) = node::uplink_of(address.into(), &node, &uplinks)
         {
             warnings.push(problem.to_string());
@@ -273,7 +279,7 @@ impl Core {
         self.drain_over = self.drains.note(&desired, &snapshot, now);
         let names = self.naming.round(names, bridge);
         let mut failed = !errors.is_empty() || self.naming.is_outdated();
-        if let Some(address) = local.node.address {
+        if let Some(address) = swarm {
             let told = Told {
                 address,
                 netns_cookie: self.netns_cookie,
@@ -418,5 +424,12 @@ async fn until(moment: Option<Instant>) {
 fn found_cgroup() -> Result<PathBuf> {
     cgroup::root().context("read /proc/mounts")?.context(
         "no cgroup2 hierarchy is mounted here: give the agent the host's /sys/fs/cgroup, or name another place with --cgroup",
+    )
+}
+
+fn not_served_at(interface: &str) -> String {
+    format!(
+        "{interface} has an address and is no uplink: clients that come in by it are left to Docker; if nodes or clients are behind \
+         it, add it with --uplink auto,{interface}"
     )
 }

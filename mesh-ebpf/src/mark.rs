@@ -5,12 +5,12 @@ use mesh_common::settings::Settings;
 use mesh_common::tunnel::MARK;
 
 use crate::hook::Hook;
-use crate::hook::skb::Skb;
+use crate::hook::skb::{LinkLayer, Skb};
 use crate::packet::Packet;
 
 /// At an uplink, on the way out: whether these programs have sent the packet.
 #[inline(always)]
-pub fn is_ours(frame: &Skb) -> bool {
+pub fn is_ours<L: LinkLayer>(frame: &Skb<L>) -> bool {
     frame.mark() == MARK
 }
 

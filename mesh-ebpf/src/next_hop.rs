@@ -128,7 +128,8 @@ impl NextHop {
     pub(crate) fn take<H: Hook>(&self, frame: &H) -> Redirect {
         match self.macs {
             Some(macs)
-                if self.is_open(frame)
+                if !H::IS_L3
+                    && self.is_open(frame)
                     && rewrite::set_both_macs(frame, macs).is_ok()
                     && self.is_confirmed() =>
             {

@@ -9,7 +9,7 @@ use mesh_common::net::{IPV4_HEADER, UDP_HEADER};
 use mesh_common::outcome::Outcome;
 
 use crate::hook::Hook;
-use crate::hook::skb::Skb;
+use crate::hook::skb::{LinkLayer, Skb};
 use crate::hook::xdp::XdpBuff;
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
 use crate::tables::fragments;
@@ -31,7 +31,7 @@ pub trait Split: Hook {
     fn keep_first_part(&self, packet: &mut Packet, limit: u16) -> Result<(), Outcome>;
 }
 
-impl Split for Skb {
+impl<L: LinkLayer> Split for Skb<L> {
     #[inline(always)]
     fn is_too_big(&self, packet: &Packet, limit: u16) -> bool {
         packet.length > limit && (!self.is_aggregate() || is_segment_too_big(self, packet, limit))
@@ -70,7 +70,7 @@ impl Split for XdpBuff {
 /// Whether the packets that an aggregate will be cut into are too big. They fit if their size was agreed on when the MSS was clamped:
 /// not if the connection began by another way, or where there is no MSS (UDP).
 #[inline(never)]
-fn is_segment_too_big(frame: &Skb, packet: &Packet, limit: u16) -> bool {
+fn is_segment_too_big<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, limit: u16) -> bool {
     let transport = if packet.is_tcp() {
         /// Where in the TCP header its length stands, in words of 4 bytes, in the upper half.
         const DATA_OFFSET: usize = 12;
@@ -83,7 +83,7 @@ fn is_segment_too_big(frame: &Skb, packet: &Packet, limit: u16) -> bool {
 }
 
 #[inline(always)]
-fn keep_first_part(frame: &Skb, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
+fn keep_first_part<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet, limit: u16) -> Result<(), Outcome> {
     // Options would have to be sorted into those that later fragments repeat and those that they do not.
     if packet.header_length() != IPV4_HEADER {
         return Err(Outcome::TooBigDropped);
@@ -111,14 +111,14 @@ fn keep_first_part(frame: &Skb, packet: &mut Packet, limit: u16) -> Result<(), O
 
 /// Whether the packet is a copy that has come around, and how many blocks it has to lose.
 #[inline(always)]
-pub fn is_copy(frame: &Skb) -> Option<u16> {
+pub fn is_copy<L: LinkLayer>(frame: &Skb<L>) -> Option<u16> {
     let mark = frame.mark();
     if mark & !BLOCKS == MARK { Some((mark & BLOCKS) as u16) } else { None }
 }
 
 /// Makes a copy the later fragment that it stands for.
 #[inline(never)]
-pub fn lose_first_part(frame: &Skb, packet: &mut Packet, blocks: u16) -> Result<(), Outcome> {
+pub fn lose_first_part<H: Hook>(frame: &H, packet: &mut Packet, blocks: u16) -> Result<(), Outcome> {
     frame.set_mark(0);
     packet.is_copy = true;
     let payload = blocks << 3;

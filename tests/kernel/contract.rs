@@ -120,7 +120,18 @@ fn the_object_holds_the_programs_that_the_agent_attaches() {
     for names in kinds.values_mut() {
         names.sort_unstable();
     }
-    assert_eq!(kinds["TC"], ["bridge_in", "overlay_in", "overlay_out", "uplink_in", "uplink_out"]);
+    assert_eq!(
+        kinds["TC"],
+        [
+            "bridge_in",
+            "overlay_in",
+            "overlay_out",
+            "uplink_in",
+            "uplink_in_l3",
+            "uplink_out",
+            "uplink_out_l3"
+        ]
+    );
     assert_eq!(
         kinds["cgroup"],
         ["connect4", "connect6", "getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4"]

@@ -19,6 +19,7 @@ mod gone;
 mod guard;
 mod handover;
 mod icmp;
+mod l3;
 mod malformed;
 mod migration;
 mod model;

@@ -344,7 +344,7 @@ pub(crate) fn to_client(packet: &Packet, frontend: cast::Ip) -> Packet {
 }
 
 /// With the MSS as the tunnel wants it.
-fn clamped(packet: &Packet) -> Packet {
+pub(crate) fn clamped(packet: &Packet) -> Packet {
     packet.with(|packet| {
         if let Payload::Tcp(tcp) = &mut packet.payload
             && tcp.flags & SYN != 0
@@ -366,7 +366,7 @@ pub(crate) fn carries_tunnel(wire: &Wire, tunnel: &Tunnel, inner: &Packet) {
 }
 
 /// A packet back to the sender of `packet`, as the node makes it.
-fn back(packet: &Packet, payload: Payload) -> Packet {
+pub(crate) fn back(packet: &Packet, payload: Payload) -> Packet {
     Packet {
         destination_mac: packet.source_mac,
         source_mac: packet.destination_mac,

@@ -19,16 +19,18 @@ use mesh_common::unread::UnreadPort;
 use tracing::{debug, info, warn};
 
 use super::DataplaneError;
-use super::object::program;
+use super::object::{self, program};
 use super::pins::{self, Pins};
 use super::tc::{self, Hold, Place, TcMode};
 use super::unread_ports::UnreadPorts;
 use super::xdp::{XdpMode, XdpPrograms, XdpState};
-use crate::node::Interface;
+use crate::node::{Interface, LinkLayer};
 
 /// The loaded programs, and the interfaces they are on.
 pub struct Attachments {
     ebpf: Ebpf,
+    /// Those of uplinks without Ethernet, loaded when there is the first.
+    l3: Option<Ebpf>,
     pins: Pins,
     mode: TcMode,
     xdp: XdpPrograms,
@@ -50,6 +52,7 @@ pub struct Attached {
 }
 
 const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
+const UPLINK_L3: &[&str] = &program::TC_L3;
 const BRIDGE: &[&str] = &[program::BRIDGE_IN];
 
 impl Attachments {
@@ -57,7 +60,7 @@ impl Attachments {
     pub fn new(ebpf: Ebpf, pins: Pins, mode: TcMode, unread: Arc<UnreadPorts>) -> Self {
         let sizes = Sizes { flows: maps::FLOWS, backends: maps::BACKENDS };
         let xdp = XdpPrograms::new(XdpMode::Off, pins.clone(), sizes);
-        Self { ebpf, pins, mode, xdp, unread, interfaces: BTreeMap::new() }
+        Self { ebpf, l3: None, pins, mode, xdp, unread, interfaces: BTreeMap::new() }
     }
 
     /// With XDP on uplinks. Tables have the sizes that they have for the other programs.
@@ -85,7 +88,7 @@ impl Attachments {
     ) -> Vec<DataplaneError> {
         let wanted: BTreeMap<u32, (&Interface, &'static [&'static str])> = uplinks
             .iter()
-            .map(|uplink| (uplink.index, (uplink, UPLINK)))
+            .map(|uplink| (uplink.index, (uplink, of_uplink(uplink))))
             .chain(bridge.into_iter().chain(ports).map(|bridge| (bridge.index, (bridge, BRIDGE))))
             .collect();
         if self.is_removed() {
@@ -174,7 +177,7 @@ impl Attachments {
     ) -> Result<&'static str, DataplaneError> {
         let mut hook = "tcx";
         let is_taken = |name: &&str| place(&interface.name, interface.index, name, &self.pins).is_taken();
-        if programs == UPLINK && !programs.iter().any(is_taken) {
+        if programs != BRIDGE && !programs.iter().any(is_taken) {
             self.unread.add(UnreadPort { network: 0, interface: interface.index })?;
         }
         for name in programs {
@@ -192,7 +195,20 @@ impl Attachments {
     fn attach(&mut self, interface: &str, index: u32, name: &str) -> anyhow::Result<Hold> {
         let pins = self.pins.clone();
         let place = place(interface, index, name, &pins);
-        tc::attach(program(&mut self.ebpf, name)?, name, &place, self.mode)
+        let mode = self.mode;
+        tc::attach(self.program(name)?, name, &place, mode)
+    }
+
+    fn program(&mut self, name: &str) -> anyhow::Result<&mut SchedClassifier> {
+        let ebpf = if program::TC_L3.contains(&name) {
+            if self.l3.is_none() {
+                self.l3 = Some(object::load_beside(&self.pins, &program::TC_L3)?);
+            }
+            self.l3.as_mut().context("they have just been loaded")?
+        } else {
+            &mut self.ebpf
+        };
+        Ok(ebpf.program_mut(name).context("no such program")?.try_into()?)
     }
 
     /// cgroup links cannot be replaced through aya; for a moment old and new program both see a call, and the second one
@@ -224,6 +240,13 @@ impl Attachments {
     }
 }
 
+fn of_uplink(uplink: &Interface) -> &'static [&'static str] {
+    match uplink.link_layer {
+        LinkLayer::None => UPLINK_L3,
+        LinkLayer::Ethernet | LinkLayer::Other => UPLINK,
+    }
+}
+
 fn place<'a>(interface: &'a str, index: u32, name: &str, pins: &'a Pins) -> Place<'a> {
     Place {
         interface,
@@ -232,8 +255,4 @@ fn place<'a>(interface: &'a str, index: u32, name: &str, pins: &'a Pins) -> Plac
         marker: pins.qdiscs().join(index.to_string()),
         pins,
     }
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    Ok(ebpf.program_mut(name).context("no such program")?.try_into()?)
 }

@@ -102,7 +102,7 @@ pub fn try_load() -> Result<usize, DataplaneError> {
     let mut loader = EbpfLoader::new();
     object::shrink(&mut loader);
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
-    let count = load_programs(&mut ebpf, &[&program::TC[..], &program::OVERLAY].concat())?;
+    let count = load_programs(&mut ebpf, &[&program::TC[..], &program::TC_L3, &program::OVERLAY].concat())?;
     let mut network = EbpfLoader::new().load(NETWORK_OBJECT).map_err(|error| load(error.into()))?;
     object::load(&mut network, &program::NETWORK).map_err(load)?;
     Ok(count + program::NETWORK.len())

@@ -9,6 +9,8 @@ use aya::{
 };
 use mesh_common::maps::{self, Sizes};
 
+use super::pins::Pins;
+
 /// An ELF object for `aya::EbpfLoader`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
@@ -29,7 +31,11 @@ pub mod program {
     pub const BRIDGE_IN: &str = "bridge_in";
     /// XDP of every uplink whose driver can.
     pub const UPLINK_XDP: &str = "uplink_xdp";
-    /// All of TC.
+    /// The same of uplinks without an Ethernet header; loaded when there is one.
+    pub const UPLINK_IN_L3: &str = "uplink_in_l3";
+    pub const UPLINK_OUT_L3: &str = "uplink_out_l3";
+    pub const TC_L3: [&str; 2] = [UPLINK_IN_L3, UPLINK_OUT_L3];
+    /// The other ones of TC.
     pub const TC: [&str; 3] = [UPLINK_IN, UPLINK_OUT, BRIDGE_IN];
     /// TC egress and ingress of a task's port in an overlay's namespace. What hears answers comes first: it lets others' pass,
     /// while new calls need it.
@@ -54,6 +60,17 @@ pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
             loader.map_max_entries(name, capacity);
         }
     }
+}
+
+/// Loads programs of the first object on the maps that are pinned: some that are not needed everywhere, beside those that made them.
+pub(super) fn load_beside(pins: &Pins, names: &[&str]) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    load(&mut ebpf, names)?;
+    Ok(ebpf)
 }
 
 /// Gives the kernel these programs of an object, one after the other: checking a large one takes it so much memory, which is charged

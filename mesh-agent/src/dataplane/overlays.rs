@@ -18,7 +18,6 @@ use anyhow::{Context, Result, bail};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use futures::StreamExt;
-use mesh_common::maps;
 use mesh_common::overlay::NetworkTag;
 use mesh_common::unread::UnreadPort;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
@@ -26,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::object::{self, NETWORK_OBJECT, OBJECT, program};
+use super::object::{self, NETWORK_OBJECT, program};
 use super::pins::{self, Pins};
 use super::tc::{self, Place, TcMode};
 use super::unread_ports::UnreadPorts;
@@ -296,7 +295,9 @@ impl Ports {
         let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
         let programs = match &mut *programs {
             Some(programs) => programs,
-            none => none.insert(load(pins)?),
+            none => none.insert(
+                object::load_beside(pins, &program::OVERLAY).context("load the programs for overlays")?,
+            ),
         };
         let marker = marker(pins, self.vni, index);
         let place = |name, ahead: Option<&str>| Place {
@@ -324,17 +325,6 @@ impl Ports {
 /// There while a port has a clsact qdisc of ours.
 fn marker(pins: &Pins, vni: u32, port: u32) -> PathBuf {
     pins.overlay(vni).join(format!("qdisc-{port}"))
-}
-
-/// Loads the programs that all overlays share, with the maps that all share.
-fn load(pins: &Pins) -> Result<Ebpf> {
-    let mut loader = EbpfLoader::new();
-    for name in maps::NAMES {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let mut ebpf = loader.load(OBJECT).context("load the programs for overlays")?;
-    object::load(&mut ebpf, &program::OVERLAY)?;
-    Ok(ebpf)
 }
 
 /// Loads the programs that say what network it is.

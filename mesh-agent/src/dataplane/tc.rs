@@ -82,7 +82,8 @@ pub(super) fn attach(
 /// Takes our filters off an interface's clsact qdisc. Returns whether there were any.
 pub(super) fn detach_clsact(interface: &str) -> bool {
     let mut any = false;
-    for name in program::TC.into_iter().chain(program::OVERLAY).chain(program::NETWORK) {
+    for name in program::TC.into_iter().chain(program::TC_L3).chain(program::OVERLAY).chain(program::NETWORK)
+    {
         any |= qdisc_detach_program(interface, direction(name), name).is_ok();
     }
     any
@@ -145,5 +146,5 @@ fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -
 }
 
 fn direction(name: &str) -> TcAttachType {
-    if name.ends_with("_out") { TcAttachType::Egress } else { TcAttachType::Ingress }
+    if name.contains("_out") { TcAttachType::Egress } else { TcAttachType::Ingress }
 }

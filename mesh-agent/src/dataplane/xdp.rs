@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::object::{self, XDP_OBJECT, program};
 use super::pins::{self, Pins};
-use crate::node::Interface;
+use crate::node::{Interface, LinkLayer};
 
 /// How often it is tried to take the place of a program that is about to go.
 const ATTEMPTS: u32 = 25;
@@ -62,6 +62,9 @@ impl XdpState {
 pub fn wanted(mode: XdpMode, interface: &Interface) -> XdpState {
     match (mode, interface.kind.as_deref()) {
         (XdpMode::Off, _) => XdpState::Off,
+        _ if interface.link_layer == LinkLayer::None => {
+            XdpState::TcAlone("its packets have no Ethernet header".into())
+        }
         (XdpMode::Generic, _) => XdpState::Generic,
         // Where a card takes the tags off, XDP sees packets of a VLAN as if they had come without.
         (XdpMode::Auto, None) if interface.carries_vlans => {

@@ -14,38 +14,6 @@ use super::{Interface, NodeView};
 use crate::reach::Heard;
 use crate::reconcile::plan::NodeFacts;
 
-/// Interfaces over which clients and other nodes reach this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Uplinks {
-    /// Every Ethernet interface with an address that Docker has not made.
-    Auto,
-    /// By name.
-    Named(Vec<String>),
-}
-
-/// The uplinks, and the names among the wanted ones that do not exist.
-pub fn uplinks(view: &NodeView, wanted: &Uplinks, bridge: &str) -> (Vec<Interface>, Vec<String>) {
-    match wanted {
-        Uplinks::Auto => {
-            let is_uplink = |interface: &&Interface| {
-                interface.is_up
-                    && interface.is_ethernet
-                    && !interface.is_loopback
-                    && !interface.addresses.is_empty()
-                    && interface.name != bridge
-                    && !is_dockers(&interface.name)
-            };
-            (view.interfaces.values().filter(is_uplink).cloned().collect(), Vec::new())
-        }
-        Uplinks::Named(names) => {
-            let (known, missing): (Vec<_>, Vec<_>) =
-                names.iter().partition(|name| view.by_name(name).is_some());
-            let known = known.into_iter().filter_map(|name| view.by_name(name)).cloned().collect();
-            (known, missing.into_iter().cloned().collect())
-        }
-    }
-}
-
 /// The ports of the bridge that containers are behind.
 pub fn ports(view: &NodeView, bridge: Option<&Interface>) -> Vec<Interface> {
     let is_port = |interface: &&Interface| {
@@ -59,15 +27,6 @@ pub fn ports(view: &NodeView, bridge: Option<&Interface>) -> Vec<Interface> {
 pub fn ports_by_namespace(ports: &[Interface]) -> BTreeMap<u16, u32> {
     let of_port = |port: &Interface| Some((u16::try_from(port.peer_namespace?).ok()?, port.index));
     ports.iter().filter_map(of_port).collect()
-}
-
-/// Bridges that Docker makes for its networks, and its ends of containers' links.
-fn is_dockers(name: &str) -> bool {
-    name.starts_with("docker")
-        || name.starts_with("veth")
-        || name
-            .strip_prefix("br-")
-            .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// What is not to be seen on the interfaces.
@@ -225,6 +184,7 @@ pub fn netns_cookie() -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::LinkLayer;
 
     fn interface(index: u32, name: &str, addresses: &[[u8; 4]]) -> (u32, Interface) {
         let interface = Interface {
@@ -232,7 +192,7 @@ mod tests {
             name: name.into(),
             mtu: 1500,
             is_up: true,
-            is_ethernet: true,
+            link_layer: LinkLayer::Ethernet,
             is_loopback: name == "lo",
             addresses: addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect(),
             ..Interface::default()
@@ -255,13 +215,6 @@ mod tests {
     }
 
     #[test]
-    fn uplinks_are_what_docker_has_not_made() {
-        let (found, missing) = uplinks(&view(), &Uplinks::Auto, "docker_gwbridge");
-        assert_eq!(found.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>(), ["eth0", "br-lan"]);
-        assert!(missing.is_empty());
-    }
-
-    #[test]
     fn ports_are_the_bridges_and_told_by_the_namespaces_behind_them() {
         let mut view = view();
         for (index, bridge, peer_namespace) in
@@ -277,17 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_interface_that_does_not_exist_is_named() {
-        let wanted = Uplinks::Named(vec!["eth0".into(), "eth7".into()]);
-        let (found, missing) = uplinks(&view(), &wanted, "docker_gwbridge");
-        assert_eq!(found.len(), 1);
-        assert_eq!(missing, ["eth7"]);
-    }
-
-    #[test]
     fn every_address_but_loopback_is_a_frontends() {
         let view = view();
-        let (mut uplinks, _) = uplinks(&view, &Uplinks::Auto, "docker_gwbridge");
+        let mut uplinks = [view.interfaces[&2].clone(), view.interfaces[&7].clone()];
         for (number, uplink) in uplinks.iter_mut().enumerate() {
             uplink.mac = [2, 0, 0, 0, 0, number as u8];
         }

@@ -3,9 +3,11 @@
 mod arrivals;
 mod facts;
 mod frames;
+mod gateways;
 pub mod namespaces;
 mod placement;
 pub mod sandboxes;
+mod uplinks;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +20,10 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 
-pub use facts::{
-    Told, Uplinks, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address, uplinks,
-};
+pub use facts::{Told, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address};
 pub use frames::frame_takers;
 pub use placement::uplink_of;
+pub use uplinks::{Uplinks, left_out, uplinks};
 pub use watch::{enlarge, watch};
 
 /// What the node's network looks like.
@@ -40,8 +41,10 @@ pub struct Interface {
     pub mac: [u8; 6],
     pub mtu: u32,
     pub is_up: bool,
-    pub is_ethernet: bool,
+    pub link_layer: LinkLayer,
     pub is_loopback: bool,
+    /// Whether what no other route is for leaves by it.
+    pub has_default_route: bool,
     pub addresses: Vec<Ipv4Addr>,
     /// The same, each with the length of its network's prefix.
     pub networks: Vec<(Ipv4Addr, u8)>,
@@ -57,14 +60,51 @@ pub struct Interface {
     pub carries_vlans: bool,
 }
 
+/// What stands in front of an IP packet on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkLayer {
+    Ethernet,
+    /// Nothing, as on `WireGuard`, tun, IPIP and PPP: the kernel's L3 devices.
+    None,
+    /// What the programs cannot read.
+    #[default]
+    Other,
+}
+
+impl From<LinkLayerType> for LinkLayer {
+    /// As `dev_is_mac_header_xmit` (`include/linux/if_arp.h`), for what carries IPv4 between two ends.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "there are seventy, and these are all that can be served"
+    )]
+    fn from(kind: LinkLayerType) -> Self {
+        match kind {
+            LinkLayerType::Ether => Self::Ethernet,
+            LinkLayerType::None | LinkLayerType::Rawip | LinkLayerType::Tunnel | LinkLayerType::Ppp => {
+                Self::None
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
 impl NodeView {
     pub fn by_name(&self, name: &str) -> Option<&Interface> {
         self.interfaces.values().find(|interface| interface.name == name)
     }
 }
 
+/// What the node's network looks like now, to whoever does not follow it.
+pub async fn look() -> Result<NodeView> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    let view = read(&handle).await;
+    connection.abort();
+    view
+}
+
 /// Reads all interfaces with their addresses.
-pub async fn read(handle: &Handle) -> Result<NodeView> {
+async fn read(handle: &Handle) -> Result<NodeView> {
     let mut interfaces: BTreeMap<u32, Interface> =
         links(handle).await?.into_iter().map(|interface| (interface.index, interface)).collect();
     let mut addresses = handle.address().get().execute();
@@ -81,9 +121,11 @@ pub async fn read(handle: &Handle) -> Result<NodeView> {
             }
         }
     }
+    let gateways = gateways::read();
     for interface in interfaces.values_mut() {
         interface.addresses.sort();
         interface.networks.sort();
+        interface.has_default_route = gateways.contains(&interface.name);
     }
     Ok(NodeView { interfaces })
 }
@@ -96,7 +138,7 @@ pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
         let mut interface = Interface {
             index: message.header.index,
             is_up: message.header.flags.contains(LinkFlags::Up),
-            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            link_layer: message.header.link_layer_type.into(),
             is_loopback: message.header.flags.contains(LinkFlags::Loopback),
             ..Interface::default()
         };

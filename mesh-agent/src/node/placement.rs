@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Interface, NodeView};
+use super::{Interface, LinkLayer, NodeView};
 
 /// The address is where other nodes' tunnel packets are not heard: why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,11 +13,11 @@ pub enum Misplaced {
     )]
     OtherInterface { address: IpAddr, interface: String },
     #[error(
-        "the Swarm knows this node by {address}, which is on {interface}, whose packets are no Ethernet frames: what other nodes \
-         send through the tunnel is not heard there; join the Swarm with --advertise-addr and --data-path-addr of an Ethernet \
-         interface"
+        "the Swarm knows this node by {address}, which is on {interface}, whose packets are neither Ethernet frames nor plain IP: \
+         what other nodes send through the tunnel is not heard there; join the Swarm with --advertise-addr and --data-path-addr of \
+         another interface"
     )]
-    NoEthernet { address: IpAddr, interface: String },
+    Unreadable { address: IpAddr, interface: String },
     #[error(
         "the Swarm knows this node by {0}, which none of its interfaces has: what other nodes send through the tunnel comes to \
          another address, and is not taken for theirs; join the Swarm with --advertise-addr of an address that the node has"
@@ -47,10 +47,10 @@ pub fn uplink_of<'a>(
     }
     let found = view.interfaces.values().find(has_it).ok_or(Misplaced::Nowhere(address))?;
     let interface = found.name.clone();
-    Err(if found.is_ethernet {
-        Misplaced::OtherInterface { address, interface }
+    Err(if found.link_layer == LinkLayer::Other {
+        Misplaced::Unreadable { address, interface }
     } else {
-        Misplaced::NoEthernet { address, interface }
+        Misplaced::OtherInterface { address, interface }
     })
 }
 
@@ -60,18 +60,18 @@ mod tests {
 
     use super::*;
 
-    fn interface(index: u32, name: &str, address: [u8; 4], is_ethernet: bool) -> (u32, Interface) {
+    fn interface(index: u32, name: &str, address: [u8; 4], link_layer: LinkLayer) -> (u32, Interface) {
         let addresses = vec![address.into()];
-        (index, Interface { index, name: name.into(), is_ethernet, addresses, ..Interface::default() })
+        (index, Interface { index, name: name.into(), link_layer, addresses, ..Interface::default() })
     }
 
     #[test]
     fn only_an_uplinks_address_is_no_problem() {
         let view = NodeView {
             interfaces: BTreeMap::from([
-                interface(2, "eth0", [10, 99, 0, 1], true),
-                interface(3, "eth1", [10, 98, 0, 1], true),
-                interface(4, "wg0", [10, 97, 0, 1], false),
+                interface(2, "eth0", [10, 99, 0, 1], LinkLayer::Ethernet),
+                interface(3, "wg0", [10, 98, 0, 1], LinkLayer::None),
+                interface(4, "ib0", [10, 97, 0, 1], LinkLayer::Other),
             ]),
         };
         let uplinks = [view.interfaces[&2].clone()];
@@ -81,8 +81,8 @@ mod tests {
         };
         assert_eq!(found("10.99.0.1"), Ok("eth0"));
         for (address, words) in [
-            ("10.98.0.1", ["eth1", "--uplink"]),
-            ("10.97.0.1", ["wg0", "no Ethernet"]),
+            ("10.98.0.1", ["wg0", "--uplink"]),
+            ("10.97.0.1", ["ib0", "neither"]),
             ("203.0.113.7", ["none of its interfaces", "--advertise-addr"]),
             ("2001:db8::1", ["2001:db8::1", "IPv4"]),
         ] {

@@ -33,6 +33,19 @@ pub async fn watch(view: &Sender<Option<Arc<NodeView>>>) -> Infallible {
     }
 }
 
+/// Whether a message may change what the node's network looks like. Of routes, there may be as many as a router has, only those
+/// to anywhere count.
+fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    if let NetlinkPayload::InnerMessage(
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+    ) = &message.payload
+    {
+        route.header.destination_prefix_length == 0
+    } else {
+        true
+    }
+}
+
 /// Clients of an address that has moved here, with keepalived for instance, do not wait: until the tables have it, Docker's
 /// rules get their packets, and reset their connections. What was lost may have been of one.
 fn brings_address(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
@@ -52,7 +65,7 @@ pub fn enlarge(connection: &mut Connection<RouteNetlinkMessage>) {
 }
 
 async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
     let (mut connection, handle, mut messages) =
         new_multicast_connection(&groups).context("open a netlink socket")?;
     enlarge(&mut connection);
@@ -66,7 +79,15 @@ async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
             }
             differs
         });
-        match timeout(FULL_ROUND, messages.next()).await {
+        let next = async {
+            loop {
+                match messages.next().await {
+                    Some((message, _)) if !matters(&message) => {}
+                    next => break next,
+                }
+            }
+        };
+        match timeout(FULL_ROUND, next).await {
             Ok(None) => {
                 connection.abort();
                 anyhow::bail!("the netlink socket was closed");

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use crate::args::RunArguments;
 use crate::dataplane::kernel;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::firewall::inspection::{self, Inspection};
-use crate::node::{self, NodeView};
+use crate::node::{self, Interface, NodeView};
 use crate::peers::certificates::Certificates;
 use crate::swarm::source::Source;
 use crate::swarm::survey::survey;
@@ -47,7 +47,8 @@ impl From<Inspection> for Finding {
 
 /// Prints a line for each check; fails if any of them does.
 pub async fn run(arguments: &RunArguments) -> ExitCode {
-    let node = read_node().await;
+    let node = node::look().await;
+    let swarm = swarm_address(arguments).await;
     let agent_runs = single::is_held(&arguments.bpffs);
     let mut findings = vec![
         ("kernel", kernel_version()),
@@ -59,8 +60,8 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     ];
     match &node {
         Ok(view) => {
-            findings.push(("uplinks", uplinks(arguments, view)));
-            findings.push(("XDP", xdp(arguments, view)));
+            findings.push(("uplinks", uplinks(arguments, view, swarm)));
+            findings.push(("XDP", xdp(arguments, view, swarm)));
             findings.push(("bridge", bridge(arguments, view)));
             findings.push(("firewall", inspection::rules(arguments, view).await.into()));
             findings.push(("IPv6", Note("clients that come by IPv6 are left to Docker, as before".into())));
@@ -71,8 +72,8 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     if arguments.source == Source::Swarm {
         findings.push(("Docker", docker::docker(arguments).await));
         findings.push(("certificates", certificates(arguments)));
-        if let Ok(view) = &node {
-            findings.extend(address(arguments, view).await.map(|found| ("Swarm address", found)));
+        if let (Ok(view), Some(swarm)) = (&node, swarm) {
+            findings.push(("Swarm address", address(arguments, view, swarm)));
         }
         findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
@@ -97,10 +98,19 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     }
 }
 
-async fn read_node() -> anyhow::Result<NodeView> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    tokio::spawn(connection);
-    node::read(&handle).await
+/// By which the Swarm knows this node; `None` if Docker does not say, which has a check of its own.
+async fn swarm_address(arguments: &RunArguments) -> Option<IpAddr> {
+    if arguments.source == Source::Swarm { survey(&arguments.docker_sock).await.ok()?.address } else { None }
+}
+
+/// The uplinks, and the names among the wanted ones that do not exist.
+fn find_uplinks(
+    arguments: &RunArguments,
+    view: &NodeView,
+    swarm: Option<IpAddr>,
+) -> (Vec<Interface>, Vec<String>) {
+    let address = if let Some(IpAddr::V4(address)) = swarm { Some(address) } else { None };
+    node::uplinks(view, &arguments.uplinks(), &arguments.bridge, address)
 }
 
 fn kernel_version() -> Finding {
@@ -170,8 +180,8 @@ fn programs(arguments: &RunArguments) -> Finding {
 
 /// How each uplink is served. Whether a driver takes the program shows when the agent attaches it: some stop their
 /// hardware for a moment, so it is not tried here.
-fn xdp(arguments: &RunArguments, view: &NodeView) -> Finding {
-    let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
+fn xdp(arguments: &RunArguments, view: &NodeView, swarm: Option<IpAddr>) -> Finding {
+    let (uplinks, _) = find_uplinks(arguments, view, swarm);
     let mut has_tc_alone = false;
     let ways = uplinks.iter().map(|uplink| {
         let way = match xdp::wanted(arguments.xdp, uplink) {
@@ -204,27 +214,35 @@ fn cgroup2(arguments: &RunArguments) -> Finding {
     }
 }
 
-fn uplinks(arguments: &RunArguments, view: &NodeView) -> Finding {
-    let (uplinks, missing) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
+fn uplinks(arguments: &RunArguments, view: &NodeView, swarm: Option<IpAddr>) -> Finding {
+    let (uplinks, missing) = find_uplinks(arguments, view, swarm);
     if !missing.is_empty() {
         return Bad(format!("no interface {}: name others with --uplink", missing.join(", ")));
     }
     if uplinks.is_empty() {
-        return Bad("no Ethernet interface with an address: name one with --uplink".into());
+        return Bad("no interface with an address that leads somewhere: name one with --uplink".into());
     }
     let names: Vec<_> =
         uplinks.iter().map(|uplink| format!("{} (MTU {})", uplink.name, uplink.mtu)).collect();
-    Good(names.join(", "))
+    let left_out = node::left_out(view, &uplinks, &arguments.bridge);
+    if left_out.is_empty() || !arguments.uplinks().auto {
+        return Good(names.join(", "));
+    }
+    Note(format!(
+        "{}; clients that come in by {} are left to Docker: add what nodes or clients are behind with --uplink auto,{}",
+        names.join(", "),
+        left_out.join(" or "),
+        left_out.join(",")
+    ))
 }
 
-/// Where other nodes' tunnel packets come to; `None` if Docker does not say, which has a check of its own.
-async fn address(arguments: &RunArguments, view: &NodeView) -> Option<Finding> {
-    let address = survey(&arguments.docker_sock).await.ok()?.address?;
-    let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge);
-    Some(match node::uplink_of(address, view, &uplinks) {
-        Ok(uplink) => Good(format!("{address} on {}", uplink.name)),
+/// Where other nodes' tunnel packets come to.
+fn address(arguments: &RunArguments, view: &NodeView, swarm: IpAddr) -> Finding {
+    let (uplinks, _) = find_uplinks(arguments, view, Some(swarm));
+    match node::uplink_of(swarm, view, &uplinks) {
+        Ok(uplink) => Good(format!("{swarm} on {}", uplink.name)),
         Err(problem) => Bad(problem.to_string()),
-    })
+    }
 }
 
 fn bridge(arguments: &RunArguments, view: &NodeView) -> Finding {

@@ -148,7 +148,7 @@ pub(super) fn attachments(published: &Published) -> Vec<AttachmentRow> {
             });
         }
         for name in attached.programs {
-            let direction = if *name == program::UPLINK_OUT { "egress" } else { "ingress" };
+            let direction = if name.contains("_out") { "egress" } else { "ingress" };
             rows.push(AttachmentRow {
                 interface: attached.interface.clone(),
                 hook: format!("{}-{direction}", attached.hook),

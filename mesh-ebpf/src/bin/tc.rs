@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `uplink_in` | TC ingress of every uplink | published port, and answers out of the tunnel → [`entry`]; requests out of the tunnel → [`home`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`host`]; refused ones → [`entry`]; nobody else's tunnel packets |
+//! | `uplink_in_l3`, `uplink_out_l3` | the same of uplinks without Ethernet, as WireGuard's | the same |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer or ICMP error → [`home`]; its question → [`names`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`bin/network.rs`) | its calls of virtual addresses → [`vip`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`vip`] |
@@ -25,7 +26,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use mesh_ebpf::hook::Hook;
-use mesh_ebpf::hook::skb::{Direction, Skb};
+use mesh_ebpf::hook::skb::{Direction, L2, L3, LinkLayer, Skb};
 use mesh_ebpf::host::socket;
 use mesh_ebpf::names::resolver;
 use mesh_ebpf::packet::Packet;
@@ -35,39 +36,50 @@ use mesh_ebpf::{entry, home, host, mark, names, packet, split, tunnel, vip};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
-    on_uplink(&Skb::new(&context, Direction::Ingress), on_uplink_in)
+    on_uplink(&Skb::<L2>::new(&context, Direction::Ingress), on_uplink_in)
 }
 
 #[classifier]
 pub(crate) fn uplink_out(context: TcContext) -> i32 {
-    let frame = Skb::new(&context, Direction::Egress);
-    // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
-    if mark::is_ours(&frame) || frame.origin() != 0 && !concerns_us(&frame) {
-        return act(Outcome::NotOurs, Redirect::None);
-    }
-    on_uplink(&frame, on_uplink_out)
+    leave_by_uplink(&Skb::<L2>::new(&context, Direction::Egress))
+}
+
+#[classifier]
+pub(crate) fn uplink_in_l3(context: TcContext) -> i32 {
+    on_uplink(&Skb::<L3>::new(&context, Direction::Ingress), on_uplink_in)
+}
+
+#[classifier]
+pub(crate) fn uplink_out_l3(context: TcContext) -> i32 {
+    leave_by_uplink(&Skb::<L3>::new(&context, Direction::Egress))
 }
 
 #[classifier]
 pub(crate) fn bridge_in(context: TcContext) -> i32 {
-    run(&Skb::new(&context, Direction::Ingress), on_bridge_in)
+    run(&Skb::<L2>::new(&context, Direction::Ingress), on_bridge_in)
 }
 
 #[classifier]
 pub(crate) fn overlay_in(context: TcContext) -> i32 {
-    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
+    let Some(tag) = vip::tag(&context) else { return untagged(&context) };
     let frame = Skb::of_network(&context, Direction::Ingress, tag.network);
     if let Ok(verdict) = vip::arp::resolve(&frame, tag.balancer) {
-        return act(verdict.outcome, verdict.redirect);
+        return act(&frame, verdict.outcome, verdict.redirect);
     }
     run(&frame, on_overlay_in)
 }
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
-    let Some(tag) = vip::tag(&context) else { return act(Outcome::NotOurs, Redirect::None) };
+    let Some(tag) = vip::tag(&context) else { return untagged(&context) };
     let frame = Skb::of_network(&context, Direction::Egress, tag.network);
     run(&frame, |frame, packet| vip::reply::to_caller(frame, packet))
+}
+
+/// A packet of an overlay that nothing has said the number of.
+#[inline(always)]
+fn untagged(context: &TcContext) -> i32 {
+    act(&Skb::<L2>::new(context, Direction::Ingress), Outcome::NotOurs, Redirect::None)
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -106,7 +118,16 @@ pub(crate) fn getpeername6(context: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
+fn leave_by_uplink<L: LinkLayer>(frame: &Skb<L>) -> i32 {
+    // Most of what was received has just been sent on by `uplink_in` or `bridge_in`.
+    if mark::is_ours(frame) || frame.origin() != 0 && !concerns_us(frame) {
+        return act(frame, Outcome::NotOurs, Redirect::None);
+    }
+    on_uplink(frame, on_uplink_out)
+}
+
+#[inline(always)]
+fn on_uplink_in<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet) -> PackedVerdict {
     if !frame.is_for_host() {
         return Outcome::NotOurs.into();
     }
@@ -144,7 +165,7 @@ fn on_uplink_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn on_uplink_out(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
+fn on_uplink_out<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return Outcome::NotOurs.into() };
     if tunnel::is_tunnelled(packet, settings) && host::guard::stops_leaving(frame, packet, settings) {
         return Outcome::ForgedTunnel.into();
@@ -164,7 +185,7 @@ fn on_uplink_out(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
 /// Whether what was received and leaves, not sent on by these programs, may be for a tunnel. Of what a container behind the
 /// node's address begins from a published port note is taken.
 #[inline(always)]
-fn concerns_us(frame: &Skb) -> bool {
+fn concerns_us<H: Hook>(frame: &H) -> bool {
     let Some(seen) = packet::peek_at_leaving(frame) else { return false };
     if outgoing::may_begin(frame, &seen) {
         outgoing::note(frame);
@@ -206,10 +227,10 @@ fn on_overlay_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
 
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
 #[inline(always)]
-fn on_uplink(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
+fn on_uplink<L: LinkLayer>(frame: &Skb<L>, steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict) -> i32 {
     match packet::peek(frame) {
         Some(seen) if seen.is_complete(frame) && !frontends::is_published(seen.protocol, seen.port) => {
-            act(Outcome::NotOurs, Redirect::None)
+            act(frame, Outcome::NotOurs, Redirect::None)
         }
         _ => run(frame, steps),
     }
@@ -217,36 +238,36 @@ fn on_uplink(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) ->
 
 /// Reads the packet, lets the hook's steps decide, and does what they say.
 #[inline(always)]
-fn run(frame: &Skb, steps: impl Fn(&Skb, &mut Packet) -> PackedVerdict) -> i32 {
+fn run<L: LinkLayer>(frame: &Skb<L>, steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict) -> i32 {
     if frame.is_of_vlan() {
-        return act(Outcome::NotOurs, Redirect::None);
+        return act(frame, Outcome::NotOurs, Redirect::None);
     }
     let mut packet = MaybeUninit::uninit();
     let packet = Packet::unread(&mut packet);
     if let Err(outcome) = packet.read(frame) {
-        return act(outcome, Redirect::None);
+        return act(frame, outcome, Redirect::None);
     }
     if let Some(blocks) = split::is_copy(frame)
         && let Err(outcome) = split::lose_first_part(frame, packet, blocks)
     {
-        return act(outcome, Redirect::None);
+        return act(frame, outcome, Redirect::None);
     }
     if !fragments::complete(packet) {
-        return act(Outcome::UnknownFragment, Redirect::None);
+        return act(frame, Outcome::UnknownFragment, Redirect::None);
     }
     let verdict = steps(frame, packet);
     if let Redirect::Back(rejection) = verdict.redirect() {
         return match entry::reject::write(frame, packet, rejection.into()) {
-            Ok(()) => act(verdict.outcome(), frame.back()),
-            Err(outcome) => act(outcome, Redirect::None),
+            Ok(()) => act(frame, verdict.outcome(), frame.back()),
+            Err(outcome) => act(frame, outcome, Redirect::None),
         };
     }
-    act(verdict.outcome(), verdict.redirect())
+    act(frame, verdict.outcome(), verdict.redirect())
 }
 
 /// The only place that turns an outcome into a kernel verdict.
 #[inline(always)]
-fn act(outcome: Outcome, redirect: Redirect) -> i32 {
+fn act<H: Hook>(frame: &H, outcome: Outcome, redirect: Redirect) -> i32 {
     counters::count(outcome);
     match outcome {
         // The next program, if there is one, then the kernel.
@@ -276,7 +297,7 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::VipPinged
         | Outcome::Probed
         | Outcome::RefusalReplayed
-        | Outcome::NameAnswered => leave(redirect),
+        | Outcome::NameAnswered => leave(frame, redirect),
 
         Outcome::UnknownPeer
         | Outcome::UnknownTask
@@ -311,10 +332,12 @@ fn act(outcome: Outcome, redirect: Redirect) -> i32 {
 }
 
 #[inline(always)]
-fn leave(redirect: Redirect) -> i32 {
+fn leave<H: Hook>(frame: &H, redirect: Redirect) -> i32 {
     match redirect {
         // SAFETY: both helpers only note where the packet goes; an interface that is gone drops it.
         Redirect::Interface(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+        // Where it goes to, packets may have an Ethernet header; what the kernel does not need there it takes off.
+        Redirect::Neighbour(_) if H::IS_L3 && frame.prepend_ethernet([0; 6], [0; 6]).is_err() => TC_ACT_SHOT,
         // SAFETY: as above; without parameters the kernel looks up the neighbour itself.
         Redirect::Neighbour(interface) => unsafe {
             bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32

@@ -10,7 +10,7 @@ use crate::entry::replay::{self, Refusal, offer};
 use crate::entry::reply;
 use crate::home;
 use crate::home::delivery::Target;
-use crate::hook::skb::Skb;
+use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::packet::quoted::Quoted;
 use crate::tables::flows::{self, Known, Published};
@@ -20,12 +20,12 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 
 /// At the entry node: an error from the client's side about an answer of ours.
 #[inline(never)]
-pub fn from_client(frame: &Skb, packet: &Packet, settings: &Settings) -> PackedVerdict {
+pub fn from_client<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> PackedVerdict {
     try_from_client(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_from_client(frame: &Skb, packet: &Packet, settings: &Settings) -> Step {
+fn try_from_client<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> Step {
     let quoted = Quoted::read(frame, packet)?;
     let tuple = quoted.tuple;
     if !frontends::is_published(quoted.protocol, tuple.source_port) {
@@ -55,7 +55,7 @@ fn try_from_client(frame: &Skb, packet: &Packet, settings: &Settings) -> Step {
 /// At the entry node: an error out of the tunnel, from the side of a task. The next step is to send it on to the client, if
 /// it is about a flow of that task.
 #[inline(never)]
-pub fn from_home(frame: &Skb, packet: &Packet, arrival: &Arrival) -> PackedNext {
+pub fn from_home<H: Hook>(frame: &H, packet: &Packet, arrival: &Arrival) -> PackedNext {
     let Ok(quoted) = Quoted::read(frame, packet) else { return Outcome::UnknownAnswer.into() };
     let tuple = quoted.tuple;
     if packet.source != tuple.destination || packet.destination != tuple.source {
@@ -84,8 +84,8 @@ pub fn from_home(frame: &Skb, packet: &Packet, arrival: &Arrival) -> PackedNext 
 
 /// The packet says that the segment with this sequence number of a client's flow was refused.
 #[inline(never)]
-pub(crate) fn refused(
-    frame: &Skb,
+pub(crate) fn refused<H: Hook>(
+    frame: &H,
     flow: &FlowKey,
     sequence: u32,
     identity: Address,

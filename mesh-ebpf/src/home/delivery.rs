@@ -86,9 +86,9 @@ pub(crate) fn deliver<H: Hook>(
         destination_port: target.port,
     };
     rewrite::readdress(frame, packet, &tuple, Hop::Routed)?;
-    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
     if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
         rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
     }
+    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
     Ok(target.redirect(frame, settings))
 }

@@ -12,6 +12,7 @@ use mesh_common::tunnel::{self, TunnelAddress};
 use crate::entry::icmp::refused;
 use crate::home::delivery::Target;
 use crate::home::reply;
+use crate::hook::Hook;
 use crate::hook::skb::Skb;
 use crate::next_hop::NextHop;
 use crate::packet::Packet;
@@ -23,12 +24,12 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Step};
 
 /// At the home node: an error out of the tunnel about an answer of one of our tasks.
 #[inline(never)]
-pub fn to_task(frame: &Skb, packet: &Packet, settings: &Settings, arrival: &Arrival) -> PackedVerdict {
+pub fn to_task<H: Hook>(frame: &H, packet: &Packet, settings: &Settings, arrival: &Arrival) -> PackedVerdict {
     try_to_task(frame, packet, settings, arrival.address).into()
 }
 
 #[inline(always)]
-fn try_to_task(frame: &Skb, packet: &Packet, settings: &Settings, address: TunnelAddress) -> Step {
+fn try_to_task<H: Hook>(frame: &H, packet: &Packet, settings: &Settings, address: TunnelAddress) -> Step {
     let quoted = Quoted::read(frame, packet).map_err(|_| Outcome::MalformedInside)?;
     let key =
         TaskKey { identity: address.identity, port: address.port, protocol: quoted.protocol, padding: 0 };
@@ -39,8 +40,8 @@ fn try_to_task(frame: &Skb, packet: &Packet, settings: &Settings, address: Tunne
 
 /// Makes the error one about the packet that the task sent, and hands it to the task.
 #[inline(always)]
-pub(crate) fn deliver(
-    frame: &Skb,
+pub(crate) fn deliver<H: Hook>(
+    frame: &H,
     packet: &Packet,
     settings: &Settings,
     quoted: &Quoted,

@@ -8,16 +8,20 @@ use core::ffi::c_void;
 use core::mem::size_of;
 
 use mesh_common::checksum::Sum;
+use mesh_common::net::Mac;
 use mesh_common::outcome::Outcome;
 
 use crate::packet::sum::{self, TransportChange};
 use crate::verdict::Redirect;
 use crate::verifier::{Even, some_of};
 
-/// What TC and XDP can both do with a packet, each in its own manner. All offsets are counted from the Ethernet header.
+/// What TC and XDP can both do with a packet, each in its own manner. All offsets are counted from the Ethernet header, also
+/// where there is none.
 pub trait Hook {
     /// Whether the hook is XDP, which leaves what it cannot do to TC, unchanged ([`crate::verdict::LEAVE_TO_TC`]).
     const IS_XDP: bool;
+    /// Whether packets have no Ethernet header there. What is at an offset before the IP header cannot be read then.
+    const IS_L3: bool;
 
     /// The overlay network's number; 0 for what is on no overlay.
     fn network(&self) -> u32;
@@ -31,8 +35,11 @@ pub trait Hook {
     /// Where a packet goes that is sent back to where it came from: out again, or, on its way out, in.
     fn back(&self) -> Redirect;
 
-    /// Bytes of the packet, from its Ethernet header on.
+    /// Bytes of the packet, counted as offsets are.
     fn size(&self) -> u32;
+
+    /// Whether an IPv4 header comes behind the link layer's.
+    fn is_ipv4(&self) -> bool;
 
     /// The bytes at `offset`, if the packet has them where they can be read. Changing the packet's size or its checksums through
     /// this trait invalidates the pointer; the verifier sees to that.
@@ -63,6 +70,10 @@ pub trait Hook {
 
     /// Takes the `bytes` behind the Ethernet header away.
     fn shrink(&self, bytes: u16) -> Result<(), Outcome>;
+
+    /// Puts an Ethernet header in front of a packet that has none, for an interface where packets have one. The packet cannot be
+    /// read or changed any more after that.
+    fn prepend_ethernet(&self, destination: Mac, source: Mac) -> Result<(), Outcome>;
 
     /// Cuts or pads the packet to `bytes`.
     fn resize(&self, bytes: u32) -> Result<(), Outcome>;

@@ -1,6 +1,7 @@
 //! A packet in the kernel's hands: bounds-checked access to its bytes, and what the hook lets us do with it.
 
 use core::ffi::c_void;
+use core::marker::PhantomData;
 use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::bindings::{
@@ -9,11 +10,12 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum::Sum;
-use mesh_common::net::ETHERNET_HEADER;
+use mesh_common::net::{ETHERNET_HEADER, Mac, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
@@ -25,11 +27,41 @@ use crate::verifier::{bounded, zeroed};
 /// Inner Ethernet header, as the flags of `bpf_skb_adjust_room` want its length (linux/bpf.h).
 const ENCAP_L2: u64 = (ETHERNET_HEADER as u64) << 56;
 
+/// What an interface puts in front of an IP packet.
+pub trait LinkLayer {
+    /// Bytes of it.
+    const HEADER: usize;
+}
+
+/// Ethernet, or what looks like it to the rest of the kernel.
+pub struct L2;
+
+impl LinkLayer for L2 {
+    const HEADER: usize = ETHERNET_HEADER;
+}
+
+/// Nothing, as `WireGuard`, tun, IPIP and PPP do: the kernel's L3 devices. Offsets are those that the packet would have behind an
+/// Ethernet header.
+pub struct L3;
+
+impl LinkLayer for L3 {
+    const HEADER: usize = 0;
+}
+
 /// A packet at a TC hook.
-pub struct Skb {
+pub struct Skb<L = L2> {
     context: *mut __sk_buff,
     direction: Direction,
     network: u32,
+    link_layer: PhantomData<L>,
+}
+
+/// All fields in network byte order.
+#[repr(C)]
+struct Ethernet {
+    destination: Mac,
+    source: Mac,
+    ethertype: u16,
 }
 
 /// Which way packets pass a hook.
@@ -39,7 +71,10 @@ pub enum Direction {
     Egress,
 }
 
-impl Skb {
+impl<L: LinkLayer> Skb<L> {
+    /// Of all that offsets are counted with, what is not in the packet.
+    const MISSING: usize = ETHERNET_HEADER - L::HEADER;
+
     #[inline(always)]
     pub fn new(context: &TcContext, direction: Direction) -> Self {
         Self::of_network(context, direction, 0)
@@ -48,7 +83,7 @@ impl Skb {
     /// A packet of an overlay network.
     #[inline(always)]
     pub fn of_network(context: &TcContext, direction: Direction, network: u32) -> Self {
-        Self { context: context.skb.skb, direction, network }
+        Self { context: context.skb.skb, direction, network, link_layer: PhantomData }
     }
 
     /// The interface that the packet has come in by; 0 if it is from a socket here.
@@ -146,7 +181,7 @@ impl Skb {
             let sum = unsafe {
                 if bpf_skb_load_bytes(
                     self.as_ptr(),
-                    (offset + done) as u32,
+                    Self::place(offset + done),
                     bytes.as_mut_ptr().cast(),
                     left as u32,
                 ) != 0
@@ -158,6 +193,12 @@ impl Skb {
             total = total.add(halves(sum));
         }
         total.folded()
+    }
+
+    /// An offset as helpers count it.
+    #[inline(always)]
+    fn place(offset: usize) -> u32 {
+        (offset - Self::MISSING) as u32
     }
 
     #[inline(always)]
@@ -181,8 +222,9 @@ impl Skb {
     }
 }
 
-impl Hook for Skb {
+impl<L: LinkLayer> Hook for Skb<L> {
     const IS_XDP: bool = false;
+    const IS_L3: bool = L::HEADER == 0;
 
     #[inline(always)]
     fn network(&self) -> u32 {
@@ -211,12 +253,25 @@ impl Hook for Skb {
     #[inline(always)]
     fn size(&self) -> u32 {
         // SAFETY: the context is valid for the whole program.
-        unsafe { (*self.context).len }
+        unsafe { (*self.context).len + Self::MISSING as u32 }
+    }
+
+    #[inline(always)]
+    fn is_ipv4(&self) -> bool {
+        if Self::IS_L3 {
+            // SAFETY: as above.
+            unsafe { (*self.context).protocol == u32::from(ethertype::IPV4.to_be()) }
+        } else {
+            self.read::<u16>(ETHERNET_HEADER - 2) == Some(ethertype::IPV4.to_be())
+        }
     }
 
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.data() + bounded(offset);
+        if offset < Self::MISSING {
+            return None;
+        }
+        let start = self.data() + bounded(offset - Self::MISSING);
         if start + size_of::<T>() > self.data_end() {
             return None;
         }
@@ -225,8 +280,10 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn make_linear(&self, bytes: u32) {
+        let bytes = bytes - Self::MISSING as u32;
         // Of a packet that is in one piece, however small, there is nothing to be pulled.
-        let wanted = if self.size() < bytes { self.size() } else { bytes };
+        let size = self.size() - Self::MISSING as u32;
+        let wanted = if size < bytes { size } else { bytes };
         if self.data_end() - self.data() < wanted as usize {
             // SAFETY: the context is the one this program was called with.
             // What could not be pulled will be missed by `at`.
@@ -239,7 +296,7 @@ impl Hook for Skb {
         let optional = if change.optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         let pseudo_header = u64::from(change.pseudo_header.difference());
         let segment = u64::from(change.segment.difference());
-        let offset = change.offset as u32;
+        let offset = Self::place(change.offset);
         // SAFETY: the context is the one this program was called with; the helper checks the offset.
         let failed = unsafe {
             (pseudo_header != 0
@@ -285,9 +342,28 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn prepend_ethernet(&self, destination: Mac, source: Mac) -> Result<(), Outcome> {
+        if !Self::IS_L3 {
+            return Ok(());
+        }
+        // SAFETY: the context is the one this program was called with.
+        if unsafe { bpf_skb_change_head(self.context, ETHERNET_HEADER as u32, 0) } != 0 {
+            return Err(Outcome::NotChangeable);
+        }
+        let header = Ethernet { destination, source, ethertype: ethertype::IPV4.to_be() };
+        let size = size_of::<Ethernet>() as u32;
+        // SAFETY: there are as many bytes.
+        if unsafe { bpf_skb_store_bytes(self.context, 0, (&raw const header).cast(), size, 0) } == 0 {
+            Ok(())
+        } else {
+            Err(Outcome::NotChangeable)
+        }
+    }
+
+    #[inline(always)]
     fn resize(&self, bytes: u32) -> Result<(), Outcome> {
         // SAFETY: the context is the one this program was called with.
-        if unsafe { bpf_skb_change_tail(self.context, bytes, 0) } == 0 {
+        if unsafe { bpf_skb_change_tail(self.context, Self::place(bytes as usize), 0) } == 0 {
             Ok(())
         } else {
             Err(Outcome::NotChangeable)
@@ -303,13 +379,13 @@ impl Hook for Skb {
     #[inline(always)]
     unsafe fn load_bytes(&self, offset: usize, to: *mut c_void, length: u32) -> i64 {
         // SAFETY: as promised by the caller.
-        unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, to, length) }
+        unsafe { bpf_skb_load_bytes(self.as_ptr(), Self::place(offset), to, length) }
     }
 
     #[inline(always)]
     unsafe fn store_bytes(&self, offset: usize, from: *const c_void, length: u32) -> i64 {
         // SAFETY: as promised by the caller.
-        unsafe { bpf_skb_store_bytes(self.context, offset as u32, from, length, 0) }
+        unsafe { bpf_skb_store_bytes(self.context, Self::place(offset), from, length, 0) }
     }
 
     #[inline(always)]

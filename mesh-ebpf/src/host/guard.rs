@@ -15,7 +15,8 @@ use mesh_common::net::{Address, Port, protocol};
 use mesh_common::settings::Settings;
 use mesh_common::{maps, peer};
 
-use crate::hook::skb::Skb;
+use crate::hook::Hook;
+use crate::hook::skb::{LinkLayer, Skb};
 use crate::packet::{Packet, Seen};
 use crate::tables::{handover, node};
 use crate::tunnel;
@@ -34,7 +35,7 @@ pub(crate) fn stops_call(protocol: u8, address: Address, port: Port, cookie: u64
 
 /// Whether a packet of a container is for another node's tunnel.
 #[inline(always)]
-pub fn stops_container(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
+pub fn stops_container<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> bool {
     tunnel::is_tunnelled(packet, settings) && is_for_peer(frame, packet, settings)
 }
 
@@ -48,7 +49,7 @@ pub fn may_stop(seen: &Seen) -> bool {
 /// At an uplink, on the way out, of packets that are for the tunnel's port and not ours: whether it must not leave. What
 /// another node has sent is only routed here.
 #[inline(never)]
-pub fn stops_leaving(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
+pub fn stops_leaving<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, settings: &Settings) -> bool {
     if !is_for_peer(frame, packet, settings) || !handover::are_on_all_hooks() {
         return false;
     }
@@ -63,7 +64,7 @@ pub fn stops_leaving(frame: &Skb, packet: &Packet, settings: &Settings) -> bool 
 
 /// Whether another node would take the packet, which is for the tunnel's port.
 #[inline(always)]
-fn is_for_peer(frame: &Skb, packet: &Packet, settings: &Settings) -> bool {
+fn is_for_peer<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> bool {
     node::peer(packet.destination).is_some() && tunnel::names_network(frame, settings)
 }
 

@@ -7,7 +7,7 @@ use mesh_common::settings::Settings;
 use mesh_common::socket::SocketKey;
 
 use crate::entry::request;
-use crate::hook::skb::Skb;
+use crate::hook::skb::{LinkLayer, Skb};
 use crate::host::socket;
 use crate::packet::{Fragment, Packet};
 use crate::tables::flows::{self, Known, Published};
@@ -17,12 +17,12 @@ use crate::verdict::{PackedVerdict, Step};
 /// A packet on its way out that may be from a socket that was given a task elsewhere: into the tunnel with it; or to a task
 /// here, if the other has refused the connection.
 #[inline(never)]
-pub fn from_socket(frame: &Skb, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
+pub fn from_socket<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet, settings: &Settings) -> PackedVerdict {
     try_from_socket(frame, packet, settings).into()
 }
 
 #[inline(always)]
-fn try_from_socket(frame: &Skb, packet: &mut Packet, settings: &Settings) -> Step {
+fn try_from_socket<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet, settings: &Settings) -> Step {
     let key = packet.flow_from_client();
     // A later fragment need not have its socket any more; the first one has been remembered.
     let has_flow = packet.is_tcp() || packet.fragment == Fragment::Later;
@@ -32,7 +32,7 @@ fn try_from_socket(frame: &Skb, packet: &mut Packet, settings: &Settings) -> Ste
             let flow = known.flow();
             let (id, generation) = (flow.backend, flow.generation);
             let backend = serving(id, generation)?;
-            flows::note_client::<Skb, Published>(&key, known, packet, backend, packet.now);
+            flows::note_client::<Skb<L>, Published>(&key, known, packet, backend, packet.now);
             (id, backend)
         }
         None => given(frame, packet)?,
@@ -69,7 +69,7 @@ fn serving(id: u32, generation: u32) -> Result<&'static Backend, Outcome> {
 /// The backend that the sending socket was given; remembered as a flow, because the last segments of a connection have
 /// no socket any more.
 #[inline(always)]
-fn given(frame: &Skb, packet: &Packet) -> Result<(u32, &'static Backend), Outcome> {
+fn given<L: LinkLayer>(frame: &Skb<L>, packet: &Packet) -> Result<(u32, &'static Backend), Outcome> {
     let key = SocketKey {
         cookie: frame.socket_cookie(),
         destination: packet.destination,

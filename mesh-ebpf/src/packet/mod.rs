@@ -16,7 +16,7 @@ use crate::hook::Hook;
 use crate::verifier::{self, Aligned};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
-/// header.
+/// header; or where it would stand, of an interface without one.
 pub(crate) const NETWORK: usize = ETHERNET_HEADER;
 
 /// Offsets of fields in an IPv4 header (RFC 791 §3.1).
@@ -103,11 +103,10 @@ impl Ipv4Header {
     }
 }
 
-/// The start of a packet that has neither VLAN tags nor IP options. All fields in network byte order.
+/// The start of a packet that has neither VLAN tags nor IP options, behind the link layer's. All fields in network byte order.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Start {
-    ethertype: u16,
     network: [u16; IPV4_HEADER / 2],
     ports: [u16; 2],
 }
@@ -137,11 +136,11 @@ impl Seen {
 pub fn peek<H: Hook>(frame: &H) -> Option<Seen> {
     const NO_OPTIONS: u8 = 0x45;
 
-    let start: Start = frame.read(NETWORK - 2)?;
+    let start: Start = frame.read(NETWORK)?;
     let [version_and_length, _] = start.network[0].to_ne_bytes();
     let [_, protocol] = start.network[ipv4::TTL / 2].to_ne_bytes();
     let fragment = start.network[ipv4::FRAGMENT / 2] & !ipv4::DONT_FRAGMENT.to_be();
-    if start.ethertype != ethertype::IPV4.to_be() || version_and_length != NO_OPTIONS || fragment != 0 {
+    if !frame.is_ipv4() || version_and_length != NO_OPTIONS || fragment != 0 {
         return None;
     }
     let length = u16::from_be(start.network[1]);
@@ -246,8 +245,7 @@ impl Packet {
     #[inline(always)]
     fn try_read<H: Hook>(frame: &H, now: u64) -> Result<Self, Outcome> {
         frame.make_linear(NETWORK as u32 + 40);
-        let kind: u16 = frame.read(NETWORK - 2).ok_or(Outcome::Malformed)?;
-        if kind != ethertype::IPV4.to_be() {
+        if !frame.is_ipv4() {
             return Err(Outcome::NotOurs);
         }
         let header: Ipv4Header = frame.read(NETWORK).ok_or(Outcome::Malformed)?;

@@ -17,7 +17,6 @@ use mesh_common::tcp;
 
 use crate::clock;
 use crate::hook::Hook;
-use crate::hook::skb::Skb;
 use crate::packet::{NETWORK, Packet, Seen};
 use crate::tables::{frontends, handover, node};
 
@@ -26,7 +25,7 @@ static OUTGOING: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(maps::O
 
 /// Whether a packet that leaves may begin such a conversation, or go on with one that is not TCP.
 #[inline(always)]
-pub fn may_begin(frame: &Skb, seen: &Seen) -> bool {
+pub fn may_begin<H: Hook>(frame: &H, seen: &Seen) -> bool {
     /// Where the flags of a TCP header stand, behind an IP header without options.
     const TCP_FLAGS: usize = NETWORK + IPV4_HEADER + 13;
 
@@ -36,7 +35,7 @@ pub fn may_begin(frame: &Skb, seen: &Seen) -> bool {
 
 /// Remembers it. What the mesh answers to a client is marked, by all programs of this node or by none.
 #[inline(never)]
-pub fn note(frame: &Skb) {
+pub fn note<H: Hook>(frame: &H) {
     let mut packet = MaybeUninit::uninit();
     let packet = Packet::unread(&mut packet);
     if !handover::are_on_all_hooks() || packet.read(frame).is_err() || !node::is_local(packet.source) {

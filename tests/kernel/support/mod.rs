@@ -15,6 +15,7 @@ pub(crate) mod programs;
 pub(crate) mod random;
 pub(crate) mod run;
 pub(crate) mod tables;
+pub(crate) mod tun;
 pub(crate) mod tunnel;
 pub(crate) mod whole;
 pub(crate) mod wire;

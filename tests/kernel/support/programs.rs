@@ -64,9 +64,12 @@ impl Programs {
         match hook {
             Hook::OverlayIn => self.attach_tag("network_in", interface, place),
             Hook::OverlayOut => self.attach_tag("network_out", interface, place),
-            Hook::UplinkIn | Hook::UplinkOut | Hook::BridgeIn => {}
+            Hook::UplinkIn | Hook::UplinkOut | Hook::BridgeIn | Hook::UplinkInL3 | Hook::UplinkOutL3 => {}
         }
         let program = classifier_mut(self, hook);
+        if program.fd().is_err() {
+            object::until_undisturbed(|| program.load()).expect("the verifier accepts it");
+        }
         let link = if kernel::attaches_by_clsact() {
             // It fails where there is one already; where there can be none, what follows fails too.
             let _ = qdisc_add_clsact(interface);

@@ -29,9 +29,13 @@ pub(crate) enum Hook {
     BridgeIn,
     OverlayIn,
     OverlayOut,
+    /// Of an uplink without Ethernet, which no test run can have packets for.
+    UplinkInL3,
+    UplinkOutL3,
 }
 
 impl Hook {
+    /// Those of test runs.
     pub(crate) const ALL: [Self; 5] =
         [Self::UplinkIn, Self::UplinkOut, Self::BridgeIn, Self::OverlayIn, Self::OverlayOut];
 
@@ -42,12 +46,14 @@ impl Hook {
             Self::BridgeIn => "bridge_in",
             Self::OverlayIn => "overlay_in",
             Self::OverlayOut => "overlay_out",
+            Self::UplinkInL3 => "uplink_in_l3",
+            Self::UplinkOutL3 => "uplink_out_l3",
         }
     }
 
     fn interface(self) -> u32 {
         match self {
-            Self::UplinkIn | Self::UplinkOut => cast::UPLINK,
+            Self::UplinkIn | Self::UplinkOut | Self::UplinkInL3 | Self::UplinkOutL3 => cast::UPLINK,
             Self::BridgeIn => cast::BRIDGE,
             Self::OverlayIn | Self::OverlayOut => overlay::PORT,
         }

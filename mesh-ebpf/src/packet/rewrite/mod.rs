@@ -162,9 +162,13 @@ pub(crate) fn set_fragment<H: Hook>(frame: &H, length: u16, blocks: u16, more: b
     write(frame, NETWORK + ipv4::CHECKSUM, sum.checksum())
 }
 
-/// Hardware addresses for an interface that the kernel sends on as they are.
+/// Hardware addresses for an interface that the kernel sends on as they are. The last that is done to a packet: see
+/// [`Hook::prepend_ethernet`].
 #[inline(always)]
 pub(crate) fn set_macs<H: Hook>(frame: &H, destination: Mac, source: Mac) -> Result<(), Outcome> {
+    if H::IS_L3 {
+        return frame.prepend_ethernet(destination, source);
+    }
     write(frame, 0, [destination, source])
 }
 
@@ -222,6 +226,9 @@ fn write_ipv4<H: Hook>(
 /// Sends a frame back to the hardware address that it came from.
 #[inline(always)]
 pub(crate) fn swap_macs<H: Hook>(frame: &H) -> Result<(), Outcome> {
+    if H::IS_L3 {
+        return Ok(());
+    }
     let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;
     write(frame, 0, [macs[1], macs[0]])
 }

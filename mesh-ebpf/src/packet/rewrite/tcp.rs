@@ -151,7 +151,7 @@ pub(crate) fn into_reset<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outc
 pub(crate) fn keep_syn<H: Hook>(frame: &H, packet: &Packet, syn: &mut Syn) {
     let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
     let Some(flags) = frame.read::<[u16; 2]>(packet.transport() + 12) else { return };
-    let Some(macs) = frame.read::<[u16; 6]>(0) else { return };
+    let Some(macs) = (if H::IS_L3 { Some([0; 6]) } else { frame.read::<[u16; 6]>(0) }) else { return };
     // SAFETY: both are 12 bytes of integers.
     let [destination_mac, source_mac] = unsafe { mem::transmute::<[u16; 6], [Mac; 2]>(macs) };
     let tcp_header = usize::from(flags[0].to_ne_bytes()[0] >> 4) * 4;
@@ -190,7 +190,6 @@ pub(crate) fn into_syn<H: Hook>(frame: &H, tuple: &Tuple, syn: &Syn) -> Result<(
     if options != 0 {
         frame.store(NETWORK + IPV4_HEADER + TCP_HEADER, &syn.options, options)?;
     }
-    set_macs(frame, syn.destination_mac, syn.source_mac)?;
     write_syn_network(frame, tuple, syn, segment)?;
     // As for a RST of ours, the field holds what a device needs to complete it, and the helper does the rest if there is none.
     let pseudo = Sum::pseudo_header(tuple.source, tuple.destination, protocol::TCP, segment);
@@ -201,7 +200,8 @@ pub(crate) fn into_syn<H: Hook>(frame: &H, tuple: &Tuple, syn: &Syn) -> Result<(
         pseudo_header: Sum::ZERO,
         segment: sum.add(folded).add(folded),
         optional: false,
-    })
+    })?;
+    set_macs(frame, syn.destination_mac, syn.source_mac)
 }
 
 /// Makes the packet so long by room behind the Ethernet header: the kernel takes a packet out of the tunnel for one whose

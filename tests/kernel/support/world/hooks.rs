@@ -11,6 +11,7 @@ use super::World;
 use crate::support::namespace::Namespace;
 use crate::support::packet::Packet;
 use crate::support::run::{self, Hook, Run};
+use crate::support::tun::Tun;
 use crate::support::wire::Wire;
 use crate::support::{cast, overlay, programs};
 
@@ -26,6 +27,25 @@ impl World {
             self.ebpf.attach(hook, interface, place);
         }
         ["uplink", "bridge"].map(Wire::at_far_end_of)
+    }
+
+    /// As [`World::attach`], of an uplink that has no Ethernet, in the place of the one that has, and so has no neighbours either.
+    pub(crate) fn attach_l3(&mut self) -> (Tun, Wire) {
+        self.namespace.ip("link del uplink\n");
+        let tun = self.make_l3("uplink", cast::UPLINK, "10.99.0.1/24");
+        self.ebpf.attach(Hook::BridgeIn, "bridge", TcAttachType::Ingress);
+        (tun, Wire::at_far_end_of("bridge"))
+    }
+
+    /// Makes an uplink without Ethernet, with the programs on it.
+    pub(crate) fn make_l3(&mut self, name: &str, index: u32, address: &str) -> Tun {
+        self.namespace.enter();
+        let tun = Tun::new(name, index);
+        self.namespace.ip(&format!("addr add {address} dev {name}\nlink set {name} up\n"));
+        self.insert("UPLINKS", index, 1_u32);
+        self.ebpf.attach(Hook::UplinkInL3, name, TcAttachType::Ingress);
+        self.ebpf.attach(Hook::UplinkOutL3, name, TcAttachType::Egress);
+        tun
     }
 
     /// Makes a port of the bridge that a task is behind, in a namespace of its own, with the bridge's program on it. Returns the
@@ -71,7 +91,6 @@ impl World {
         self.namespace.ip("link set bridge-far mtu 9000\nlink set bridge mtu 9000\n");
     }
 
-    /// The packet through the hook's program.
     /// The route to a node takes packets of this size only.
     pub(crate) fn narrow_route(&self, node: &str, mtu: u16) {
         self.namespace.ip(&format!("route replace {node}/32 dev uplink mtu {mtu}\n"));
@@ -87,6 +106,7 @@ impl World {
         self.namespace.ask(&["neigh", "show", "10.99.0.254"])
     }
 
+    /// The packet through the hook's program.
     pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
         self.counted(packet, || run::run(self.program(hook), hook, packet))
     }
