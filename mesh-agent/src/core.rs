@@ -115,6 +115,8 @@ pub struct Core {
     balancers: Balancers,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
+    /// Interfaces with an address that are no uplinks, and since when.
+    left_out: BTreeMap<String, Instant>,
 }
 
 impl Core {
@@ -153,6 +155,7 @@ impl Core {
             handover: Handover::default(),
             balancers: Balancers::new(),
             warnings: Vec::new(),
+            left_out: BTreeMap::new(),
         })
     }
 
@@ -246,8 +249,7 @@ impl Core {
             );
         }
         if self.arguments.uplinks().auto {
-            let left_out = node::left_out(&node, &uplinks, &self.arguments.bridge);
-            warnings.extend(left_out.iter().map(|name| not_served_at(name)));
+            warnings.extend(self.not_served_at(&node, &uplinks));
         }
         if let Some(address) = swarm
             && let Err(problem) = node::uplink_of(address.into(), &node, &uplinks)
@@ -321,6 +323,23 @@ impl Core {
         self.outputs.vitals.send_modify(|vitals| vitals.made(made, now));
         self.tell(warnings);
         failed
+    }
+
+    /// Interfaces at which nobody is served, if they have been there for a while: an address often comes before the routes.
+    fn not_served_at(&mut self, node: &NodeView, uplinks: &[Interface]) -> Vec<String> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+
+        let now = Instant::now();
+        let left_out = node::left_out(node, uplinks, &self.arguments.bridge);
+        self.left_out.retain(|name, _| left_out.contains(name));
+        let mut warnings = Vec::new();
+        for name in left_out {
+            let since = *self.left_out.entry(name.clone()).or_insert(now);
+            if now.duration_since(since) >= PATIENCE {
+                warnings.push(not_served_at(&name));
+            }
+        }
+        warnings
     }
 
     /// Where it is not known which connections Docker's mesh carries, begins to find out.

@@ -16,7 +16,7 @@ use crate::{
 pub const GUEST: &str = "MESH_TESTS_VM";
 
 /// What Docker and its own mesh need of the kernel, and what programs on a clsact qdisc do.
-const MODULES: &str = "ip_vs ip_vs_rr xt_ipvs vxlan bridge veth br_netfilter overlay iptable_nat iptable_filter \
+const MODULES: &str = "tun ip_vs ip_vs_rr xt_ipvs vxlan bridge veth br_netfilter overlay iptable_nat iptable_filter \
      iptable_mangle xt_conntrack xt_MASQUERADE xt_addrtype xt_mark xt_nat xt_REDIRECT xt_tcpudp nft_compat sch_ingress \
      cls_bpf act_bpf";
 

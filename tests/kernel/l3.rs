@@ -23,13 +23,13 @@ use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, Ip, PUBLISHED};
 use crate::support::namespace::Namespace;
 use crate::support::packet::Packet;
 use crate::support::payload::{
-    ACK, Payload, RST, SYN, Tcp, answer, between, data, icmp_error, syn, tcp, udp,
+    ACK, PSH, Payload, RST, SYN, Tcp, answer, between, data, icmp_error, syn, tcp, udp,
 };
 use crate::support::tun::Tun;
 use crate::support::tunnel::Tunnel;
 use crate::support::wire::Frame;
 use crate::support::world::{World, local, remote};
-use crate::wire::{back, clamped, talk_by_tunnel, to_client};
+use crate::wire::{aggregate, as_aggregate, back, clamped, cut, talk, talk_by_tunnel, to_client};
 
 /// A node beyond the tun of a node that has an Ethernet uplink too.
 const BEYOND: Ip = [10, 97, 0, 2];
@@ -104,6 +104,27 @@ fn requests_come_out_of_the_tunnel_and_answers_go_back_into_it() {
         let answer = Packet::from_task(5, payload);
         bridge.send(&frame(&answer));
         carries_tunnel(&uplink, &Tunnel::to_other(5, &answer).reply(), &to_client(&answer, cast::OTHER));
+    }
+}
+
+#[test]
+fn an_aggregate_of_a_task_is_cut_for_the_client_and_for_the_tunnel() {
+    let sent = aggregate(&Packet::from_task(5, answer(PSH | ACK, b"")));
+    let mut world = World::serving(&[local(5)]);
+    talk(&world);
+    let (uplink, bridge) = world.attach_l3();
+    bridge.send(&as_aggregate(&sent));
+    for segment in cut(&sent) {
+        uplink.carries(&to_client(&segment, cast::NODE).bytes());
+    }
+
+    let mut world = World::home_of(&[5]);
+    talk_by_tunnel(&world);
+    let (uplink, bridge) = world.attach_l3();
+    bridge.send(&as_aggregate(&sent));
+    for segment in cut(&sent) {
+        let tunnel = Tunnel::to_other(5, &segment).reply();
+        carries_tunnel(&uplink, &tunnel, &to_client(&segment, cast::OTHER));
     }
 }
 

@@ -396,7 +396,7 @@ fn carries_error(frame: &Frame, expected: &Packet, place: usize) {
 }
 
 /// The packet with four packets' worth of data, and some more.
-fn aggregate(packet: &Packet) -> Packet {
+pub(crate) fn aggregate(packet: &Packet) -> Packet {
     let bytes: Vec<u8> = (0..4 * SEGMENT + 333).map(|place| (place % 251) as u8).collect();
     packet.with(|packet| {
         if let Payload::Tcp(tcp) = &mut packet.payload {
@@ -405,12 +405,12 @@ fn aggregate(packet: &Packet) -> Packet {
     })
 }
 
-fn as_aggregate(packet: &Packet) -> Frame {
+pub(crate) fn as_aggregate(packet: &Packet) -> Frame {
     Frame { segment: Some(SEGMENT as u16), ..Frame::unfinished(packet.bytes()) }
 }
 
 /// The packets that an aggregate stands for.
-fn cut(packet: &Packet) -> Vec<Packet> {
+pub(crate) fn cut(packet: &Packet) -> Vec<Packet> {
     let Payload::Tcp(tcp) = &packet.payload else { return Vec::new() };
     let count = tcp.data.len().div_ceil(SEGMENT);
     tcp.data

@@ -88,7 +88,10 @@ pub(super) fn lay_second_cable(pid: i32) -> Result<()> {
     pass::set(&format!("/run/netns/{FABRIC}"), SECOND, FarEnd::Pass)?;
     batch(Some(FABRIC), &format!("addr add {SECOND_CLIENT}/24 dev {SECOND}\nlink set {SECOND} up"))?;
     let net = format!("--net=/proc/{pid}/ns/net");
-    let script = format!("addr add {SECOND_ADDRESS}/24 dev eth1\nlink set eth1 up");
+    // A veth is an uplink only if it leads somewhere; and an address comes before it is up, so that nobody asks meanwhile.
+    let script = format!(
+        "addr add {SECOND_ADDRESS}/24 dev eth1\nlink set eth1 up\nroute add default via {SECOND_CLIENT} dev eth1 metric 1000"
+    );
     feed(Cmd::new("nsenter").arg(net).args(["ip", "-batch", "-"]), &script)
 }
 
