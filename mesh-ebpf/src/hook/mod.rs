@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use core::mem::size_of;
 
 use mesh_common::checksum::Sum;
-use mesh_common::net::Mac;
+use mesh_common::net::{ETHERNET_HEADER, Mac, ethertype};
 use mesh_common::outcome::Outcome;
 
 use crate::packet::sum::{self, TransportChange};
@@ -39,7 +39,10 @@ pub trait Hook {
     fn size(&self) -> u32;
 
     /// Whether an IPv4 header comes behind the link layer's.
-    fn is_ipv4(&self) -> bool;
+    #[inline(always)]
+    fn is_ipv4(&self) -> bool {
+        self.read::<u16>(ETHERNET_HEADER - 2) == Some(ethertype::IPV4.to_be())
+    }
 
     /// The bytes at `offset`, if the packet has them where they can be read. Changing the packet's size or its checksums through
     /// this trait invalidates the pointer; the verifier sees to that.
@@ -73,7 +76,10 @@ pub trait Hook {
 
     /// Puts an Ethernet header in front of a packet that has none, for an interface where packets have one. The packet cannot be
     /// read or changed any more after that.
-    fn prepend_ethernet(&self, destination: Mac, source: Mac) -> Result<(), Outcome>;
+    #[inline(always)]
+    fn prepend_ethernet(&self, _destination: Mac, _source: Mac) -> Result<(), Outcome> {
+        Err(Outcome::NotChangeable)
+    }
 
     /// Cuts or pads the packet to `bytes`.
     fn resize(&self, bytes: u32) -> Result<(), Outcome>;

@@ -343,9 +343,6 @@ impl<L: LinkLayer> Hook for Skb<L> {
 
     #[inline(always)]
     fn prepend_ethernet(&self, destination: Mac, source: Mac) -> Result<(), Outcome> {
-        if !Self::IS_L3 {
-            return Ok(());
-        }
         // SAFETY: the context is the one this program was called with.
         if unsafe { bpf_skb_change_head(self.context, ETHERNET_HEADER as u32, 0) } != 0 {
             return Err(Outcome::NotChangeable);

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use mesh_common::net::{ETHERNET_HEADER, Mac, ethertype};
+use mesh_common::net::{ETHERNET_HEADER, ethertype};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::OVERHEAD;
 
@@ -113,11 +113,6 @@ impl Hook for XdpBuff {
     }
 
     #[inline(always)]
-    fn is_ipv4(&self) -> bool {
-        self.read::<u16>(ETHERNET_HEADER - 2) == Some(ethertype::IPV4.to_be())
-    }
-
-    #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let place = self.data() + bounded(self.start.get() + offset);
         if place + size_of::<T>() > self.data_end() {
@@ -168,11 +163,6 @@ impl Hook for XdpBuff {
         let ethernet: Ethernet = self.read(0).ok_or(Outcome::NotChangeable)?;
         self.start.set(self.start.get() + usize::from(bytes));
         self.put(0, ethernet)
-    }
-
-    #[inline(always)]
-    fn prepend_ethernet(&self, _destination: Mac, _source: Mac) -> Result<(), Outcome> {
-        Ok(())
     }
 
     #[inline(always)]

@@ -229,8 +229,14 @@ pub(crate) fn swap_macs<H: Hook>(frame: &H) -> Result<(), Outcome> {
     if H::IS_L3 {
         return Ok(());
     }
-    let macs: [Mac; 2] = frame.read(0).ok_or(Outcome::NotChangeable)?;
-    write(frame, 0, [macs[1], macs[0]])
+    let [destination, source] = macs(frame).ok_or(Outcome::NotChangeable)?;
+    write(frame, 0, [source, destination])
+}
+
+/// The destination's and the source's hardware address; zeroes where there are none.
+#[inline(always)]
+fn macs<H: Hook>(frame: &H) -> Option<[Mac; 2]> {
+    if H::IS_L3 { Some([[0; 6]; 2]) } else { frame.read(0) }
 }
 
 /// A 32-bit field as the two words it is in memory.

@@ -1,14 +1,12 @@
 //! TCP segments: the MSS option, the RST that answers one, and a SYN made once more.
 
-use core::mem;
-
 use mesh_common::checksum::Sum;
 use mesh_common::flow::Syn;
-use mesh_common::net::{IPV4_HEADER, Mac, TCP_HEADER, protocol};
+use mesh_common::net::{IPV4_HEADER, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp::flag;
 
-use super::{Tuple, halves, set_macs, swap_macs, write, write_ipv4};
+use super::{Tuple, halves, macs, set_macs, swap_macs, write, write_ipv4};
 use crate::hook::Hook;
 use crate::packet::sum::TransportChange;
 use crate::packet::{Fragment, NETWORK, Packet, TCP_CHECKSUM, ipv4};
@@ -151,9 +149,7 @@ pub(crate) fn into_reset<H: Hook>(frame: &H, packet: &Packet) -> Result<(), Outc
 pub(crate) fn keep_syn<H: Hook>(frame: &H, packet: &Packet, syn: &mut Syn) {
     let Some(numbers) = frame.read::<[u16; 2]>(NETWORK + ipv4::IDENTIFICATION) else { return };
     let Some(flags) = frame.read::<[u16; 2]>(packet.transport() + 12) else { return };
-    let Some(macs) = (if H::IS_L3 { Some([0; 6]) } else { frame.read::<[u16; 6]>(0) }) else { return };
-    // SAFETY: both are 12 bytes of integers.
-    let [destination_mac, source_mac] = unsafe { mem::transmute::<[u16; 6], [Mac; 2]>(macs) };
+    let Some([destination_mac, source_mac]) = macs(frame) else { return };
     let tcp_header = usize::from(flags[0].to_ne_bytes()[0] >> 4) * 4;
     let data = usize::from(packet.length).wrapping_sub(packet.header_length() + tcp_header) as u32;
     syn.sequence = packet.sequence;
