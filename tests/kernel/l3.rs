@@ -1,7 +1,7 @@
 //! Uplinks without Ethernet, as those of a VPN: the same steps as at others. What has no Ethernet header cannot be in a test run, so
 //! packets come in and go out at the far end of a tun.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use mesh_agent::dataplane::attachments::Attachments;
@@ -14,9 +14,8 @@ use mesh_agent::dataplane::xdp::{XdpMode, XdpState};
 use mesh_agent::node::{self, Uplinks};
 use mesh_common::backend::Backend;
 use mesh_common::maps::Sizes;
-use mesh_common::net::{Address, Port, protocol};
+use mesh_common::net::Address;
 use mesh_common::outcome::Outcome;
-use mesh_common::socket::{SocketFlow, SocketKey};
 
 use crate::support::bpffs::BpfFs;
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, Ip, PUBLISHED};
@@ -235,14 +234,7 @@ fn a_process_of_the_node_calls_a_task_elsewhere() {
     let (uplink, _bridge) = world.attach_l3();
     let socket = UdpSocket::bind("10.99.0.1:0").expect("the node has the address");
     socket.connect("10.99.0.2:80").expect("there is a route");
-    let key = SocketKey {
-        cookie: crate::support::cookies::of(&socket),
-        destination: Address::new(cast::OTHER),
-        port: Port::new(PUBLISHED),
-        protocol: protocol::UDP,
-        padding: 0,
-    };
-    world.insert("SOCKETS", key, SocketFlow { backend: 1, generation: 1, ..SocketFlow::default() });
+    world.gave_task_elsewhere(&socket);
     socket.send(b"question").expect("it is sent");
     let packet = uplink.receive();
     assert_eq!(packet[36..38], cast::TUNNEL_PORT.to_be_bytes(), "it is in the tunnel");
@@ -262,7 +254,7 @@ fn an_agent_puts_programs_that_expect_no_ethernet_on_what_has_the_swarms_address
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
     let view = runtime.block_on(node::look()).expect("the kernel tells");
     let auto = Uplinks { auto: true, named: Vec::new() };
-    let (uplinks, _) = node::uplinks(&view, &auto, "bridge", Some(Ipv4Addr::new(10, 97, TUN as u8, 1)));
+    let (uplinks, _) = node::uplinks(&view, &auto, "bridge", Some([10, 97, TUN as u8, 1].into()));
     assert_eq!(uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>(), ["wg0", "wg1"]);
     assert_eq!(node::left_out(&view, &uplinks, "bridge"), ["wg2"]);
 

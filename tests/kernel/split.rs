@@ -4,8 +4,6 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use mesh_common::backend::BackendCounters;
-use mesh_common::net::{Address, Port, protocol};
-use mesh_common::socket::{SocketFlow, SocketKey};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::checks;
@@ -116,14 +114,7 @@ fn a_datagram_of_a_process_of_the_node_goes_through_the_tunnel_in_parts() {
         )
     };
     assert_eq!(result, 0);
-    let key = SocketKey {
-        cookie: crate::support::cookies::of(&socket),
-        destination: Address::new(cast::OTHER),
-        port: Port::new(PUBLISHED),
-        protocol: protocol::UDP,
-        padding: 0,
-    };
-    world.insert("SOCKETS", key, SocketFlow { backend: 1, generation: 1, ..SocketFlow::default() });
+    world.gave_task_elsewhere(&socket);
     socket.send(&[7; FULL - 8]).expect("it fits the uplink");
 
     let port = socket.local_addr().expect("it is bound").port();

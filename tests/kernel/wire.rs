@@ -4,9 +4,7 @@
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use mesh_common::net::{Address, Port, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::socket::{SocketFlow, SocketKey};
 
 use crate::support::cast::{self, CLIENT_PORT, INNER_MTU, PUBLISHED, TARGET};
 use crate::support::checks;
@@ -182,14 +180,7 @@ fn a_process_of_the_node_is_told_what_fits_into_the_tunnel() {
         )
     };
     assert_eq!(result, 0);
-    let key = SocketKey {
-        cookie: crate::support::cookies::of(&socket),
-        destination: Address::new(cast::OTHER),
-        port: Port::new(PUBLISHED),
-        protocol: protocol::UDP,
-        padding: 0,
-    };
-    world.insert("SOCKETS", key, SocketFlow { backend: 1, generation: 1, ..SocketFlow::default() });
+    world.gave_task_elsewhere(&socket);
 
     socket.send(&[7; 1460]).expect("it fits the uplink");
     // Only so that an error that never comes fails the test.

@@ -1,5 +1,7 @@
 //! What the agent writes into the tables.
 
+use std::net::UdpSocket;
+
 use mesh_agent::dataplane::clock::monotonic_nanoseconds;
 use mesh_common::backend::{Backend, LocalTask, Suspicion};
 use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
@@ -7,9 +9,11 @@ use mesh_common::maps::taking_over;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::overlay::VipKey;
 use mesh_common::settings::Settings;
+use mesh_common::socket::{SocketFlow, SocketKey};
 
 use super::{World, task_key};
 use crate::support::cast::{self, Ip};
+use crate::support::cookies;
 
 impl World {
     pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
@@ -41,6 +45,18 @@ impl World {
     /// The agent of this node has a socket with this cookie.
     pub(crate) fn agent_socket(&mut self, cookie: u64) {
         self.insert("AGENT_SOCKETS", cookie, 1_u32);
+    }
+
+    /// The node's process with this UDP socket has dialled the other node, and was given the first backend.
+    pub(crate) fn gave_task_elsewhere(&mut self, socket: &UdpSocket) {
+        let key = SocketKey {
+            cookie: cookies::of(socket),
+            destination: Address::new(cast::OTHER),
+            port: Port::new(cast::PUBLISHED),
+            protocol: protocol::UDP,
+            padding: 0,
+        };
+        self.insert("SOCKETS", key, SocketFlow { backend: 1, generation: 1, ..SocketFlow::default() });
     }
 
     /// The agent's resolver gives a sign of life.
