@@ -2,11 +2,12 @@
 
 mod inquiry;
 mod naming;
+mod overlays;
 mod served;
 mod succession;
+mod uplinks;
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tracing::warn;
 use naming::Naming;
 use served::Served;
 use succession::Succession;
+use uplinks::UplinkChoice;
 
 use crate::args::{RunArguments, Switch};
 use crate::cgroup;
@@ -28,7 +30,7 @@ use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
 use crate::dataplane::attachments::Attachments;
 use crate::dataplane::kernel::{self, Kernel};
-use crate::dataplane::overlays::{Overlay, Overlays};
+use crate::dataplane::overlays::Overlays;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::unread_ports::UnreadPorts;
 use crate::dataplane::xdp::XdpMode;
@@ -39,7 +41,7 @@ use crate::dns::inside;
 use crate::firewall::Observed;
 use crate::handover::{Balancers, Handover};
 use crate::health::{self, Vitals};
-use crate::node::namespaces::{self, Namespaces};
+use crate::node::namespaces::Namespaces;
 use crate::node::sandboxes::Sandboxes;
 use crate::node::{self, Interface, NodeView, Told};
 use crate::reach::{self, Heard, Pulses, Wanted, Way};
@@ -96,6 +98,7 @@ struct Last {
 pub struct Core {
     arguments: RunArguments,
     netns_cookie: u64,
+    uplinks: UplinkChoice,
     attachments: Attachments,
     overlays: Overlays,
     unread: Arc<UnreadPorts>,
@@ -115,8 +118,6 @@ pub struct Core {
     balancers: Balancers,
     /// What is wrong with the node, as it was last told.
     warnings: Vec<String>,
-    /// Interfaces with an address that are no uplinks, and since when.
-    left_out: BTreeMap<String, Instant>,
 }
 
 impl Core {
@@ -142,6 +143,7 @@ impl Core {
             unread,
             sandboxes: Sandboxes::default(),
             netns_cookie,
+            uplinks: UplinkChoice::new(arguments),
             attachments,
             reconciler,
             outputs,
@@ -155,7 +157,6 @@ impl Core {
             handover: Handover::default(),
             balancers: Balancers::new(),
             warnings: Vec::new(),
-            left_out: BTreeMap::new(),
         })
     }
 
@@ -237,25 +238,10 @@ impl Core {
             // The rest of the round tries it again.
             warn!("new addresses of this node are served later: {error:#}");
         }
-        let swarm = local.node.address;
-        let (uplinks, missing) =
-            node::uplinks(&node, &self.arguments.uplinks(), &self.arguments.bridge, swarm);
+        let address = local.node.address;
+        let mut warnings = Vec::new();
+        let uplinks = self.uplinks.round(&node, address.map(IpAddr::from), Instant::now(), &mut warnings);
         let bridge = node.by_name(&self.arguments.bridge);
-        let mut warnings: Vec<String> =
-            missing.iter().map(|name| format!("there is no interface {name} to be an uplink")).collect();
-        if uplinks.is_empty() {
-            warnings.push(
-                "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
-            );
-        }
-        if self.arguments.uplinks().auto {
-            warnings.extend(self.not_served_at(&node, &uplinks));
-        }
-        if let Some(address) = swarm
-            && let Err(problem) = node::uplink_of(address.into(), &node, &uplinks)
-        {
-            warnings.push(problem.to_string());
-        }
         warnings.extend(desired::node_warnings(&snapshot));
         self.succession.before_programs();
         let ports = node::ports(&node, bridge);
@@ -265,7 +251,7 @@ impl Core {
 
         let serving = self.served.round(&snapshot, &rules, &node, &uplinks, &mut warnings);
 
-        let overlays = self.overlays_here(&snapshot, &inputs.namespaces.borrow());
+        let overlays = overlays::here(&snapshot, &inputs.namespaces.borrow(), &self.arguments);
         self.balancers = overlays.values().map(|overlay| (overlay.vni, overlay.balancer.clone())).collect();
         self.overlays.sync(&overlays);
         let now = Instant::now();
@@ -281,7 +267,7 @@ impl Core {
         self.drain_over = self.drains.note(&desired, &snapshot, now);
         let names = self.naming.round(names, bridge);
         let mut failed = !errors.is_empty() || self.naming.is_outdated();
-        if let Some(address) = swarm {
+        if let Some(address) = address {
             let told = Told {
                 address,
                 netns_cookie: self.netns_cookie,
@@ -325,23 +311,6 @@ impl Core {
         failed
     }
 
-    /// Interfaces at which nobody is served, if they have been there for a while: an address often comes before the routes.
-    fn not_served_at(&mut self, node: &NodeView, uplinks: &[Interface]) -> Vec<String> {
-        const PATIENCE: Duration = Duration::from_secs(5);
-
-        let now = Instant::now();
-        let left_out = node::left_out(node, uplinks, &self.arguments.bridge);
-        self.left_out.retain(|name, _| left_out.contains(name));
-        let mut warnings = Vec::new();
-        for name in left_out {
-            let since = *self.left_out.entry(name.clone()).or_insert(now);
-            if now.duration_since(since) >= PATIENCE {
-                warnings.push(not_served_at(&name));
-            }
-        }
-        warnings
-    }
-
     /// Where it is not known which connections Docker's mesh carries, begins to find out.
     fn read_dockers_connections(&mut self) {
         self.handover.begin(&self.reconciler, &self.unread, &self.balancers);
@@ -368,27 +337,6 @@ impl Core {
             warnings.push(format!("not known which uplinks take what XDP sends, TC will do it: {error}"));
             Default::default()
         })
-    }
-
-    /// The overlays whose namespaces are on this node, by network id.
-    fn overlays_here(&self, snapshot: &Snapshot, namespaces: &Namespaces) -> BTreeMap<String, Overlay> {
-        let docker_run = &self.arguments.docker_run;
-        if self.arguments.vip == Switch::Off {
-            return BTreeMap::new();
-        }
-        let mut overlays = BTreeMap::new();
-        for network in snapshot.networks.values().filter(|network| !network.ingress && network.vni != 0) {
-            let Some(identity) = namespaces::overlay_identity(namespaces, &network.id) else { continue };
-            let overlay = Overlay {
-                name: network.name.clone(),
-                vni: network.vni,
-                identity,
-                namespace: namespaces::of_overlay(docker_run, &network.id),
-                balancer: namespaces::of_balancer(docker_run, &network.id),
-            };
-            overlays.insert(network.id.clone(), overlay);
-        }
-        overlays
     }
 
     fn ask_for_signs_of_life(&self, from: Ipv4Addr, desired: &Desired) {
@@ -443,12 +391,5 @@ async fn until(moment: Option<Instant>) {
 fn found_cgroup() -> Result<PathBuf> {
     cgroup::root().context("read /proc/mounts")?.context(
         "no cgroup2 hierarchy is mounted here: give the agent the host's /sys/fs/cgroup, or name another place with --cgroup",
-    )
-}
-
-fn not_served_at(interface: &str) -> String {
-    format!(
-        "{interface} has an address and is no uplink: clients that come in by it are left to Docker; if nodes or clients are behind \
-         it, add it with --uplink auto,{interface}"
     )
 }

@@ -14,7 +14,7 @@ use mesh_agent::dataplane::pins::Pins;
 use mesh_agent::dataplane::tc::TcMode;
 use mesh_agent::dataplane::unread_ports::UnreadPorts;
 use mesh_agent::dataplane::xdp::{XdpMode, XdpState};
-use mesh_agent::node::{self, Interface};
+use mesh_agent::node::{self, Interface, LinkLayer};
 use mesh_common::maps::Sizes;
 
 use crate::support::bpffs::BpfFs;
@@ -118,6 +118,8 @@ fn an_uplink_takes_frames_once_its_driver_can_send_them() {
     let _agent = node.agent_on(wire, XdpMode::Native);
     assert_eq!(takers(&uplinks), [node.uplink.index, 0, 0]);
     assert_eq!(takers(&uplinks[1..2]), [0; 3], "there is none to send from");
+    let plain = Interface { link_layer: LinkLayer::None, ..node.uplink.clone() };
+    assert_eq!(takers(&[plain, other]), [0; 3], "it takes no frames");
 }
 
 fn index(name: &str) -> u32 {

@@ -52,7 +52,6 @@ pub struct Attached {
 }
 
 const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
-const UPLINK_L3: &[&str] = &program::TC_L3;
 const BRIDGE: &[&str] = &[program::BRIDGE_IN];
 
 impl Attachments {
@@ -242,7 +241,7 @@ impl Attachments {
 
 fn of_uplink(uplink: &Interface) -> &'static [&'static str] {
     match uplink.link_layer {
-        LinkLayer::None => UPLINK_L3,
+        LinkLayer::None => &program::TC_L3,
         LinkLayer::Ethernet | LinkLayer::Other => UPLINK,
     }
 }

@@ -45,6 +45,11 @@ pub mod program {
     /// The root cgroup.
     pub const CGROUP: [&str; 7] =
         ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+
+    /// Whether a program of TC is for what leaves.
+    pub fn is_egress(name: &str) -> bool {
+        name.contains("_out")
+    }
 }
 
 /// Makes the tables as small as they can be: whoever only tries the programs has next to no room for tables beside those of an agent

@@ -146,5 +146,5 @@ fn attach_clsact(program: &mut SchedClassifier, name: &str, place: &Place<'_>) -
 }
 
 fn direction(name: &str) -> TcAttachType {
-    if name.contains("_out") { TcAttachType::Egress } else { TcAttachType::Ingress }
+    if program::is_egress(name) { TcAttachType::Egress } else { TcAttachType::Ingress }
 }

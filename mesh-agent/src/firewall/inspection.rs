@@ -1,7 +1,7 @@
 //! What `preflight` says of operators' filters, and of an encrypted ingress network.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use super::{Dump, Filter, Mode, PublishedPort, Scene, filters, subnet_of};
 use crate::args::{RunArguments, Switch};
@@ -27,7 +27,6 @@ pub async fn rules(arguments: &RunArguments, view: &NodeView) -> Inspection {
     let published: Option<BTreeSet<PublishedPort>> = ports
         .map(|ports| ports.iter().map(|port| (protocol_number(port.protocol), port.published)).collect());
     let address = survey.as_ref().and_then(|survey| survey.address);
-    let address = if let Some(IpAddr::V4(address)) = address { Some(address) } else { None };
     let (uplinks, _) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge, address);
     let is_known = published.is_some();
     let scene = Scene {

@@ -14,7 +14,7 @@ use rtnetlink::packet_core::{
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::Interface;
+use super::{Interface, LinkLayer};
 
 /// `NETDEV_XDP_ACT_NDO_XMIT`. Some drivers have it only while an XDP program is on the interface, a veth while there is one
 /// at its other end.
@@ -24,12 +24,14 @@ const TAKES_FRAMES: u64 = 4;
 pub fn frame_takers(uplinks: &[Interface]) -> io::Result<[u32; FRAME_TAKERS]> {
     let mut takers = [0; FRAME_TAKERS];
     if uplinks.len() > 1 {
+        // Frames are what XDP sends.
+        let uplinks = uplinks.iter().filter(|uplink| uplink.link_layer != LinkLayer::None);
         takers.iter_mut().zip(among(uplinks)?).for_each(|(place, index)| *place = index);
     }
     Ok(takers)
 }
 
-fn among(uplinks: &[Interface]) -> io::Result<Vec<u32>> {
+fn among<'a>(uplinks: impl Iterator<Item = &'a Interface>) -> io::Result<Vec<u32>> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

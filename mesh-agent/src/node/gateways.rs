@@ -14,15 +14,20 @@ pub(super) fn read() -> BTreeSet<String> {
 }
 
 fn of(table: impl BufRead) -> BTreeSet<String> {
-    let routes = table.lines().map_while(Result::ok).skip(1);
-    let to_anywhere = routes.map_while(|route| {
-        let fields: Vec<&str> = route.split_whitespace().collect();
-        let [name, destination, ..] = fields.as_slice() else { return None };
-        let mask = fields.get(7)?;
-        (u32::from_str_radix(destination, 16) == Ok(0))
-            .then(|| (u32::from_str_radix(mask, 16) == Ok(0)).then(|| (*name).to_owned()))
-    });
-    to_anywhere.flatten().filter(|name| name != "*").collect()
+    /// In hexadecimal digits: 0.0.0.0, and its mask if it stands for all addresses.
+    const ANYWHERE: &str = "00000000";
+    /// In place of an interface where the route refuses.
+    const NOWHERE: &str = "*";
+
+    let mut names = BTreeSet::new();
+    for line in table.lines().map_while(Result::ok).skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [name, ANYWHERE, _, _, _, _, _, mask, ..] = fields[..] else { break };
+        if mask == ANYWHERE && name != NOWHERE {
+            names.insert(name.to_owned());
+        }
+    }
+    names
 }
 
 #[cfg(test)]

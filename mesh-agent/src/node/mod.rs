@@ -23,7 +23,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLaye
 pub use facts::{Told, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address};
 pub use frames::frame_takers;
 pub use placement::uplink_of;
-pub use uplinks::{Uplinks, left_out, uplinks};
+pub use uplinks::{Unusable, Uplinks, left_out, uplinks};
 pub use watch::{enlarge, watch};
 
 /// What the node's network looks like.

@@ -1,6 +1,6 @@
 //! Interfaces over which clients and other nodes reach this node. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{Interface, LinkLayer, NodeView};
 
@@ -14,21 +14,36 @@ pub struct Uplinks {
     pub named: Vec<String>,
 }
 
-/// The uplinks of a node that the Swarm knows by an address, and the names among the wanted ones that do not exist. Not the
-/// `bridge` to the tasks.
+/// Why an interface that was named is no uplink.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("there is no interface {0} to be an uplink")]
+    Missing(String),
+    #[error("{0} cannot be an uplink: its packets are neither Ethernet frames nor plain IP")]
+    Unreadable(String),
+}
+
+/// The uplinks of a node that the Swarm knows by an address, and what is wrong with those that were named. Not the `bridge` to the
+/// tasks, unless it is named.
 pub fn uplinks(
     view: &NodeView,
     wanted: &Uplinks,
     bridge: &str,
-    swarm: Option<Ipv4Addr>,
-) -> (Vec<Interface>, Vec<String>) {
+    address: Option<IpAddr>,
+) -> (Vec<Interface>, Vec<Unusable>) {
     let is_uplink = |interface: &&Interface| {
-        wanted.named.contains(&interface.name)
-            || wanted.auto && interface.name != bridge && leads_somewhere(interface, view, swarm)
+        wanted.named.contains(&interface.name) && interface.link_layer != LinkLayer::Other
+            || wanted.auto && interface.name != bridge && leads_somewhere(interface, view, address)
     };
     let found = view.interfaces.values().filter(is_uplink).cloned().collect();
-    let missing = wanted.named.iter().filter(|name| view.by_name(name).is_none()).cloned().collect();
-    (found, missing)
+    let unusable = |name: &String| match view.by_name(name) {
+        None => Some(Unusable::Missing(name.clone())),
+        Some(interface) if interface.link_layer == LinkLayer::Other => {
+            Some(Unusable::Unreadable(name.clone()))
+        }
+        Some(_) => None,
+    };
+    (found, wanted.named.iter().filter_map(unusable).collect())
 }
 
 /// Names of the interfaces with an address at which nobody is served, because they are no uplinks, and Docker has not made them.
@@ -41,8 +56,8 @@ pub fn left_out(view: &NodeView, uplinks: &[Interface], bridge: &str) -> Vec<Str
     view.interfaces.values().filter(is_left_out).map(|interface| interface.name.clone()).collect()
 }
 
-fn leads_somewhere(interface: &Interface, view: &NodeView, swarm: Option<Ipv4Addr>) -> bool {
-    let has_address = || swarm.is_some_and(|address| interface.addresses.contains(&address));
+fn leads_somewhere(interface: &Interface, view: &NodeView, address: Option<IpAddr>) -> bool {
+    let has_address = || interface.addresses.iter().any(|own| Some(IpAddr::V4(*own)) == address);
     is_candidate(interface) && (is_cable(interface, view) || interface.has_default_route || has_address())
 }
 
@@ -80,6 +95,7 @@ fn is_dockers(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -130,9 +146,9 @@ mod tests {
         }
     }
 
-    fn found(auto: bool, named: &[&str], swarm: Option<Ipv4Addr>) -> Vec<String> {
+    fn found(auto: bool, named: &[&str], address: Option<Ipv4Addr>) -> Vec<String> {
         let wanted = Uplinks { auto, named: named.iter().map(|name| (*name).to_owned()).collect() };
-        let (found, _) = uplinks(&view(), &wanted, "docker_gwbridge", swarm);
+        let (found, _) = uplinks(&view(), &wanted, "docker_gwbridge", address.map(IpAddr::V4));
         found.into_iter().map(|uplink| uplink.name).collect()
     }
 
@@ -149,17 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_interface_that_does_not_exist_is_named() {
-        let wanted = Uplinks { auto: false, named: vec!["eth0".into(), "eth7".into()] };
-        let (found, missing) = uplinks(&view(), &wanted, "docker_gwbridge", None);
+    fn a_wanted_interface_that_does_not_exist_or_cannot_be_read_is_named() {
+        let wanted = Uplinks { auto: false, named: ["eth0", "eth7", "ib0"].map(Into::into).to_vec() };
+        let (found, unusable) = uplinks(&view(), &wanted, "docker_gwbridge", None);
         assert_eq!(found.len(), 1);
-        assert_eq!(missing, ["eth7"]);
+        assert_eq!(unusable, [Unusable::Missing("eth7".into()), Unusable::Unreadable("ib0".into())]);
     }
 
     #[test]
     fn interfaces_that_nobody_is_served_at_are_known() {
         let wanted = Uplinks { auto: true, named: Vec::new() };
-        let (found, _) = uplinks(&view(), &wanted, "docker_gwbridge", Some(SWARM));
+        let (found, _) = uplinks(&view(), &wanted, "docker_gwbridge", Some(SWARM.into()));
         assert_eq!(left_out(&view(), &found, "docker_gwbridge"), ["br-lan", "wg1", "br-lan.7"]);
         assert!(left_out(&NodeView { interfaces: BTreeMap::new() }, &[], "docker_gwbridge").is_empty());
     }

@@ -17,7 +17,7 @@ use crate::args::RunArguments;
 use crate::dataplane::kernel;
 use crate::dataplane::xdp::{self, XdpMode, XdpState};
 use crate::firewall::inspection::{self, Inspection};
-use crate::node::{self, Interface, NodeView};
+use crate::node::{self, Interface, NodeView, Unusable};
 use crate::peers::certificates::Certificates;
 use crate::swarm::source::Source;
 use crate::swarm::survey::survey;
@@ -60,8 +60,10 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     ];
     match &node {
         Ok(view) => {
-            findings.push(("uplinks", uplinks(arguments, view, swarm)));
-            findings.push(("XDP", xdp(arguments, view, swarm)));
+            let (uplinks, unusable) = node::uplinks(view, &arguments.uplinks(), &arguments.bridge, swarm);
+            findings.push(("uplinks", self::uplinks(arguments, view, &uplinks, &unusable)));
+            findings.push(("XDP", xdp(arguments, &uplinks)));
+            findings.extend(swarm.map(|swarm| ("Swarm address", address(view, &uplinks, swarm))));
             findings.push(("bridge", bridge(arguments, view)));
             findings.push(("firewall", inspection::rules(arguments, view).await.into()));
             findings.push(("IPv6", Note("clients that come by IPv6 are left to Docker, as before".into())));
@@ -72,9 +74,6 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
     if arguments.source == Source::Swarm {
         findings.push(("Docker", docker::docker(arguments).await));
         findings.push(("certificates", certificates(arguments)));
-        if let (Ok(view), Some(swarm)) = (&node, swarm) {
-            findings.push(("Swarm address", address(arguments, view, swarm)));
-        }
         findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
     findings.push(("agent", agent(arguments, agent_runs).await));
@@ -101,16 +100,6 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
 /// By which the Swarm knows this node; `None` if Docker does not say, which has a check of its own.
 async fn swarm_address(arguments: &RunArguments) -> Option<IpAddr> {
     if arguments.source == Source::Swarm { survey(&arguments.docker_sock).await.ok()?.address } else { None }
-}
-
-/// The uplinks, and the names among the wanted ones that do not exist.
-fn find_uplinks(
-    arguments: &RunArguments,
-    view: &NodeView,
-    swarm: Option<IpAddr>,
-) -> (Vec<Interface>, Vec<String>) {
-    let address = if let Some(IpAddr::V4(address)) = swarm { Some(address) } else { None };
-    node::uplinks(view, &arguments.uplinks(), &arguments.bridge, address)
 }
 
 fn kernel_version() -> Finding {
@@ -180,8 +169,7 @@ fn programs(arguments: &RunArguments) -> Finding {
 
 /// How each uplink is served. Whether a driver takes the program shows when the agent attaches it: some stop their
 /// hardware for a moment, so it is not tried here.
-fn xdp(arguments: &RunArguments, view: &NodeView, swarm: Option<IpAddr>) -> Finding {
-    let (uplinks, _) = find_uplinks(arguments, view, swarm);
+fn xdp(arguments: &RunArguments, uplinks: &[Interface]) -> Finding {
     let mut has_tc_alone = false;
     let ways = uplinks.iter().map(|uplink| {
         let way = match xdp::wanted(arguments.xdp, uplink) {
@@ -214,17 +202,22 @@ fn cgroup2(arguments: &RunArguments) -> Finding {
     }
 }
 
-fn uplinks(arguments: &RunArguments, view: &NodeView, swarm: Option<IpAddr>) -> Finding {
-    let (uplinks, missing) = find_uplinks(arguments, view, swarm);
-    if !missing.is_empty() {
-        return Bad(format!("no interface {}: name others with --uplink", missing.join(", ")));
+fn uplinks(
+    arguments: &RunArguments,
+    view: &NodeView,
+    uplinks: &[Interface],
+    unusable: &[Unusable],
+) -> Finding {
+    if !unusable.is_empty() {
+        let problems: Vec<String> = unusable.iter().map(ToString::to_string).collect();
+        return Bad(format!("{}: name others with --uplink", problems.join("; ")));
     }
     if uplinks.is_empty() {
         return Bad("no interface with an address that leads somewhere: name one with --uplink".into());
     }
     let names: Vec<_> =
         uplinks.iter().map(|uplink| format!("{} (MTU {})", uplink.name, uplink.mtu)).collect();
-    let left_out = node::left_out(view, &uplinks, &arguments.bridge);
+    let left_out = node::left_out(view, uplinks, &arguments.bridge);
     if left_out.is_empty() || !arguments.uplinks().auto {
         return Good(names.join(", "));
     }
@@ -237,9 +230,8 @@ fn uplinks(arguments: &RunArguments, view: &NodeView, swarm: Option<IpAddr>) -> 
 }
 
 /// Where other nodes' tunnel packets come to.
-fn address(arguments: &RunArguments, view: &NodeView, swarm: IpAddr) -> Finding {
-    let (uplinks, _) = find_uplinks(arguments, view, Some(swarm));
-    match node::uplink_of(swarm, view, &uplinks) {
+fn address(view: &NodeView, uplinks: &[Interface], swarm: IpAddr) -> Finding {
+    match node::uplink_of(swarm, view, uplinks) {
         Ok(uplink) => Good(format!("{swarm} on {}", uplink.name)),
         Err(problem) => Bad(problem.to_string()),
     }

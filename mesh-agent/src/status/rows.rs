@@ -148,7 +148,7 @@ pub(super) fn attachments(published: &Published) -> Vec<AttachmentRow> {
             });
         }
         for name in attached.programs {
-            let direction = if name.contains("_out") { "egress" } else { "ingress" };
+            let direction = if program::is_egress(name) { "egress" } else { "ingress" };
             rows.push(AttachmentRow {
                 interface: attached.interface.clone(),
                 hook: format!("{}-{direction}", attached.hook),
