@@ -74,7 +74,7 @@ fn is_cable(interface: &Interface, view: &NodeView) -> bool {
     match interface.kind.as_deref() {
         None => interface.link_layer == LinkLayer::Ethernet,
         Some("bond" | "team") => true,
-        // What is below is another interface, and lower in turn: it ends.
+        // One on another VLAN is not looked through.
         Some("vlan") if interface.peer_namespace.is_none() => {
             let below = interface.peer.and_then(|index| view.interfaces.get(&index));
             below.is_some_and(|below| below.kind.as_deref() != Some("vlan") && is_cable(below, view))
