@@ -90,23 +90,25 @@ fn another_managers_agent(lab: &Lab) -> Result<()> {
     live(lab, "follow", 2)?;
     let _demoted = promote(lab, second)?;
 
-    let constrain = |option: &str| {
+    let constrain = |option: &str, detach: &str| {
         let constraint = format!("node.hostname!={}", first.name);
-        let update = ["service", "update", "--quiet", "--detach", "--no-resolve-image", option, &constraint];
+        let update = ["service", "update", "--quiet", detach, "--no-resolve-image", option, &constraint];
         lab.docker(update).arg(mesh::SERVICE).read().map(drop)
     };
     let returned = Undo::at_the_end(|| {
-        let _ = constrain("--constraint-rm").and_then(|()| agent_answers(first));
+        let _ = constrain("--constraint-rm", "--detach").and_then(|()| agent_answers(first));
     });
-    constrain("--constraint-add")?;
+    // Some Dockers exchange the agents of all nodes for it, and an agent that has just begun follows nobody yet.
+    constrain("--constraint-add", "--detach=false")?;
     wait::for_up_to(PATIENCE, "the first manager's agent ends", || {
         ensure!(mesh::agent_container(first).is_err(), "it runs");
         Ok(())
     })?;
 
+    let left = [second, worker];
+    left.into_iter().try_for_each(agent_answers)?;
     service.scale(4)?;
     service.wait_for(4)?;
-    let left = [second, worker];
     live_on(&left, "follow", 4, Duration::from_secs(6))?;
     for node in left {
         get(node, 8601, 12).with_context(|| format!("through {}", node.name))?;

@@ -187,6 +187,7 @@ fn preflight(lab: &Lab) -> Result<()> {
     lab.on_every_node(|node| {
         let said = mesh::agent(node, &["preflight"])?.quiet().read().with_context(|| node.name.clone())?;
         ensure!(!said.contains("FAIL"), "{}: {said}", node.name);
+        ensure!(said.contains("the agent of this container"), "{} has tried the programs: {said}", node.name);
         Ok(())
     })
     .map(drop)

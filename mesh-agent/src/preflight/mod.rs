@@ -49,13 +49,13 @@ impl From<Inspection> for Finding {
 pub async fn run(arguments: &RunArguments) -> ExitCode {
     let node = node::look().await;
     let swarm = swarm_address(arguments).await;
-    let agent_runs = single::is_held(&arguments.bpffs);
+    let agent = Agent::find(arguments).await;
     let mut findings = vec![
         ("kernel", kernel_version()),
         ("privileges", privileges()),
         ("security module", confinement::security_module()),
         ("BPF file system", confinement::bpffs(&arguments.bpffs)),
-        ("programs", programs(arguments)),
+        ("programs", programs(arguments, &agent)),
         ("cgroup2", cgroup2(arguments)),
     ];
     match &node {
@@ -76,7 +76,7 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
         findings.push(("certificates", certificates(arguments)));
         findings.extend(inspection::ingress(arguments).await.map(|found| ("ingress network", found.into())));
     }
-    findings.push(("agent", agent(arguments, agent_runs).await));
+    findings.push(("agent", agent.into()));
     let mut text = String::new();
     for (name, finding) in &findings {
         let (mark, detail) = match finding {
@@ -94,6 +94,36 @@ pub async fn run(arguments: &RunArguments) -> ExitCode {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+/// Whether an agent runs on this node.
+enum Agent {
+    None,
+    /// In this container.
+    Here {
+        version: String,
+    },
+    Elsewhere,
+}
+
+impl Agent {
+    async fn find(arguments: &RunArguments) -> Self {
+        match (single::is_held(&arguments.bpffs), status::client::fetch(&arguments.socket).await) {
+            (true, Ok(report)) => Self::Here { version: report.agent_version },
+            (true, Err(_)) => Self::Elsewhere,
+            (false, _) => Self::None,
+        }
+    }
+}
+
+impl From<Agent> for Finding {
+    fn from(agent: Agent) -> Self {
+        match agent {
+            Agent::Here { version } => Note(format!("version {version} runs on this node already")),
+            Agent::Elsewhere => Note("one runs on this node already, in another container".into()),
+            Agent::None => Good("none runs on this node yet".into()),
+        }
     }
 }
 
@@ -151,7 +181,12 @@ fn privileges() -> Finding {
     }
 }
 
-fn programs(arguments: &RunArguments) -> Finding {
+/// Where the agent serves, they are not tried: what the kernel takes to check them is charged to its container, which has no room
+/// for that beside an agent, and the kernel ends the largest process first.
+fn programs(arguments: &RunArguments, agent: &Agent) -> Finding {
+    if let Agent::Here { version } = agent {
+        return Good(format!("the agent of this container, version {version}, runs them"));
+    }
     let count = match kernel::try_load() {
         Ok(count) => count,
         Err(error) => return Bad(format!("{error:#}")),
@@ -267,14 +302,6 @@ fn certificates(arguments: &RunArguments) -> Finding {
         }
         Ok(identity) => Good(format!("node {} of the cluster {}", identity.node_id, identity.cluster_id)),
         Err(error) => Bad(format!("{error:#}")),
-    }
-}
-
-async fn agent(arguments: &RunArguments, runs: bool) -> Finding {
-    match (runs, status::client::fetch(&arguments.socket).await) {
-        (true, Ok(report)) => Note(format!("version {} runs on this node already", report.agent_version)),
-        (true, Err(_)) => Note("one runs on this node already, in another container".into()),
-        (false, _) => Good("none runs on this node yet".into()),
     }
 }
 
