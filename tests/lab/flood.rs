@@ -36,7 +36,7 @@ fn floods(lab: &Lab) -> Result<()> {
     let entry = &lab.nodes[1];
     // Each is more than the tables that forget have places for, however slow the machine.
     for (kind, port, seconds, count) in
-        [("syn", 8322, "10", "20000000"), ("ack", 8321, "60", "150000"), ("udp", 8322, "60", "150000")]
+        [("syn", 8322, "10", "20000000"), ("ack", 8321, "30", "150000"), ("udp", 8322, "30", "150000")]
     {
         let to = target(entry, port);
         let flood: Flood =
