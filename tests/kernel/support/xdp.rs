@@ -62,6 +62,8 @@ impl Driver {
         object::until_undisturbed(|| xdp.load()).expect("the verifier accepts it");
         // The kernel runs nothing in the name of an interface without it.
         xdp.attach_to_if_index(cast::UPLINK, XdpMode::Driver).expect("veth takes XDP programs");
+        // XDP leaves ways to TC that no packet has confirmed for a second, which is less than the verifier may take.
+        world.forget_ways();
         Self { ebpf, _files: files }
     }
 

@@ -147,6 +147,12 @@ impl World {
         map.set(place, routes, 0).expect("the place is in range");
     }
 
+    /// As if the kernel had been asked for no way yet.
+    pub(crate) fn forget_ways(&self) {
+        let map = self.ebpf.map("ROUTES").expect("there is a map ROUTES");
+        tables::empty(map).expect("arrays can be written in one call");
+    }
+
     /// The way back of a call among those that are not forgotten.
     pub(crate) fn protected_reply(&self, key: &VipReplyKey) -> Option<VipReply> {
         self.hash::<VipReplyKey, VipReply>("VIP_ESTABLISHED").get(key, 0).ok()
