@@ -120,7 +120,7 @@ fn memory(lab: &Lab) -> Result<()> {
         let agent = mesh::agent_container(node)?;
         let inspect = ["inspect", "--format", "{{.HostConfig.Memory}}", &agent];
         let limit: u64 = node.docker(inspect).quiet().read()?.parse()?;
-        ensure!(limit == 256 * MEBIBYTE, "the agent of {} may use {limit} bytes", node.name);
+        ensure!(limit == 320 * MEBIBYTE, "the agent of {} may use {limit} bytes", node.name);
         let (used, peak) = used_memory(lab, &node.name, &agent)?;
         println!("      {}: {} MiB, at most {} MiB", node.name, used / MEBIBYTE, peak / MEBIBYTE);
         ensure!(used < limit * 3 / 4, "the agent of {} uses {used} of {limit} bytes", node.name);

@@ -122,6 +122,10 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if scenarios.is_empty() {
+        eprintln!("no scenario's name has {:?} in it; `--list` shows them", options.filters);
+        return ExitCode::FAILURE;
+    }
     match if options.up { run_on_what_is_up(&scenarios) } else { run_all(&scenarios, options.docker) } {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,

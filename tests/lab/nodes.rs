@@ -15,7 +15,7 @@ use mesh_tests::{
 use crate::{
     Scenario, canary,
     load::{Callers, Cause, under_load, unix_ms},
-    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, get, live, live_on},
+    support::{PATIENCE, PROMPT_TABLES, Undo, agent_answers, all_get_flows, get, live, live_on},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -186,11 +186,7 @@ fn docker_restarted(lab: &Lab) -> Result<()> {
 
 /// Every node hands requests to all of so many tasks.
 fn all_answer(lab: &Lab, tasks: usize) -> Result<()> {
-    for node in &lab.nodes {
-        let report = get(node, 8331, 4 * tasks).with_context(|| format!("through {}", node.name))?;
-        ensure!(report.tasks.len() == tasks, "through {}: {:?}", node.name, report.tasks);
-    }
-    Ok(())
+    lab.nodes.iter().try_for_each(|node| all_get_flows(node, 8331, 4 * tasks, tasks))
 }
 
 fn everybody(lab: &Lab) -> Vec<&Node> {

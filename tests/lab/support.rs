@@ -93,19 +93,24 @@ pub(crate) fn all_ok(report: Report) -> Result<Report> {
 
 /// Through every node: as many requests as make `rounds` rounds over the tasks, spread without any remainder.
 pub(crate) fn exact_through_every_node(lab: &Lab, port: u16, tasks: usize, rounds: usize) -> Result<()> {
-    /// A task that has left a SYN unanswered, as on a busy machine, gets no new flows of a node for a second.
-    const AVOIDED: Duration = Duration::from_secs(2);
-
     for node in &lab.nodes {
-        wait::for_up_to(AVOIDED, &format!("every task gets new flows through {}", node.name), || {
-            let report = get(node, port, tasks)?;
-            ensure!(report.tasks.len() == tasks, "{:?}", report.tasks);
-            Ok(())
-        })?;
+        all_get_flows(node, port, tasks, tasks)?;
         let report = get(node, port, tasks * rounds).with_context(|| format!("through {}", node.name))?;
         exact(&report, tasks).with_context(|| format!("through {}", node.name))?;
     }
     Ok(())
+}
+
+/// So many requests through a node reach all of so many tasks, now or in a moment.
+pub(crate) fn all_get_flows(node: &Node, port: u16, requests: usize, tasks: usize) -> Result<()> {
+    /// A task that has left a SYN unanswered, as on a busy machine, gets no new flows of a node for a second.
+    const AVOIDED: Duration = Duration::from_secs(2);
+
+    wait::for_up_to(AVOIDED, &format!("every task gets new flows through {}", node.name), || {
+        let report = get(node, port, requests)?;
+        ensure!(report.tasks.len() == tasks, "{:?}", report.tasks);
+        Ok(())
+    })
 }
 
 /// Every one of so many tasks has answered as often as every other one.
