@@ -83,8 +83,8 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     tokio::spawn(async move { firewall::watch(&rules_sender).await });
 
     let (pulses_sender, pulses) = watch::channel(Arc::default());
-    let (heard_sender, heard) = watch::channel(Arc::default());
-    let findings = Findings { pulses: pulses_sender, heard: heard_sender };
+    let (paths_sender, paths) = watch::channel(Arc::default());
+    let findings = Findings { pulses: pulses_sender, paths: paths_sender };
     tokio::spawn(reach::watch(wanted, findings, Arc::new(AgentSockets::open(&pins)?)));
 
     let resolver = Resolver::new(ResolverSettings::default(), names, Some(core.answers()));
@@ -118,7 +118,7 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             sleep(SAMPLE.max(began.elapsed() * 20)).await;
         }
     });
-    core.follow(Inputs { snapshot, local, node, namespaces, pulses, heard, inside, rules, inquiries }).await
+    core.follow(Inputs { snapshot, local, node, namespaces, pulses, paths, inside, rules, inquiries }).await
 }
 
 /// Keeps flows that are over from piling up.

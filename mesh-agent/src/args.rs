@@ -128,8 +128,8 @@ pub struct RunArguments {
     /// them to Docker
     #[arg(long, env = "MESH_TUNNEL_PLAINTEXT", value_enum, default_value_t = Switch::Off)]
     pub tunnel_plaintext: Switch,
-    /// Largest packet of the tunnel, its headers included, that passes between all nodes; by default what uplinks and routes to the
-    /// nodes take. Smaller where the path is narrower than the interfaces: jumbo frames towards another site, a VPN
+    /// Largest packet of the tunnel, its headers included; by default what uplinks and routes to each node take. Paths that take less
+    /// are found by asking the nodes with packets of that size
     #[arg(long, env = "MESH_MTU", value_parser = clap::value_parser!(u16).range(576..))]
     pub mtu: Option<u16>,
     /// Whether tasks' queries for names go to the mesh's resolver; `off` leaves them to Docker's

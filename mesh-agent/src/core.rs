@@ -44,7 +44,7 @@ use crate::health::{self, Vitals};
 use crate::node::namespaces::Namespaces;
 use crate::node::sandboxes::Sandboxes;
 use crate::node::{self, Interface, NodeView, Told};
-use crate::reach::{self, Heard, Pulses, Wanted, Way};
+use crate::reach::{self, Paths, Pulses, Wanted, Way};
 use crate::reconcile::plan::NodeFacts;
 use crate::reconcile::reconciler::Reconciler;
 use crate::status::collect::Inquiry;
@@ -65,7 +65,7 @@ pub struct Inputs {
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     pub namespaces: watch::Receiver<Arc<Namespaces>>,
     pub pulses: watch::Receiver<Arc<Pulses>>,
-    pub heard: watch::Receiver<Arc<Heard>>,
+    pub paths: watch::Receiver<Arc<Paths>>,
     pub inside: watch::Receiver<inside::Open>,
     /// This node's packet filters.
     pub rules: watch::Receiver<Option<Arc<Observed>>>,
@@ -208,7 +208,7 @@ impl Core {
                     continue;
                 }
                 changed = inputs.pulses.changed() => changed.context("the probing of other nodes ended")?,
-                changed = inputs.heard.changed() => changed.context("the probing of other nodes ended")?,
+                changed = inputs.paths.changed() => changed.context("the probing of other nodes ended")?,
                 _ = full_round.tick() => {
                     self.attachments.look_again();
                     self.reconciler.refresh();
@@ -281,13 +281,13 @@ impl Core {
             let wanted = naming::answered(&names, &inputs.inside.borrow());
             let askers =
                 self.sandboxes.find(&self.arguments.docker_run, &inputs.namespaces.borrow(), &wanted);
-            let heard = inputs.heard.borrow().clone();
-            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, &heard, askers.cookies);
+            let paths = inputs.paths.borrow().clone();
+            let facts = node::facts(&node, &uplinks, bridge, told, &desired.peers, &paths, askers.cookies);
             failed |= !askers.complete;
             let before = self.last.as_ref().map(|last| &last.desired);
             self.handover.prepare(&mut self.reconciler, &desired, before, &self.balancers).await;
             let rest = self.reconciler.begin(&desired, &facts);
-            self.ask_for_signs_of_life(address, &desired);
+            self.ask_for_signs_of_life(address, &facts);
             self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
             if !rest.is_empty() {
                 sleep(PACKETS_PASS).await;
@@ -339,9 +339,9 @@ impl Core {
         })
     }
 
-    fn ask_for_signs_of_life(&self, from: Ipv4Addr, desired: &Desired) {
+    fn ask_for_signs_of_life(&self, from: Ipv4Addr, facts: &NodeFacts) {
         let way = Way { from, tunnel_port: self.arguments.tunnel_port, vni: self.arguments.tunnel_vni };
-        let wanted = Some(Wanted { way, nodes: desired.peers.clone() });
+        let wanted = Some(Wanted { way, nodes: facts.mtus.clone() });
         self.outputs.wanted.send_if_modified(|known| {
             let differs = *known != wanted;
             *known = wanted;

@@ -5,10 +5,24 @@ pub const ANY_UPLINK: u32 = 0;
 /// The same from agents that know nothing of uplinks: the index of `lo`, which is none.
 const ANY_UPLINK_BEFORE: u32 = 1;
 
-/// Whether packets of a node with this value may come in by an interface.
-#[inline(always)]
-pub const fn may_come_by(uplink: u32, interface: u32) -> bool {
-    uplink == interface || uplink == ANY_UPLINK || uplink == ANY_UPLINK_BEFORE
+/// How another node is reached, and how it reaches this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// The interface that its packets come in by, or [`ANY_UPLINK`].
+    pub uplink: u32,
+    /// Largest IP packet that the tunnel carries there; 0, as from agents that know nothing of it, for
+    /// [`Settings::inner_mtu`](crate::settings::Settings::inner_mtu).
+    pub inner_mtu: u16,
+    pub padding: u16,
+}
+
+impl Peer {
+    /// Whether packets of the node may come in by an interface.
+    #[inline(always)]
+    pub const fn may_come_by(self, interface: u32) -> bool {
+        self.uplink == interface || self.uplink == ANY_UPLINK || self.uplink == ANY_UPLINK_BEFORE
+    }
 }
 
 #[cfg(test)]
@@ -17,8 +31,9 @@ mod tests {
 
     #[test]
     fn an_uplink_is_the_only_one_and_no_uplink_is_all() {
-        assert!(may_come_by(2, 2));
-        assert!(!may_come_by(2, 3));
-        assert!(may_come_by(ANY_UPLINK, 3) && may_come_by(1, 3));
+        let by = |uplink| Peer { uplink, ..Peer::default() };
+        assert!(by(2).may_come_by(2));
+        assert!(!by(2).may_come_by(3));
+        assert!(by(ANY_UPLINK).may_come_by(3) && by(1).may_come_by(3));
     }
 }

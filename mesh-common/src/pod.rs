@@ -8,6 +8,7 @@ use crate::flow::{Flow, FlowKey, FragmentKey, FragmentPorts, Opening};
 use crate::frontend::{Affinity, AffinityKey, Frontend, FrontendKey, SlotKey};
 use crate::net::{Address, Port};
 use crate::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::reply::{Reply, ReplyKey, TranslationKey};
 use crate::route::RememberedRoute;
@@ -40,6 +41,7 @@ pod!(
     FrontendKey,
     LocalTask,
     Opening,
+    Peer,
     Port,
     Pressure,
     QuestionKey,

@@ -10,8 +10,9 @@ use crate::net::{Address, Mac, Port, ethertype, protocol};
 pub const OVERHEAD: usize = 50;
 /// The least that a probe carries behind the tunnel's headers, in place of an inner IP packet: a number to know it by.
 pub const PROBE_PAYLOAD: usize = 8;
-/// The most that it carries there. Agents send less; more would only serve somebody who wants nodes to send for him.
-pub const MOST_PROBE_PAYLOAD: usize = 64;
+/// The most that it carries there, in the largest packet that networks are made for: agents ask how large packets get to a node. Its
+/// answer is as long.
+pub const MOST_PROBE_PAYLOAD: usize = 9_216 - OVERHEAD;
 /// Where in it, behind the number, stands what the agent that has sent it knows: a byte of bits of [`known`], and one of zeroes.
 pub const PROBE_KNOWN: usize = PROBE_PAYLOAD;
 /// First word of a VXLAN header: the VNI is valid.

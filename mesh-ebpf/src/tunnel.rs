@@ -5,6 +5,7 @@ use core::mem::{MaybeUninit, size_of};
 use mesh_common::backend::Backend;
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, UDP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
+use mesh_common::select;
 use mesh_common::settings::Settings;
 use mesh_common::tcp::flag;
 use mesh_common::tunnel::flags::{PROBE, PROBE_ANSWER, REPLY};
@@ -12,12 +13,12 @@ use mesh_common::tunnel::{
     MOST_PROBE_PAYLOAD, OVERHEAD, PROBE_KNOWN, PROBE_PAYLOAD, TunnelAddress, TunnelFields, TunnelHeader,
     VXLAN_FLAG_VNI, class_after, ecn, known,
 };
-use mesh_common::{peer, select};
 
 use crate::hook::Hook;
 use crate::mark;
 use crate::next_hop::{self, NextHop};
 use crate::packet::{Fragment, NETWORK, Packet, rewrite};
+use crate::split::Split;
 use crate::tables::{fragments, node};
 use crate::verdict::{LEAVE_TO_TC, PackedVerdict, Redirect, Step};
 
@@ -64,6 +65,21 @@ pub(crate) fn send<H: Hook>(
     // What a task answers is routed from the bridge, by whichever of its ports it was heard.
     let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
     Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
+}
+
+/// The largest packet that the tunnel to a node carries, if this one is larger. Most are small enough for the tunnel to any node.
+#[inline(always)]
+pub(crate) fn exceeded<H: Split>(
+    frame: &H,
+    packet: &Packet,
+    settings: &Settings,
+    node: Address,
+) -> Option<u16> {
+    if packet.length <= settings.inner_mtu {
+        return None;
+    }
+    let limit = node::inner_mtu(node, settings);
+    frame.is_too_big(packet, limit).then_some(limit)
 }
 
 /// Whether this may be a refusal that the entry node makes a SYN again and sends into the tunnel once more: the kernel puts
@@ -181,8 +197,8 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
     }
     let address = TunnelAddress::from_macs(tail.destination, tail.source).ok_or(Outcome::NotOurs)?;
     let sender = packet.source;
-    let uplink = node::peer(sender).ok_or(Outcome::UnknownPeer)?;
-    if !peer::may_come_by(uplink, frame.interface()) {
+    let peer = node::peer(sender).ok_or(Outcome::UnknownPeer)?;
+    if !peer.may_come_by(frame.interface()) {
         // To a driver below a bond, the uplink is another interface.
         return Err(if H::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
     }

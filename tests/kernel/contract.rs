@@ -15,6 +15,7 @@ use mesh_common::maps;
 use mesh_common::net::{Address, Port};
 use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
+use mesh_common::peer::Peer;
 use mesh_common::pressure::Pressure;
 use mesh_common::reply::{Reply, ReplyKey, TranslationKey};
 use mesh_common::route::RememberedRoute;
@@ -57,7 +58,7 @@ fn the_maps_are_what_the_contract_says() {
         ("TRANSLATIONS", lru_hash::<TranslationKey, Port>(maps::TRANSLATIONS)),
         ("ROUTES", per_cpu_array::<RememberedRoute>(maps::ROUTES)),
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
-        ("PEERS", hash::<Address, u32>(maps::PEERS)),
+        ("PEERS", hash::<Address, Peer>(maps::PEERS)),
         ("UPLINKS", hash::<u32, u32>(maps::UPLINKS)),
         ("OUTGOING", lru_hash::<FlowKey, u64>(maps::OUTGOING)),
         ("AGENT_SOCKETS", hash::<u64, u32>(maps::AGENT_SOCKETS)),

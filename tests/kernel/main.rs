@@ -32,6 +32,7 @@ mod overlay_malformed;
 mod overlay_replies;
 mod overlay_self;
 mod overlay_wire;
+mod path_mtu;
 mod policies;
 mod ports;
 mod probe;

@@ -1,12 +1,16 @@
 //! Questions of other nodes' agents whether this dataplane is there: answered without any agent here.
 
+use mesh_common::net::ETHERNET_HEADER;
 use mesh_common::outcome::Outcome;
+use mesh_common::tunnel::OVERHEAD;
 
 use crate::support::cast::{self, Ip, TUNNEL_PORT};
+use crate::support::checks;
 use crate::support::packet::Packet;
 use crate::support::payload::{Payload, Udp, udp};
 use crate::support::run::Hook;
 use crate::support::tunnel::Tunnel;
+use crate::support::wire::Frame;
 use crate::support::world::World;
 use crate::support::xdp::Driver;
 
@@ -85,16 +89,39 @@ fn an_answer_is_never_answered() {
 }
 
 #[test]
-fn a_probe_that_is_longer_than_any_agents_is_not_answered() {
+fn a_large_probe_is_answered_with_as_much() {
     each_hook(|answers| {
-        for length in [65, 66, 100, 1450] {
-            for first in [OLD, NEW] {
-                let mut payload = first.to_vec();
-                payload.resize(length, 7);
-                answers.nothing(&Tunnel::to_here(0).probe(SOCKET).around(&payload));
-            }
+        for size in [576, 1_280, 1_500, 3_400] {
+            let (question, answer) = large(&OLD, size);
+            answers.as_datagram(&question, &answer);
+            let (question, answer) = large(&NEW, size);
+            answers.as_datagram(&question, &answer);
         }
     });
+}
+
+#[test]
+fn a_probe_that_is_larger_than_any_path_is_not_answered() {
+    let mut world = World::new();
+    world.widen_uplink();
+    let [uplink, _bridge] = world.attach();
+    for size in [9_000, 9_216] {
+        uplink.send(&Frame::finished(large(&NEW, 9_217).0));
+        let (question, answer) = large(&NEW, size);
+        uplink.send(&Frame::finished(question));
+        checks::assert_same(&answer, &uplink.receive().finish());
+    }
+}
+
+/// A probe that is an IP packet of so many bytes, and its answer.
+fn large(first: &[u8], size: usize) -> (Vec<u8>, Vec<u8>) {
+    let payload = [first, &vec![0; size - OVERHEAD - first.len()]].concat();
+    let probe = Tunnel::to_here(0).probe(SOCKET);
+    let question = probe.around(&payload);
+    assert_eq!(question.len(), ETHERNET_HEADER + size);
+    let flags = if first == NEW { 4 } else { 2 };
+    let answer = turned(&Tunnel { flags, ..probe }.around(&payload));
+    (question, answer)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_agent::node::{self, Interface, NodeView, Told};
-use mesh_agent::reach::Heard;
+use mesh_agent::reach::{Path, Paths};
 use mesh_common::maps;
 use mesh_common::net::{Address, Mac};
 use mesh_common::outcome::Outcome;
@@ -149,14 +149,21 @@ fn the_tunnel_takes_what_the_route_to_each_node_takes() {
         mtu: None,
     };
     let peers = BTreeSet::from([cast::OTHER.into(), cast::STRANGER.into()]);
-    let inner = || {
+    let other = Address::new(cast::OTHER);
+    let inner = |narrow| {
         let uplinks = std::slice::from_ref(&uplink);
-        let facts = node::facts(&view, uplinks, None, told, &peers, &Heard::new(), BTreeMap::new());
-        (facts.settings.inner_mtu, facts.settings.uplink_mtu)
+        let path = Path { narrow, ..Path::default() };
+        let paths = Paths::from([(cast::OTHER.into(), path)]);
+        let facts = node::facts(&view, uplinks, None, told, &peers, &paths, BTreeMap::new());
+        assert_eq!(facts.settings.uplink_mtu, 1500);
+        assert_eq!(facts.peers[&Address::new(cast::STRANGER)].inner_mtu, 1450);
+        (facts.settings.inner_mtu, facts.peers[&other].inner_mtu, facts.mtus[&cast::OTHER.into()])
     };
-    assert_eq!(inner(), (1450, 1500));
+    assert_eq!(inner(None), (1450, 1450, 1500));
+    assert_eq!(inner(Some(1420)), (1370, 1370, 1500), "the smallest of all is everybody's, too");
     world.narrow_route("10.99.0.2", 1300);
-    assert_eq!(inner(), (1250, 1500));
+    assert_eq!(inner(None), (1250, 1250, 1300));
+    assert_eq!(inner(Some(1420)), (1250, 1250, 1300));
 }
 
 #[test]

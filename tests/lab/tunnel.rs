@@ -1,22 +1,27 @@
 //! Between nodes: full-size packets, nothing bigger than the cable takes, and the way back.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     capture::{self, Capture},
     client::{At, Report, Transfer},
     cmd::Cmd,
     lab::{Lab, Node},
+    mesh,
     service::Spec,
+    wait,
 };
 
 use crate::{
-    Scenario,
+    Scenario, canary,
     support::{Undo, all_ok, get, live, only_on, target},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a hundred megabytes go each way through the tunnel intact", a_hundred_megabytes),
     ("without offloads the tunnel sends full packets, none too big and none in fragments", without_offloads),
+    ("a way that takes less than its ends know is found out, and large transfers complete", narrow_way),
     ("datagrams of every size arrive, whole or in fragments", datagrams_of_every_size),
     ("answers come back through the tunnel, or straight to the client when the service wants it", way_back),
 ];
@@ -46,16 +51,7 @@ fn without_offloads(lab: &Lab) -> Result<()> {
     let [home, entry, ..] = &lab.nodes[..] else { anyhow::bail!("the lab is too small") };
     let _service = Spec::workload("plain").publish("8402:8080").option(&only_on(home)).create(lab)?;
     live(lab, "plain", 1)?;
-    let cables: Vec<Cable<'_>> = lab.nodes.iter().flat_map(Cable::ends_of).collect();
-    let saved = cables.iter().map(Cable::offloads).collect::<Result<Vec<_>>>()?;
-    let _restored = Undo::at_the_end(|| {
-        for (cable, offloads) in cables.iter().zip(&saved) {
-            let _ = cable.set(offloads);
-        }
-    });
-    for cable in &cables {
-        cable.set(&Cable::FEATURES.map(|feature| (feature, false)))?;
-    }
+    let _restored = take_offloads_off(lab)?;
 
     for direction in ["download", "upload"] {
         let too_big = Capture::on_cable(entry, &format!("greater {}", MTU + ETHERNET + 1))?;
@@ -90,6 +86,75 @@ fn without_offloads(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The nodes' cables carry what networks do, one packet at a time, until the value is dropped.
+fn take_offloads_off(lab: &Lab) -> Result<Undo<impl FnMut()>> {
+    let cables: Vec<Cable<'_>> = lab.nodes.iter().flat_map(Cable::ends_of).collect();
+    let saved = cables.iter().map(Cable::offloads).collect::<Result<Vec<_>>>()?;
+    for cable in &cables {
+        cable.set(&Cable::FEATURES.map(|feature| (feature, false)))?;
+    }
+    Ok(Undo::at_the_end(move || {
+        for (cable, offloads) in cables.iter().zip(&saved) {
+            let _ = cable.set(offloads);
+        }
+    }))
+}
+
+/// Between the two nodes is something that takes 1,400 bytes, and says nothing of what it drops: another provider's network, or a
+/// tunnel around ours.
+fn narrow_way(lab: &Lab) -> Result<()> {
+    const RULE: &str = "add rule bridge narrow between udp dport 4799 meta length > 1400 drop";
+
+    let [home, entry, third] = &lab.nodes[..] else { anyhow::bail!("the lab has other nodes") };
+    let _service = Spec::workload("narrow").publish("8406:8080").option(&only_on(home)).create(lab)?;
+    live(lab, "narrow", 1)?;
+    let _restored = take_offloads_off(lab)?;
+    ensure!(inner_mtu(entry, home)? == 1450 && inner_mtu(home, entry)? == 1450, "it is narrow already");
+
+    canary::warns("do not get there and back");
+    let widen = Undo::at_the_end(|| drop(nft("delete table bridge narrow")));
+    nft("add table bridge narrow")?;
+    nft("add chain bridge narrow between { type filter hook forward priority 0; policy accept; }")?;
+    for (from, to) in [(home, entry), (entry, home)] {
+        nft(&RULE.replace("udp", &format!("iifname {} oifname {} udp", from.name, to.name)))?;
+    }
+    for (node, other) in [(entry, home), (home, entry)] {
+        wait::for_up_to(FOUND, &format!("{} knows the way to {}", node.name, other.name), || {
+            let mtu = inner_mtu(node, other)?;
+            ensure!(mtu == 1350, "{mtu} bytes");
+            Ok(())
+        })?;
+    }
+    ensure!(inner_mtu(entry, third)? == 1450, "the way to {} is as wide as before", third.name);
+    for direction in ["download", "upload"] {
+        let moved = transfer(entry, 8406, direction, "10000000")?;
+        println!("      {direction} over the narrow way: {}", speed(&moved));
+    }
+    drop(widen);
+    wait::for_up_to(FOUND, "the way is as wide as before", || {
+        let mtus = (inner_mtu(entry, home)?, inner_mtu(home, entry)?);
+        ensure!(mtus == (1450, 1450), "{mtus:?} bytes");
+        Ok(())
+    })
+}
+
+/// Each node is asked every 10 s.
+const FOUND: Duration = Duration::from_secs(30);
+
+/// What the tunnel of `node` carries to another one, as `status nodes` says.
+fn inner_mtu(node: &Node, other: &Node) -> Result<u64> {
+    let status = mesh::status(node)?;
+    let rows = status["nodes"].as_array().with_context(|| format!("no nodes in {status}"))?;
+    let row = rows.iter().find(|row| row["address"] == other.address.as_str());
+    let row = row.with_context(|| format!("{} is not among {rows:?}", other.name))?;
+    row["inner_mtu"].as_u64().with_context(|| format!("no size in {row}"))
+}
+
+/// In the namespace of the fabric, which is the client's.
+fn nft(command: &str) -> Result<()> {
+    Lab::client("nft").args([command]).quiet().read().map(drop)
 }
 
 fn transfer(node: &Node, port: u16, direction: &str, bytes: &str) -> Result<Transfer> {

@@ -14,6 +14,7 @@ use mesh_common::frontend::{Frontend, FrontendKey, SlotKey};
 use mesh_common::maps::{self, Sizes};
 use mesh_common::net::{Address, Port};
 use mesh_common::overlay::{VipFlowKey, VipKey};
+use mesh_common::peer::Peer;
 use mesh_common::settings::Settings;
 use tracing::warn;
 
@@ -30,7 +31,7 @@ use crate::swarm::snapshot::Protocol;
 pub struct Kernel {
     settings: Array<MapData, Settings>,
     addresses: HashMap<MapData, Address, u32>,
-    peers: HashMap<MapData, Address, u32>,
+    peers: HashMap<MapData, Address, Peer>,
     uplinks: HashMap<MapData, u32, u32>,
     ports: Array<MapData, u64>,
     frontends: HashMap<MapData, FrontendKey, Frontend>,
@@ -120,7 +121,7 @@ impl Dataplane for Kernel {
             Operation::SetSettings(settings) => ("SETTINGS", self.settings.set(0, settings, 0)),
             Operation::AddAddress(address) => ("LOCAL_ADDRESSES", self.addresses.insert(address, 1, 0)),
             Operation::DeleteAddress(address) => ("LOCAL_ADDRESSES", delete(&mut self.addresses, &address)),
-            Operation::SetPeer(address, uplink) => ("PEERS", self.peers.insert(address, uplink, 0)),
+            Operation::SetPeer(address, peer) => ("PEERS", self.peers.insert(address, peer, 0)),
             Operation::DeletePeer(address) => ("PEERS", delete(&mut self.peers, &address)),
             Operation::AddUplink(interface) => ("UPLINKS", self.uplinks.insert(interface, 1, 0)),
             Operation::DeleteUplink(interface) => ("UPLINKS", delete(&mut self.uplinks, &interface)),

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use mesh_common::net::Address;
 
 use super::Interface;
-use crate::reach::Heard;
+use crate::reach::Paths;
 
 /// The one uplink of each peer that has one: the one that this node's routes lead `towards` it by, that has this node's own
 /// address in the Swarm, and that the peer's answers come in by. Where these are several, where nothing has been heard, and
@@ -16,14 +16,14 @@ pub(super) fn arrivals(
     uplinks: &[Interface],
     own: Ipv4Addr,
     towards: &BTreeMap<Address, u32>,
-    heard: &Heard,
+    paths: &Paths,
 ) -> BTreeMap<Address, u32> {
     let owner = uplinks.iter().find(|uplink| uplink.addresses.contains(&own));
     let Some(owner) = owner.filter(|owner| is_alone(owner, uplinks)) else { return BTreeMap::new() };
     let by_owner = |peer: &Ipv4Addr, interfaces: &BTreeSet<u32>| {
         interfaces.iter().eq([&owner.index]) && towards.get(&Address::from(*peer)) == Some(&owner.index)
     };
-    let peers = heard.iter().filter(|(peer, interfaces)| by_owner(peer, interfaces));
+    let peers = paths.iter().filter(|(peer, path)| by_owner(peer, &path.interfaces));
     peers.map(|(peer, _)| (Address::from(*peer), owner.index)).collect()
 }
 
@@ -44,6 +44,7 @@ fn overlap((one, prefix): (Ipv4Addr, u8), (other, other_prefix): (Ipv4Addr, u8))
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reach::Path;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
     const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -61,12 +62,8 @@ mod tests {
 
     fn of(uplinks: &[Interface], towards: u32, heard: &[u32]) -> Option<u32> {
         let towards = BTreeMap::from([(PEER.into(), towards)]);
-        let heard = if heard.is_empty() {
-            Heard::new()
-        } else {
-            Heard::from([(PEER, heard.iter().copied().collect())])
-        };
-        arrivals(uplinks, OWN, &towards, &heard).get(&PEER.into()).copied()
+        let path = Path { interfaces: heard.iter().copied().collect(), narrow: None };
+        arrivals(uplinks, OWN, &towards, &Paths::from([(PEER, path)])).get(&PEER.into()).copied()
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use mesh_common::net::{Address, Mac, Port};
+use mesh_common::peer::{self, Peer};
 use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
 use mesh_common::tunnel::OVERHEAD;
 
 use super::arrivals::arrivals;
 use super::{Interface, NodeView};
-use crate::reach::Heard;
+use crate::reach::Paths;
 use crate::reconcile::plan::NodeFacts;
 
 /// The ports of the bridge that containers are behind.
@@ -54,23 +55,28 @@ pub fn facts(
     bridge: Option<&Interface>,
     told: Told,
     peers: &BTreeSet<Ipv4Addr>,
-    heard: &Heard,
+    paths: &Paths,
     askers: BTreeMap<u64, u32>,
 ) -> NodeFacts {
     let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
     let default_uplink = of_address(told.address).or(uplinks.first());
-    let routes: Vec<(Ipv4Addr, Route)> =
-        peers.iter().filter_map(|peer| Some((*peer, route_to(*peer)?))).collect();
-    let uplink_mtu = smallest(uplinks.iter().map(|uplink| uplink.mtu)).unwrap_or(ETHERNET_MTU);
-    let by_routes = || smallest(routes.iter().filter_map(|(_, route)| route.mtu)).unwrap_or(u16::MAX);
-    let tunnel_mtu = uplink_mtu.min(told.mtu.unwrap_or_else(by_routes));
+    let ways: BTreeMap<Ipv4Addr, Way> =
+        peers.iter().map(|peer| (*peer, Way::to(*peer, uplinks, told.mtu))).collect();
+    let uplink_mtu = smallest_mtu(uplinks);
+    // What does not get there, though it may leave, counts only where it is known.
+    let carried = |(peer, way): (&Ipv4Addr, &Way)| {
+        let narrow = paths.get(peer).and_then(|path| path.narrow);
+        (Address::from(*peer), way.mtu.min(narrow.unwrap_or(u16::MAX)).saturating_sub(OVERHEAD as u16))
+    };
+    let inner_mtus: BTreeMap<Address, u16> = ways.iter().map(carried).collect();
+    let to_nobody = uplink_mtu.min(told.mtu.unwrap_or(u16::MAX)).saturating_sub(OVERHEAD as u16);
     let resolver = resolver_address(bridge);
     let settings = Settings {
         netns_cookie: told.netns_cookie,
         node: told.address.into(),
         bridge: bridge.map_or(0, |bridge| bridge.index),
         vni: told.vni,
-        inner_mtu: tunnel_mtu.saturating_sub(OVERHEAD as u16),
+        inner_mtu: inner_mtus.values().min().copied().unwrap_or(to_nobody),
         tunnel_port: Port::new(told.tunnel_port),
         bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
         resolver_port: Port::new(told.resolver_port.filter(|_| resolver.is_some()).unwrap_or(0)),
@@ -81,16 +87,18 @@ pub fn facts(
         uplink_mtu,
         padding: 0,
     };
-    let towards = routes.iter().filter_map(|(peer, route)| {
-        let uplink = of_address(route.source)?;
-        Some((Address::from(*peer), uplink.index))
-    });
-    let towards = towards.collect();
+    let towards = ways.iter().filter_map(|(peer, way)| Some((Address::from(*peer), way.uplink?))).collect();
+    let arrivals = arrivals(uplinks, told.address, &towards, paths);
+    let peer = |(address, inner_mtu)| {
+        let uplink = arrivals.get(&address).copied().unwrap_or(peer::ANY_UPLINK);
+        (address, Peer { uplink, inner_mtu, padding: 0 })
+    };
     NodeFacts {
         settings,
         addresses: addresses(view),
         uplinks: uplinks.iter().map(|uplink| uplink.index).collect(),
-        arrivals: arrivals(uplinks, told.address, &towards, heard),
+        peers: inner_mtus.into_iter().map(peer).collect(),
+        mtus: ways.into_iter().map(|(peer, way)| (peer, way.mtu)).collect(),
         towards,
         default_uplink: default_uplink.map_or(0, |uplink| uplink.index),
         askers,
@@ -121,8 +129,33 @@ pub fn resolver_address(bridge: Option<&Interface>) -> Option<Ipv4Addr> {
 
 const ETHERNET_MTU: u16 = 1500;
 
-fn smallest(mtus: impl Iterator<Item = u32>) -> Option<u16> {
-    mtus.min().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+fn smallest_mtu(uplinks: &[Interface]) -> u16 {
+    uplinks.iter().map(|uplink| clamped(uplink.mtu)).min().unwrap_or(ETHERNET_MTU)
+}
+
+fn clamped(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+/// The way to another node, as far as this node knows by itself.
+struct Way {
+    /// The interface's index, if it is an uplink.
+    uplink: Option<u32>,
+    /// The largest IP packet.
+    mtu: u16,
+}
+
+impl Way {
+    /// By the uplink that the route leads by, which may take less than the route says; `told` counts instead of the route's.
+    fn to(peer: Ipv4Addr, uplinks: &[Interface], told: Option<u16>) -> Self {
+        let route = route_to(peer);
+        let uplink = route
+            .as_ref()
+            .and_then(|route| uplinks.iter().find(|uplink| uplink.addresses.contains(&route.source)));
+        let by_uplink = uplink.map_or_else(|| smallest_mtu(uplinks), |uplink| clamped(uplink.mtu));
+        let by_route = route.and_then(|route| route.mtu).map_or(u16::MAX, clamped);
+        Self { uplink: uplink.map(|uplink| uplink.index), mtu: by_uplink.min(told.unwrap_or(by_route)) }
+    }
 }
 
 /// What the kernel's routes say of the way to another node.
@@ -248,7 +281,7 @@ mod tests {
             mtu: None,
         };
         let of =
-            |told| facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Heard::new(), BTreeMap::new());
+            |told| facts(&view, &uplinks, bridge, told, &BTreeSet::new(), &Paths::new(), BTreeMap::new());
         let facts = of(told);
         assert_eq!(facts.settings.resolver, Address::new([172, 18, 0, 1]));
         assert_eq!(facts.settings.frame_takers, [2, 0, 0]);

@@ -4,26 +4,17 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use mesh_common::net::{Address, Port};
-use mesh_common::tunnel::{self, PROBE_KNOWN, TunnelAddress, TunnelFields, TunnelHeader, flags, known};
+use mesh_common::tunnel::flags;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::SharedAllowlist;
 use super::pulse::Sign;
-use super::socket::ProbeSocket;
+use super::question::{self, Way, answer_flag};
+use super::socket::{Errors, ProbeSocket};
 
 /// How often each node is asked.
 const INTERVAL: Duration = Duration::from_millis(500);
-
-/// The way from this node to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// This node's address in the Swarm: a dataplane answers nobody else.
-    pub from: Ipv4Addr,
-    pub tunnel_port: u16,
-    pub vni: u32,
-}
 
 /// One node that is asked again and again.
 #[derive(Debug)]
@@ -45,14 +36,6 @@ pub(super) struct Outcome {
     pub(super) interface: Option<u32>,
 }
 
-/// What the kernel reported while an answer was waited for. An error is no answer: whoever can guess a socket's port can make
-/// one (ICMP), and the answer may still come.
-#[derive(Clone, Copy, Debug, Default)]
-struct Errors {
-    count: u32,
-    refused: bool,
-}
-
 impl Probe {
     pub(super) fn new(way: Way, node: Ipv4Addr, allowlist: SharedAllowlist) -> Self {
         // Nodes are not all asked at the same moment.
@@ -65,7 +48,7 @@ impl Probe {
         sleep_until(self.due).await;
         self.due = Instant::now() + INTERVAL;
         self.number = self.number.wrapping_add(1);
-        let question = question(&self.way, self.number);
+        let question = question::small(&self.way, self.number);
         let mut errors = Errors::default();
         let outcome = match timeout_at(self.due, self.exchange(&question, &mut errors)).await {
             Ok(Ok(interface)) => Outcome { sign: Sign::Answered, interface },
@@ -88,7 +71,7 @@ impl Probe {
         let known = self.socket.take();
         let socket = self.socket.insert(if let Some(socket) = known { socket } else { self.open().await? });
         send(socket, question).await?;
-        let mut answer = [0; 128];
+        let mut answer = [0; question::COMPARED];
         loop {
             match socket.receive(&mut answer).await {
                 // A late answer to an earlier question is none to this one.
@@ -108,17 +91,6 @@ impl Probe {
     }
 }
 
-impl Errors {
-    /// So many errors of one question are a socket that does not work.
-    const MOST: u32 = 64;
-
-    fn add(&mut self, error: io::Error) -> io::Result<()> {
-        self.count += 1;
-        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
-        if self.count < Self::MOST { Ok(()) } else { Err(error) }
-    }
-}
-
 /// An error that waits at the socket is reported in place of sending: it is about an earlier question.
 async fn send(socket: &ProbeSocket, question: &[u8]) -> io::Result<()> {
     const ATTEMPTS: usize = 4;
@@ -131,52 +103,15 @@ async fn send(socket: &ProbeSocket, question: &[u8]) -> io::Result<()> {
     socket.send(question).await
 }
 
-/// Where the VXLAN header stands, behind outer IP and UDP headers, which the kernel makes.
-const VXLAN: usize = 28;
-/// Where the flags stand in a datagram.
-const FLAGS: usize = tunnel::OVERHEAD - VXLAN - 4;
-
-/// A VXLAN header, an Ethernet header with the flag of a probe, a number, and what this agent knows.
-fn question(way: &Way, number: u64) -> Vec<u8> {
-    let header = TunnelHeader::new(&TunnelFields {
-        source: Address::UNSPECIFIED,
-        destination: Address::UNSPECIFIED,
-        port: Port::new(way.tunnel_port),
-        vni: way.vni,
-        hash: 0,
-        inner_length: 0,
-        traffic_class: 0,
-        address: TunnelAddress { flags: flags::PROBE, ..TunnelAddress::default() },
-    });
-    let mut question = header.bytes()[VXLAN..].to_vec();
-    let payload = question.len();
-    question.extend(number.to_be_bytes());
-    // As long as the smallest packet that the tunnel carries, for receivers that look at the length first.
-    question.resize(payload + 20, 0);
-    question[payload + PROBE_KNOWN] = known::PROBE_ANSWER;
-    question
-}
-
-/// The flag of what came, if it is the answer: the question with the answer's flag, or as it was, from a dataplane that does
-/// not know the flag.
-fn answer_flag(question: &[u8], answer: &[u8]) -> Option<u16> {
-    let is_with = |flag: &u16| {
-        let mut expected = question.to_vec();
-        expected[FLAGS..FLAGS + 2].copy_from_slice(&flag.to_be_bytes());
-        answer == expected
-    };
-    [flags::PROBE_ANSWER, flags::PROBE].into_iter().find(is_with)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::UdpSocket;
 
     use super::*;
+    use crate::reach::question::FLAGS;
     use crate::reach::tests::Allowed;
 
     const NODE: Ipv4Addr = Ipv4Addr::LOCALHOST;
-    const WAY: Way = Way { from: NODE, tunnel_port: 4799, vni: 0x6d_6573 };
 
     fn probe(dataplane: &UdpSocket) -> Probe {
         let tunnel_port = dataplane.local_addr().unwrap().port();
@@ -190,33 +125,6 @@ mod tests {
         let mut answer = buffer[..length].to_vec();
         change(&mut answer);
         dataplane.send_to(&answer, from).await.unwrap();
-    }
-
-    #[test]
-    fn a_question_is_a_tunnel_packet_with_the_flag_and_no_address() {
-        let bytes = question(&WAY, 9);
-        assert_eq!(bytes[..8], [8, 0, 0, 0, 0x6d, 0x65, 0x73, 0]);
-        assert_eq!(bytes[8..14], [0x02, 0x42, 0, 0, 0, 0]);
-        assert_eq!(bytes[14..20], [0x02, 0x6d, 0, 0, 0, 2]);
-        assert_eq!(bytes[20..22], [0x08, 0]);
-        assert_eq!(bytes[22..30], 9_u64.to_be_bytes());
-        assert_eq!(bytes[30..], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert!(bytes.len() - 22 <= tunnel::MOST_PROBE_PAYLOAD);
-    }
-
-    #[test]
-    fn an_answer_is_the_question_with_either_flag() {
-        let question = question(&WAY, 9);
-        let with = |place: usize, byte: u8| {
-            let mut bytes = question.clone();
-            bytes[place] = byte;
-            bytes
-        };
-        assert_eq!(answer_flag(&question, &question), Some(2), "of a dataplane that knows no other");
-        assert_eq!(answer_flag(&question, &with(19, 4)), Some(4));
-        for other in [with(19, 0), with(19, 6), with(18, 4), with(29, 8), question[1..].to_vec()] {
-            assert_eq!(answer_flag(&question, &other), None, "{other:02x?}");
-        }
     }
 
     #[tokio::test]
@@ -277,16 +185,5 @@ mod tests {
         let dataplane = UdpSocket::bind(address).await.unwrap();
         let (outcome, ()) = tokio::join!(probe.ask(), answer_with(&dataplane, |_| {}));
         assert_eq!(outcome.sign, Sign::Answered);
-    }
-
-    #[test]
-    fn errors_are_passed_over_until_there_are_too_many() {
-        let mut errors = Errors::default();
-        let error = |kind| io::Error::from(kind);
-        errors.add(error(io::ErrorKind::HostUnreachable)).unwrap();
-        assert!(!errors.refused);
-        errors.add(error(io::ErrorKind::ConnectionRefused)).unwrap();
-        assert!(errors.refused);
-        assert!((0..64).any(|_| errors.add(error(io::ErrorKind::ConnectionRefused)).is_err()));
     }
 }

@@ -26,6 +26,26 @@ pub(super) struct Received {
     pub(super) interface: Option<u32>,
 }
 
+/// What the kernel reported while an answer was waited for. An error is no answer: whoever can guess a socket's port can make
+/// one (ICMP), and the answer may still come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Errors {
+    pub(super) count: u32,
+    pub(super) refused: bool,
+}
+
+impl Errors {
+    /// So many errors of one question are a socket that does not work.
+    const MOST: u32 = 64;
+
+    /// Fails with the error that is one too many.
+    pub(super) fn add(&mut self, error: io::Error) -> io::Result<()> {
+        self.count += 1;
+        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
+        if self.count < Self::MOST { Ok(()) } else { Err(error) }
+    }
+}
+
 impl ProbeSocket {
     pub(super) async fn open(
         from: Ipv4Addr,
@@ -43,6 +63,11 @@ impl ProbeSocket {
         let allowed = Self { socket, cookie, allowlist: allowlist.clone() };
         allowed.socket.connect(node).await?;
         Ok(allowed)
+    }
+
+    /// From now on the kernel sends what it is given in one packet, or not at all, whatever it thinks of the path (ip(7)).
+    pub(super) fn forbid_fragments(&self) -> io::Result<()> {
+        set(&self.socket, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
     }
 
     pub(super) async fn send(&self, datagram: &[u8]) -> io::Result<()> {
@@ -72,14 +97,18 @@ impl Drop for ProbeSocket {
 
 /// From now on each datagram comes with the interface that it came in by.
 fn tell_interfaces(socket: &UdpSocket) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set(socket, libc::IP_PKTINFO, 1)
+}
+
+/// Sets an option of the IP layer that is an int.
+fn set(socket: &UdpSocket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option is an int, and the size says so.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_IP,
-            libc::IP_PKTINFO,
-            (&raw const on).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -138,6 +167,17 @@ mod tests {
         assert_eq!(received.interface, Some(1));
         drop(socket);
         assert!(allowed.cookies().is_empty());
+    }
+
+    #[test]
+    fn errors_are_passed_over_until_there_are_too_many() {
+        let mut errors = Errors::default();
+        let error = |kind| io::Error::from(kind);
+        errors.add(error(io::ErrorKind::HostUnreachable)).unwrap();
+        assert!(!errors.refused);
+        errors.add(error(io::ErrorKind::ConnectionRefused)).unwrap();
+        assert!(errors.refused);
+        assert!((0..64).any(|_| errors.add(error(io::ErrorKind::ConnectionRefused)).is_err()));
     }
 
     #[test]

@@ -35,8 +35,8 @@ impl Allowlist for Allowed {
 #[test]
 fn an_interface_is_news_once() {
     let (pulses, _) = watch::channel(Arc::default());
-    let (heard, mut news) = watch::channel(Arc::default());
-    let findings = Findings { pulses, heard };
+    let (paths, mut news) = watch::channel(Arc::default());
+    let findings = Findings { pulses, paths };
     let node = Ipv4Addr::new(10, 99, 0, 2);
     let is_news = |interface: Option<u32>, news: &mut watch::Receiver<_>| {
         findings.hear(node, interface);
@@ -48,5 +48,22 @@ fn an_interface_is_news_once() {
     assert!(is_news(Some(2), &mut news));
     assert!(!is_news(Some(2), &mut news));
     assert!(is_news(Some(3), &mut news));
-    assert_eq!(findings.heard.borrow()[&node], BTreeSet::from([2, 3]));
+    assert_eq!(findings.paths.borrow()[&node].interfaces, BTreeSet::from([2, 3]));
+}
+
+#[test]
+fn what_gets_to_a_node_is_news_when_it_changes() {
+    let (pulses, _) = watch::channel(Arc::default());
+    let (paths, mut news) = watch::channel(Arc::default());
+    let findings = Findings { pulses, paths };
+    let node = Ipv4Addr::new(10, 99, 0, 2);
+    findings.hear(node, Some(2));
+    news.mark_unchanged();
+    for (narrow, is_news) in [(None, false), (Some(1_400), true), (Some(1_400), false), (None, true)] {
+        findings.measured(node, 1_500, narrow);
+        assert_eq!(news.has_changed().unwrap(), is_news, "{narrow:?}");
+        news.mark_unchanged();
+        assert_eq!(findings.narrow(node), narrow);
+    }
+    assert_eq!(findings.paths.borrow()[&node].interfaces, BTreeSet::from([2]));
 }

@@ -1,11 +1,12 @@
 //! What has to be done so that the kernel's tables say what is desired. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use mesh_common::backend::{self, Backend as KernelBackend, state};
 use mesh_common::frontend::{Frontend as KernelFrontend, PortBit, SlotKey, flags, policy};
 use mesh_common::net::{Address, Port, protocol};
-use mesh_common::peer;
+use mesh_common::peer::Peer;
 use mesh_common::settings::Settings;
 
 use super::allocation::{Allocation, BackendOwner, Exhausted};
@@ -22,8 +23,10 @@ pub struct NodeFacts {
     pub uplinks: BTreeSet<u32>,
     /// Interface index towards each peer; `default_uplink` for those that are not in it.
     pub towards: BTreeMap<Address, u32>,
-    /// The only uplink that a peer's packets are taken by; every one for those that are not in it.
-    pub arrivals: BTreeMap<Address, u32>,
+    /// How each peer is reached; in no particular way those that are not in it.
+    pub peers: BTreeMap<Address, Peer>,
+    /// The largest IP packet that this node's interfaces and routes take to each peer, whatever gets there.
+    pub mtus: BTreeMap<Ipv4Addr, u16>,
     pub default_uplink: u32,
     /// Where the resolver answers whom ([`mesh_common::asker`]), by the cookies of network namespaces.
     pub askers: BTreeMap<u64, u32>,
@@ -138,9 +141,9 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
 
     let peers: BTreeSet<Address> = desired.peers.iter().copied().map(Address::from).collect();
     for peer in &peers {
-        let uplink = node.arrivals.get(peer).copied().unwrap_or(peer::ANY_UPLINK);
-        if tables.peers.get(peer) != Some(&uplink) {
-            plan.before.push(Operation::SetPeer(*peer, uplink));
+        let value: Peer = node.peers.get(peer).copied().unwrap_or_default();
+        if tables.peers.get(peer) != Some(&value) {
+            plan.before.push(Operation::SetPeer(*peer, value));
         }
     }
     let gone = tables.peers.keys().filter(|peer| !peers.contains(peer));

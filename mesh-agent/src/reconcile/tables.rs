@@ -7,6 +7,7 @@ use mesh_common::flow::FlowKey;
 use mesh_common::frontend::{Frontend, SlotKey};
 use mesh_common::net::{Address, protocol};
 use mesh_common::overlay::VipFlowKey;
+use mesh_common::peer::Peer;
 use mesh_common::settings::Settings;
 
 use crate::desired::FrontendId;
@@ -18,7 +19,7 @@ pub struct Tables {
     pub settings: Option<Settings>,
     pub addresses: BTreeSet<Address>,
     /// By which uplink each of them sends ([`mesh_common::peer`]).
-    pub peers: BTreeMap<Address, u32>,
+    pub peers: BTreeMap<Address, Peer>,
     /// Interface indexes.
     pub uplinks: BTreeSet<u32>,
     /// Words of `PORTS` that are not 0.
@@ -63,7 +64,7 @@ pub enum Operation {
     SetSettings(Settings),
     AddAddress(Address),
     DeleteAddress(Address),
-    SetPeer(Address, u32),
+    SetPeer(Address, Peer),
     DeletePeer(Address),
     AddUplink(u32),
     DeleteUplink(u32),
@@ -94,8 +95,8 @@ impl Tables {
             Operation::DeleteAddress(address) => {
                 self.addresses.remove(&address);
             }
-            Operation::SetPeer(address, uplink) => {
-                self.peers.insert(address, uplink);
+            Operation::SetPeer(address, peer) => {
+                self.peers.insert(address, peer);
             }
             Operation::DeletePeer(address) => {
                 self.peers.remove(&address);

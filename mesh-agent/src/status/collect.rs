@@ -12,8 +12,8 @@ use tracing::debug;
 use super::published::Published;
 use super::report::{BackendRow, BackendState, DataplaneReport, NodeRow, Report, SourceReport};
 use super::rows::{
-    attachments, availability, backend_row, backends_on, flow_tables, networks, role, services, state,
-    this_node, whereabouts, without_xdp,
+    attachments, availability, backend_row, backends_on, flow_tables, inner_mtu, networks, role, services,
+    state, this_node, whereabouts, without_xdp,
 };
 use super::server::ReportSource;
 use crate::dataplane::clock::monotonic_nanoseconds;
@@ -191,6 +191,7 @@ impl Collector {
             backends: backends_on(published, &node.id),
             agent: agent(&node.id),
             dataplane: dataplane(node.address),
+            inner_mtu: inner_mtu(published, node.address),
         };
         let mut rows: Vec<_> = published.snapshot.nodes.values().map(row).collect();
         rows.sort_by(|a, b| a.node.cmp(&b.node));

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::net::Address;
+use mesh_common::peer::Peer;
+
 use crate::dataplane::Dataplane;
 use crate::dataplane::attachments::Attached;
 use crate::dataplane::flows::IdleLimits;
@@ -22,6 +25,8 @@ pub struct Published {
     pub(super) problems: Problems,
     /// Id and generation of each backend, in the order of its frontend's backends.
     pub(super) ids: BackendIds,
+    /// As the kernel has them.
+    pub(super) peers: BTreeMap<Address, Peer>,
     pub(super) attached: Vec<Attached>,
     pub(super) warnings: Vec<String>,
     pub(super) overlays: BTreeMap<String, OverlayState>,
@@ -46,6 +51,7 @@ impl Published {
             desired: desired.clone(),
             problems: reconciler.problems().clone(),
             ids: reconciler.ids().clone(),
+            peers: reconciler.tables().peers.clone(),
             attached,
             warnings: warnings.to_vec(),
             overlays,

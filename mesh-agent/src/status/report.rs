@@ -164,6 +164,8 @@ pub struct NodeRow {
     /// What its dataplane says to probes through the tunnel: answers, silent, no mesh; none for this node itself and for
     /// nodes that have never given a sign.
     pub dataplane: Option<String>,
+    /// The largest IP packet that the tunnel carries there, in bytes; none for this node itself and for those that are not served.
+    pub inner_mtu: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,10 @@
 //! Rows of a report, from what the core has left. But for a backend's age, pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesh_common::net::Address;
 
 use super::published::Published;
 use super::report::{
@@ -174,6 +177,13 @@ pub(super) fn backends_on(published: &Published, node_id: &str) -> u64 {
     let tasks: BTreeSet<_> = frontends.flat_map(|frontend| frontend.backends.keys()).collect();
     let node = |task: &str| published.snapshot.tasks.get(task).map(|task| task.node_id.as_str());
     tasks.into_iter().filter(|task| node(task) == Some(node_id)).count() as u64
+}
+
+/// The largest packet that the tunnel carries to a node, as the kernel has it.
+pub(super) fn inner_mtu(published: &Published, node: Option<IpAddr>) -> Option<u16> {
+    let Some(IpAddr::V4(address)) = node else { return None };
+    let peer = published.peers.get(&Address::from(address))?;
+    Some(peer.inner_mtu).filter(|mtu| *mtu != 0)
 }
 
 pub(super) fn flow_tables(collection: &Collection) -> Vec<FlowTableRow> {

@@ -61,7 +61,8 @@ pub fn backends(rows: &[BackendRow]) -> String {
 }
 
 pub fn nodes(rows: &[NodeRow]) -> String {
-    let header = ["NODE", "ROLE", "STATE", "AVAILABILITY", "ADDRESS", "BACKENDS", "AGENT", "DATAPLANE"];
+    let header =
+        ["NODE", "ROLE", "STATE", "AVAILABILITY", "ADDRESS", "BACKENDS", "AGENT", "DATAPLANE", "INNER MTU"];
     let cells = |row: &NodeRow| {
         let agent = match row.agent {
             Some(true) => "yes",
@@ -77,6 +78,7 @@ pub fn nodes(rows: &[NodeRow]) -> String {
             row.backends.to_string(),
             agent.to_owned(),
             row.dataplane.clone().unwrap_or_else(|| "-".to_owned()),
+            row.inner_mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()),
         ]
     };
     table(header, rows.iter().map(cells))
@@ -288,9 +290,9 @@ worker     -                  dnsrr   round-robin   0/0        error: no room in
     #[test]
     fn nodes_look_like_this() {
         let expected = "\
-NODE   ROLE      STATE   AVAILABILITY   ADDRESS     BACKENDS   AGENT   DATAPLANE
-one    manager   ready   active         10.99.0.1   1          yes     -
-two    worker    down    drain          -           1          no      silent
+NODE   ROLE      STATE   AVAILABILITY   ADDRESS     BACKENDS   AGENT   DATAPLANE   INNER MTU
+one    manager   ready   active         10.99.0.1   1          yes     -           -
+two    worker    down    drain          -           1          no      silent      1350
 ";
         assert_eq!(nodes(&example().nodes), expected);
     }
@@ -325,7 +327,7 @@ Warning:   look here
     fn a_table_without_rows_shows_its_header() {
         assert_eq!(
             nodes(&[]),
-            "NODE   ROLE   STATE   AVAILABILITY   ADDRESS   BACKENDS   AGENT   DATAPLANE\n"
+            "NODE   ROLE   STATE   AVAILABILITY   ADDRESS   BACKENDS   AGENT   DATAPLANE   INNER MTU\n"
         );
     }
 

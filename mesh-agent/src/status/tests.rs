@@ -169,6 +169,7 @@ pub(super) fn example() -> Report {
         backends: 1,
         agent: Some(agent),
         dataplane: (!agent).then(|| "silent".to_owned()),
+        inner_mtu: (!agent).then_some(1_350),
     };
     Report {
         dns: DnsReport { listening: Some("172.18.0.1:4796".into()), askers: 2, ..DnsReport::default() },

@@ -91,11 +91,11 @@ pub fn is_refused_to_node(packet: &Packet) -> bool {
 #[inline(always)]
 pub(crate) fn send<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings, backend: &Backend) -> Step {
     if !backend.is_local() {
-        if frame.is_too_big(packet, settings.inner_mtu) {
+        if let Some(limit) = tunnel::exceeded(frame, packet, settings, backend.node) {
             if !frame.may_be_cut(packet) {
-                return reject::too_big(packet, settings.inner_mtu);
+                return reject::too_big(packet, limit);
             }
-            frame.keep_first_part(packet, settings.inner_mtu)?;
+            frame.keep_first_part(packet, limit)?;
         }
         return tunnel::to_home(frame, packet, settings, backend)
             .map(|redirect| (Outcome::Tunnelled, redirect).into());

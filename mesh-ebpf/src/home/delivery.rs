@@ -11,7 +11,7 @@ use mesh_common::settings::Settings;
 use crate::hook::Hook;
 use crate::packet::rewrite::{self, Hop, Tuple};
 use crate::packet::{Fragment, Packet};
-use crate::tables::replies;
+use crate::tables::{node, replies};
 use crate::verdict::{LEAVE_TO_TC, Redirect};
 
 /// A task's place on docker_gwbridge.
@@ -87,7 +87,7 @@ pub(crate) fn deliver<H: Hook>(
     };
     rewrite::readdress(frame, packet, &tuple, Hop::Routed)?;
     if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
-        rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
+        rewrite::tcp::clamp_mss(frame, packet, node::inner_mtu(reply.entry, settings))?;
     }
     rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
     Ok(target.redirect(frame, settings))

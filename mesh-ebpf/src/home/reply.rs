@@ -1,7 +1,7 @@
 //! Task → client, at the home node: give the packet the frontend's address, and send it to the client or to the entry node.
 
 use mesh_common::backend::{TaskKey, flags};
-use mesh_common::net::protocol;
+use mesh_common::net::{Address, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::{Reply, ReplyKey};
 use mesh_common::settings::{Settings, UDP_IDLE_NANOSECONDS};
@@ -66,8 +66,13 @@ fn try_send(frame: &Skb, packet: &mut Packet, settings: &Settings, reply: &Reply
     // The entry node shall be the one to decide who else is offered a SYN that a task has refused.
     let is_for_entry = !reply.entry.is_unspecified() && tcp::may_refuse(reply.state, packet.tcp_flags);
     let straightly = goes_straight(reply) && !is_for_entry;
-    let limit = if straightly { settings.straight_mtu() } else { settings.inner_mtu };
-    if frame.is_too_big(packet, limit) {
+    let exceeded = if straightly {
+        let limit = settings.straight_mtu();
+        frame.is_too_big(packet, limit).then_some(limit)
+    } else {
+        crate::tunnel::exceeded(frame, packet, settings, reply.entry)
+    };
+    if let Some(limit) = exceeded {
         if !frame.may_be_cut(packet) {
             return reject::too_big(packet, limit);
         }
@@ -91,7 +96,7 @@ fn straight(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) ->
     let next_hop = NextHop::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
-        clamp(frame, packet, settings)?;
+        clamp(frame, packet, settings, reply.entry)?;
     }
     if next_hop.is_none() && node::is_local(packet.destination) {
         return Ok(inward(frame, packet, settings, reply));
@@ -120,7 +125,7 @@ fn inward(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> V
 #[inline(always)]
 fn by_tunnel(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
-    clamp(frame, packet, settings)?;
+    clamp(frame, packet, settings, reply.entry)?;
     let address = tunnel::TunnelAddress {
         identity: reply.identity,
         port: packet.source_port,
@@ -130,14 +135,15 @@ fn by_tunnel(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -
     Ok((Outcome::ReplyTunnelled, redirect).into())
 }
 
-/// What the client sends will go through the tunnel, whichever way this SYN-ACK goes.
+/// What the client sends will come through the tunnel from its entry node, whichever way this SYN-ACK goes. A path takes the same in
+/// both directions as far as anybody knows.
 #[inline(always)]
-fn clamp(frame: &Skb, packet: &Packet, settings: &Settings) -> Result<(), Outcome> {
+fn clamp(frame: &Skb, packet: &Packet, settings: &Settings, entry: Address) -> Result<(), Outcome> {
     if packet.protocol == protocol::TCP
         && packet.tcp_flags & flag::SYN != 0
         && packet.fragment == Fragment::Whole
     {
-        rewrite::tcp::clamp_mss(frame, packet, settings.inner_mtu)?;
+        rewrite::tcp::clamp_mss(frame, packet, node::inner_mtu(entry, settings))?;
     }
     Ok(())
 }

@@ -11,9 +11,9 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
+use mesh_common::maps;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::settings::Settings;
-use mesh_common::{maps, peer};
 
 use crate::hook::Hook;
 use crate::hook::skb::{LinkLayer, Skb};
@@ -57,8 +57,8 @@ pub fn stops_leaving<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, settings: &S
     if origin == 0 {
         return !is_agents(frame.socket_cookie());
     }
-    let is_routed = node::is_uplink(origin)
-        && node::peer(packet.source).is_some_and(|uplink| peer::may_come_by(uplink, origin));
+    let is_routed =
+        node::is_uplink(origin) && node::peer(packet.source).is_some_and(|peer| peer.may_come_by(origin));
     !is_routed
 }
 

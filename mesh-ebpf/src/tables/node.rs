@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use mesh_common::maps;
 use mesh_common::net::Address;
+use mesh_common::peer::Peer;
 use mesh_common::settings::Settings;
 
 #[map]
@@ -15,7 +16,7 @@ static LOCAL_ADDRESSES: HashMap<Address, u32> =
     HashMap::with_max_entries(maps::LOCAL_ADDRESSES, BPF_F_NO_PREALLOC);
 
 #[map]
-static PEERS: HashMap<Address, u32> = HashMap::with_max_entries(maps::PEERS, BPF_F_NO_PREALLOC);
+static PEERS: HashMap<Address, Peer> = HashMap::with_max_entries(maps::PEERS, BPF_F_NO_PREALLOC);
 
 #[map]
 static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(maps::UPLINKS, BPF_F_NO_PREALLOC);
@@ -44,9 +45,20 @@ pub(crate) fn is_uplink(interface: u32) -> bool {
     UPLINKS.get_ptr(interface).is_some()
 }
 
-/// By which uplink `address` sends ([`mesh_common::peer`]), if it is another node of this Swarm.
+/// How another node of this Swarm is reached, if `address` is one's.
 #[inline(always)]
-pub(crate) fn peer(address: Address) -> Option<u32> {
+pub(crate) fn peer(address: Address) -> Option<Peer> {
     // SAFETY: the value is copied at once, and the agent writes it whole.
     unsafe { PEERS.get(address) }.copied()
+}
+
+/// Largest IP packet that the tunnel to a node carries.
+#[inline(always)]
+pub(crate) fn inner_mtu(node: Address, settings: &Settings) -> u16 {
+    let known = PEERS.get_ptr(node);
+    // SAFETY: the entry is there until this program ends, and the agent writes it whole.
+    match known.map_or(0, |peer| unsafe { (*peer).inner_mtu }) {
+        0 => settings.inner_mtu,
+        known => known,
+    }
 }

@@ -135,23 +135,26 @@ fn the_tunnels_port_passes_the_first_test() {
 }
 
 #[test]
-fn a_peer_is_heard_by_one_uplink_once_that_is_known_and_by_all_before() {
+fn a_peer_is_as_it_is_known_to_be_and_heard_by_all_uplinks_before() {
     let other = Ipv4Addr::new(10, 99, 0, 2);
     let desired = Desired { peers: BTreeSet::from([other]), ..Desired::default() };
     let (mut tables, mut allocation) = (Tables::default(), Allocation::new(4, 4));
     let mut node = NodeFacts { uplinks: BTreeSet::from([2, 3]), ..node() };
-    let mut uplink_after = |node: &NodeFacts| {
+    let mut peers_after = |node: &NodeFacts| {
         let step = plan(&desired, node, &tables, &mut allocation, &Scope::Frontends(BTreeSet::new()));
         carry_out(&step, &mut tables, &mut allocation);
         assert_eq!(tables.uplinks, node.uplinks);
         tables.peers.clone()
     };
-    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), peer::ANY_UPLINK)]));
-    node.arrivals.insert(other.into(), 3);
+    assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), Peer::default())]));
+    let known = Peer { uplink: 3, inner_mtu: 1_450, padding: 0 };
+    node.peers.insert(other.into(), known);
     node.uplinks.remove(&2);
-    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), 3)]));
-    node.arrivals.clear();
-    assert_eq!(uplink_after(&node), BTreeMap::from([(other.into(), peer::ANY_UPLINK)]));
+    assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), known)]));
+    node.peers.insert(other.into(), Peer { inner_mtu: 1_350, ..known });
+    assert_eq!(peers_after(&node)[&other.into()].inner_mtu, 1_350);
+    node.peers.clear();
+    assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), Peer::default())]));
     let step = plan(&Desired::default(), &node, &tables, &mut allocation, &Scope::Everything);
     assert_eq!(step.after, [Operation::DeletePeer(other.into())]);
 }

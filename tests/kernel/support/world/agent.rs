@@ -8,6 +8,7 @@ use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps::taking_over;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::overlay::VipKey;
+use mesh_common::peer::Peer;
 use mesh_common::settings::Settings;
 use mesh_common::socket::{SocketFlow, SocketKey};
 
@@ -39,7 +40,12 @@ impl World {
 
     /// There is another node, whose packets come in by this interface.
     pub(crate) fn peer(&mut self, address: Ip, uplink: u32) {
-        self.insert("PEERS", Address::new(address), uplink);
+        self.insert("PEERS", Address::new(address), Peer { uplink, ..Peer::default() });
+    }
+
+    /// There is another node, to which the tunnel carries IP packets of so many bytes.
+    pub(crate) fn peer_takes(&mut self, address: Ip, inner_mtu: u16) {
+        self.insert("PEERS", Address::new(address), Peer { inner_mtu, ..Peer::default() });
     }
 
     /// The agent of this node has a socket with this cookie.

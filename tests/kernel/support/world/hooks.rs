@@ -91,6 +91,11 @@ impl World {
         self.namespace.ip("link set bridge-far mtu 9000\nlink set bridge mtu 9000\n");
     }
 
+    /// From now on the uplink takes jumbo frames, and larger ones.
+    pub(crate) fn widen_uplink(&self) {
+        self.namespace.ip("link set uplink-far mtu 12000\nlink set uplink mtu 12000\n");
+    }
+
     /// The route to a node takes packets of this size only.
     pub(crate) fn narrow_route(&self, node: &str, mtu: u16) {
         self.namespace.ip(&format!("route replace {node}/32 dev uplink mtu {mtu}\n"));

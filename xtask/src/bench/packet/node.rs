@@ -16,6 +16,7 @@ use mesh_common::{
     net::{Address, Mac, Port, protocol},
     outcome::Outcome,
     overlay::{NetworkTag, VipKey},
+    peer::Peer,
     route::RememberedRoute,
     settings::Settings,
 };
@@ -246,7 +247,7 @@ impl Node {
         };
         set(&mut self.mesh, "SETTINGS", 0, settings)?;
         insert(&mut self.mesh, "LOCAL_ADDRESSES", Address::new(frames::NODE), 1_u32)?;
-        insert(&mut self.mesh, "PEERS", Address::new(frames::OTHER), 1_u32)?;
+        insert(&mut self.mesh, "PEERS", Address::new(frames::OTHER), Peer::default())?;
         self.publish(frames::TUNNEL_PORT, protocol::UDP)?;
         set(&mut self.mesh, "BACKENDS", ELSEWHERE, elsewhere())?;
         set(&mut self.mesh, "BACKENDS", HERE, here())?;
