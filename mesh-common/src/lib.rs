@@ -58,6 +58,7 @@ pub mod asker;
 pub mod backend;
 pub mod checksum;
 pub mod clock;
+pub mod cookie;
 pub mod flow;
 pub mod frontend;
 pub mod maps;

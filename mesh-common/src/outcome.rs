@@ -143,6 +143,8 @@ outcomes! {
     RejectionLimited = 52, "rejection_limited";
     /// Dropped: a container on docker_gwbridge spoke in the conversation of another one's task.
     ForgedSource = 53, "forged_source";
+    /// Dropped: a tunnel packet of another node that has none of the cluster's cookies, though that node sends one.
+    WrongCookie = 54, "wrong_cookie";
 }
 
 impl Outcome {
@@ -175,6 +177,7 @@ impl Outcome {
                 | Self::Congested
                 | Self::RejectionLimited
                 | Self::ForgedSource
+                | Self::WrongCookie
         )
     }
 }

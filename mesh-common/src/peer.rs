@@ -14,10 +14,23 @@ pub struct Peer {
     /// Largest IP packet that the tunnel carries there; 0, as from agents that know nothing of it, for
     /// [`Settings::inner_mtu`](crate::settings::Settings::inner_mtu).
     pub inner_mtu: u16,
-    pub padding: u16,
+    /// Bits of [`flags`].
+    pub flags: u16,
+}
+
+/// Flags of a [`Peer`].
+pub mod flags {
+    /// Its packets are taken only with one of the cluster's cookies ([`crate::cookie`]).
+    pub const COOKIE_REQUIRED: u16 = 1;
 }
 
 impl Peer {
+    /// Whether packets of the node are taken only with one of the cluster's cookies.
+    #[inline(always)]
+    pub const fn has_to_have_cookie(self) -> bool {
+        self.flags & flags::COOKIE_REQUIRED != 0
+    }
+
     /// Whether packets of the node may come in by an interface.
     #[inline(always)]
     pub const fn may_come_by(self, interface: u32) -> bool {

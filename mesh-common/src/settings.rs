@@ -1,5 +1,6 @@
 //! What the agent tells the programs about this node.
 
+use crate::cookie::Cookies;
 use crate::net::{Address, Mac, Port};
 use crate::tunnel::OVERHEAD;
 
@@ -33,6 +34,7 @@ pub struct Settings {
     /// Largest IP packet that every uplink takes; 0 for [`Settings::inner_mtu`] and what the tunnel adds.
     pub uplink_mtu: u16,
     pub padding: u16,
+    pub cookies: Cookies,
 }
 
 impl Settings {

@@ -4,6 +4,7 @@
 //! client's, or the answer as the client will see it.
 
 use crate::checksum::Sum;
+use crate::cookie::Cookie;
 use crate::net::{Address, Mac, Port, ethertype, protocol};
 
 /// Bytes that the tunnel adds to an IP packet: outer IPv4, UDP, VXLAN and inner Ethernet headers.
@@ -153,10 +154,7 @@ impl TunnelHeader {
         words[11] = fields.port.wire();
         words[12] = udp_length.to_be();
 
-        words[14] = u16::from_ne_bytes([VXLAN_FLAG_VNI, 0]);
-        let [_, vni_high, vni_middle, vni_low] = fields.vni.to_be_bytes();
-        words[16] = u16::from_ne_bytes([vni_high, vni_middle]);
-        words[17] = u16::from_ne_bytes([vni_low, 0]);
+        [words[14], words[15], words[16], words[17]] = Self::vxlan(fields.vni, Cookie::NONE);
 
         let identity = fields.address.identity.wire();
         words[18] = u16::from_ne_bytes([0x02, 0x42]);
@@ -167,6 +165,19 @@ impl TunnelHeader {
         words[23] = fields.address.flags.to_be();
         words[24] = ethertype::IPV4.to_be();
         Self { words }
+    }
+
+    /// The VXLAN header in it, as it goes over the wire.
+    #[inline(always)]
+    pub const fn vxlan(vni: u32, cookie: Cookie) -> [u16; 4] {
+        let ([a, b, c], d) = cookie.wire();
+        let [_, vni_high, vni_middle, vni_low] = vni.to_be_bytes();
+        [
+            u16::from_ne_bytes([VXLAN_FLAG_VNI, a]),
+            u16::from_ne_bytes([b, c]),
+            u16::from_ne_bytes([vni_high, vni_middle]),
+            u16::from_ne_bytes([vni_low, d]),
+        ]
     }
 
     #[inline(always)]
@@ -244,6 +255,9 @@ mod tests {
         assert_eq!(bytes[22..24], 4799_u16.to_be_bytes());
         assert_eq!(u16::from_be_bytes([bytes[24], bytes[25]]), 60 + 30);
         assert_eq!(bytes[28..36], [0x08, 0, 0, 0, 0x6d, 0x65, 0x73, 0]);
+        let with_cookie = TunnelHeader::vxlan(FIELDS.vni, Cookie::new(0x1234_5678).unwrap());
+        let with_cookie = with_cookie.map(u16::to_ne_bytes).concat();
+        assert_eq!(with_cookie, [0x08, 0x12, 0x34, 0x56, 0x6d, 0x65, 0x73, 0x78]);
         assert_eq!(bytes[36..42], [0x02, 0x42, 10, 0, 0, 7]);
         assert_eq!(bytes[42..48], [0x02, 0x6d, 0, 80, 0, 1]);
         assert_eq!(bytes[48..50], [0x08, 0x00]);

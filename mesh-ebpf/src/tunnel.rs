@@ -3,6 +3,7 @@
 use core::mem::{MaybeUninit, size_of};
 
 use mesh_common::backend::Backend;
+use mesh_common::cookie::Cookie;
 use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, UDP_HEADER, ethertype, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::select;
@@ -57,14 +58,30 @@ pub(crate) fn send<H: Hook>(
     if H::IS_XDP {
         // What XDP cannot send has to be left to TC as it came.
         let next_hop = NextHop::to_node(frame, packet, settings.node, node, uplink)?;
-        rewrite::encapsulate(frame, &header, is_refusal(packet))?;
+        encapsulate(frame, packet, settings, &header)?;
         return Ok(next_hop.take(frame));
     }
-    rewrite::encapsulate(frame, &header, is_refusal(packet))?;
+    encapsulate(frame, packet, settings, &header)?;
     mark::tunnelled(frame);
     // What a task answers is routed from the bridge, by whichever of its ports it was heard.
     let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
     Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
+}
+
+/// The cookie is written afterwards: held beside the header, it is more than the stack of XDP's chain of calls has room for.
+#[inline(always)]
+fn encapsulate<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    settings: &Settings,
+    header: &TunnelHeader,
+) -> Result<(), Outcome> {
+    rewrite::encapsulate(frame, header, is_refusal(packet))?;
+    let cookie = settings.cookies.sent;
+    if cookie != Cookie::NONE {
+        rewrite::write_vxlan(frame, TunnelHeader::vxlan(settings.vni, cookie))?;
+    }
+    Ok(())
 }
 
 /// The largest packet that the tunnel to a node carries, if this one is larger. Most are small enough for the tunnel to any node.
@@ -108,11 +125,12 @@ pub fn flags<H: Hook>(frame: &H) -> u16 {
     frame.read(FLAGS).map_or(0, u16::from_be)
 }
 
+/// Where the VXLAN header stands, counted from the Ethernet header.
+const VXLAN: usize = NETWORK + IPV4_HEADER + UDP_HEADER;
+
 /// Whether a packet for the tunnel's port is of the tunnel's network.
 #[inline(always)]
 pub(crate) fn names_network<H: Hook>(frame: &H, settings: &Settings) -> bool {
-    const VXLAN: usize = NETWORK + IPV4_HEADER + UDP_HEADER;
-
     frame.make_linear((VXLAN + size_of::<[[u8; 4]; 2]>()) as u32);
     frame.read::<[[u8; 4]; 2]>(VXLAN).is_some_and(|[flags, vni]| is_network(flags, vni, settings))
 }
@@ -202,6 +220,9 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
         // To a driver below a bond, the uplink is another interface.
         return Err(if H::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
     }
+    if peer.has_to_have_cookie() && !has_cookie(frame, settings) {
+        return Err(Outcome::WrongCookie);
+    }
     if address.flags & (PROBE | PROBE_ANSWER) != 0 {
         let is_agents = is_agents_probe(packet, settings, address.flags);
         return if is_agents { Ok(Arrival { address, sender }) } else { Err(Outcome::ForgedTunnel) };
@@ -225,6 +246,14 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
     }
     fragments::remember(packet);
     Ok(Arrival { address, sender })
+}
+
+/// Whether a packet for the tunnel has one of the cluster's cookies. It is read anew: on the stack of XDP's chain of calls there is no
+/// room for what was read before.
+#[inline(always)]
+fn has_cookie<H: Hook>(frame: &H, settings: &Settings) -> bool {
+    let Some([_, a, b, c, _, _, _, d]) = frame.read::<[u8; 8]>(VXLAN) else { return false };
+    settings.cookies.take(Cookie::from_wire([a, b, c], d))
 }
 
 /// The traffic class of the packet that is in the tunnel.

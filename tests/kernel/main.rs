@@ -8,6 +8,7 @@ mod collect;
 mod congestion;
 mod contract;
 mod conversations;
+mod cookie;
 mod egress;
 mod egress_refusals;
 mod ends;

@@ -5,6 +5,7 @@ use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use mesh_common::cookie::Cookies;
 use mesh_common::net::{Address, Mac, Port};
 use mesh_common::peer::{self, Peer};
 use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
@@ -86,12 +87,13 @@ pub fn facts(
         flood: told.flood,
         uplink_mtu,
         padding: 0,
+        cookies: Cookies::default(),
     };
     let towards = ways.iter().filter_map(|(peer, way)| Some((Address::from(*peer), way.uplink?))).collect();
     let arrivals = arrivals(uplinks, told.address, &towards, paths);
     let peer = |(address, inner_mtu)| {
         let uplink = arrivals.get(&address).copied().unwrap_or(peer::ANY_UPLINK);
-        (address, Peer { uplink, inner_mtu, padding: 0 })
+        (address, Peer { uplink, inner_mtu, flags: 0 })
     };
     NodeFacts {
         settings,

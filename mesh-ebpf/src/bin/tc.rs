@@ -320,6 +320,7 @@ fn act<H: Hook>(frame: &H, outcome: Outcome, redirect: Redirect) -> i32 {
         | Outcome::Congested
         | Outcome::RejectionLimited
         | Outcome::ForgedSource
+        | Outcome::WrongCookie
         // Of flows or sockets, not of packets.
         | Outcome::FlowUnprotected
         | Outcome::SynNotKept

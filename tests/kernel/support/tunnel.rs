@@ -15,6 +15,8 @@ pub(crate) struct Tunnel {
     pub(crate) destination: Ip,
     pub(crate) port: u16,
     pub(crate) vni: u32,
+    /// 0 is none.
+    pub(crate) cookie: u32,
     pub(crate) identity: Ip,
     pub(crate) target: u16,
     pub(crate) flags: u16,
@@ -34,6 +36,7 @@ impl Tunnel {
             destination: cast::NODE,
             port: cast::TUNNEL_PORT,
             vni: cast::VNI,
+            cookie: 0,
             identity: cast::identity(number),
             target: cast::TARGET,
             flags: 0,
@@ -73,9 +76,10 @@ impl Tunnel {
 
     /// The frame with the IP packet `inner` in the tunnel (design §4).
     pub(crate) fn around(&self, inner: &[u8]) -> Vec<u8> {
-        let mut vxlan = vec![0x08, 0, 0, 0];
+        let [a, b, c, d] = self.cookie.to_be_bytes();
+        let mut vxlan = vec![0x08, a, b, c];
         vxlan.extend(&self.vni.to_be_bytes()[1..]);
-        vxlan.push(0);
+        vxlan.push(d);
         vxlan.extend([0x02, 0x42]);
         vxlan.extend(self.identity);
         vxlan.extend([0x02, 0x6d]);

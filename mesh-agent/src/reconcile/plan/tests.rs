@@ -147,7 +147,7 @@ fn a_peer_is_as_it_is_known_to_be_and_heard_by_all_uplinks_before() {
         tables.peers.clone()
     };
     assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), Peer::default())]));
-    let known = Peer { uplink: 3, inner_mtu: 1_450, padding: 0 };
+    let known = Peer { uplink: 3, inner_mtu: 1_450, flags: 0 };
     node.peers.insert(other.into(), known);
     node.uplinks.remove(&2);
     assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), known)]));

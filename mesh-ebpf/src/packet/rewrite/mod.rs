@@ -10,7 +10,7 @@ pub(crate) mod udp;
 use core::mem::size_of;
 
 use mesh_common::checksum::Sum;
-use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, protocol};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, UDP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::TunnelHeader;
 
@@ -189,6 +189,12 @@ pub(crate) fn set_both_macs<H: Hook>(frame: &H, macs: [u32; 3]) -> Result<(), Ou
 pub(crate) fn encapsulate<H: Hook>(frame: &H, header: &TunnelHeader, plain: bool) -> Result<(), Outcome> {
     frame.grow_for_tunnel(plain)?;
     write(frame, NETWORK, *header)
+}
+
+/// Writes the VXLAN header of a packet that is in the tunnel anew.
+#[inline(always)]
+pub(crate) fn write_vxlan<H: Hook>(frame: &H, header: [u16; 4]) -> Result<(), Outcome> {
+    write(frame, NETWORK + IPV4_HEADER + UDP_HEADER, header)
 }
 
 /// A new IPv4 header without options in front of `payload` bytes.

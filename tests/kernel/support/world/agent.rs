@@ -8,7 +8,7 @@ use mesh_common::frontend::{Frontend, FrontendKey, PortBit, SlotKey};
 use mesh_common::maps::taking_over;
 use mesh_common::net::{Address, Port, protocol};
 use mesh_common::overlay::VipKey;
-use mesh_common::peer::Peer;
+use mesh_common::peer::{Peer, flags};
 use mesh_common::settings::Settings;
 use mesh_common::socket::{SocketFlow, SocketKey};
 
@@ -46,6 +46,15 @@ impl World {
     /// There is another node, to which the tunnel carries IP packets of so many bytes.
     pub(crate) fn peer_takes(&mut self, address: Ip, inner_mtu: u16) {
         self.insert("PEERS", Address::new(address), Peer { inner_mtu, ..Peer::default() });
+    }
+
+    /// There is another node, whose packets are taken only with a cookie.
+    pub(crate) fn peer_with_cookie(&mut self, address: Ip) {
+        self.insert(
+            "PEERS",
+            Address::new(address),
+            Peer { flags: flags::COOKIE_REQUIRED, ..Peer::default() },
+        );
     }
 
     /// The agent of this node has a socket with this cookie.
