@@ -1,13 +1,13 @@
 //! The resolver on real sockets: UDP, TCP, and what comes over them that should not.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -29,11 +29,7 @@ struct Live {
 impl Live {
     /// Whoever asks from 127.0.0.1 is the container of `app_web.1`.
     async fn start() -> Self {
-        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let SocketAddr::V4(address) = free.local_addr().unwrap() else {
-            unreachable!("it was bound to IPv4")
-        };
-        drop(free);
+        let address = free_address().await;
         let (snapshot, mut local) = swarm();
         let asker = BridgeEndpoint { address: Ipv4Addr::LOCALHOST, mac: [0; 6] };
         local.containers.get_mut("aaaaaaaaaaaaaaaa").unwrap().bridge = Some(asker);
@@ -75,6 +71,16 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+/// With a port that no socket of another test is given meanwhile: Linux gives those from 32768 on.
+async fn free_address() -> SocketAddrV4 {
+    loop {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, fastrand::u16(10_000..30_000));
+        if UdpSocket::bind(address).await.is_ok() && TcpListener::bind(address).await.is_ok() {
+            return address;
+        }
     }
 }
 
