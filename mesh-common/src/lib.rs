@@ -24,9 +24,10 @@
 //! | `OPENING_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`], other TCP | kernel (home node) | kernel | oldest goes |
 //! | `UDP_REPLIES` | LRU hash | [`reply::ReplyKey`] → [`reply::Reply`] | kernel (home node) | kernel | oldest goes |
 //! | `TRANSLATIONS` | LRU hash | [`reply::TranslationKey`] → task-side source port | kernel (home node) | kernel | oldest goes |
+//! | `TASK_PORTS` | array | word of [`frontend::PortBit`] → bits of the ports that tasks have had conversations at | kernel (home node); agent at an upgrade | bridge | – |
 //! | `ROUTES` | per-CPU array | place of an address ([`route::place`]) → [`route::RememberedRoute`] | kernel | kernel | another goes |
 //! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
-//! | `PEERS` | hash | node [`net::Address`] → by which uplink it sends ([`peer`]) | agent | tunnel | agent reports it |
+//! | `PEERS` | hash | node [`net::Address`] → [`peer::Peer`], how it is reached | agent | tunnel | agent reports it |
 //! | `UPLINKS` | hash | interface index → 1 | agent | tunnel | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
 //! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |

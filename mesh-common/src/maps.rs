@@ -63,7 +63,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 44] = [
+pub const NAMES: [&str; 45] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -84,6 +84,7 @@ pub const NAMES: [&str; 44] = [
     "OPENING_REPLIES",
     "UDP_REPLIES",
     "TRANSLATIONS",
+    "TASK_PORTS",
     "FRAGMENTS",
     "ROUTES",
     "PEERS",

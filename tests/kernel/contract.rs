@@ -56,6 +56,7 @@ fn the_maps_are_what_the_contract_says() {
         ("OPENING_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
         ("UDP_REPLIES", lru_hash::<ReplyKey, Reply>(maps::OTHER_FLOWS)),
         ("TRANSLATIONS", lru_hash::<TranslationKey, Port>(maps::TRANSLATIONS)),
+        ("TASK_PORTS", array::<u64>(PortBit::WORDS)),
         ("ROUTES", per_cpu_array::<RememberedRoute>(maps::ROUTES)),
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, Peer>(maps::PEERS)),

@@ -5,10 +5,12 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::pins::Pins;
-use mesh_common::backend::Backend;
+use mesh_common::backend::{Backend, LocalTask, TaskKey};
 use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::frontend::PortBit;
 use mesh_common::maps::{self, Sizes};
 use mesh_common::net::{Address, Port, protocol};
+use mesh_common::reply::{Reply, ReplyKey};
 
 use crate::support::bpffs::BpfFs;
 
@@ -191,4 +193,55 @@ fn put(map: &MapData, key: FlowKey, value_size: usize) {
         libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const update, std::mem::size_of::<Update>())
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn where_tasks_answer_from_is_known_of_tables_that_say_nothing_of_it() {
+    const TCP: ReplyKey = ReplyKey { task_port: Port::new(8080), protocol: protocol::TCP, ..ZERO };
+    const UDP: ReplyKey = ReplyKey { task_port: Port::new(53), protocol: protocol::UDP, ..ZERO };
+    const ZERO: ReplyKey = ReplyKey {
+        task: Address::UNSPECIFIED,
+        client: Address::UNSPECIFIED,
+        task_port: Port::new(0),
+        client_port: Port::new(0),
+        protocol: 0,
+        padding: [0; 3],
+    };
+
+    let bpffs = BpfFs::new();
+    let pins = Pins::under(&bpffs.path(""));
+    let ports = || {
+        let map = Map::from_map_data(MapData::from_pin(pins.map("TASK_PORTS")).expect("it is pinned"));
+        let map: Array<_, u64> = map.expect("a map").try_into().expect("an array of words");
+        (0..PortBit::WORDS)
+            .filter_map(|word| Some((word, map.get(&word, 0).ok().filter(|bits| *bits != 0)?)))
+            .collect::<Vec<_>>()
+    };
+    let _ = kernel::load(&pins, sizes(1024)).expect("the first agent");
+    assert_eq!(ports(), []);
+    reply_table(&pins.map("REPLIES")).insert(TCP, Reply::default(), 0).expect("room");
+    reply_table(&pins.map("UDP_REPLIES")).insert(UDP, Reply::default(), 0).expect("room");
+    let key = TaskKey { port: Port::new(9000), protocol: protocol::TCP, ..TaskKey::default() };
+    tasks(&pins.map("TASKS")).insert(key, LocalTask::default(), 0).expect("room");
+    std::fs::remove_file(pins.map("TASK_PORTS")).expect("it is pinned");
+
+    let _ = kernel::load(&pins, sizes(4096)).expect("an agent that knows it, with other tables of flows");
+    let bits = [(protocol::TCP, 8080), (protocol::UDP, 53), (protocol::TCP, 9000)];
+    let bits = bits.map(|(protocol, port)| PortBit::of(protocol, Port::new(port)));
+    let mut expected = bits.map(|bit| (bit.word, bit.mask));
+    expected.sort_unstable();
+    assert_eq!(ports(), expected);
+    tasks(&pins.map("TASKS")).remove(&key).expect("it is there");
+    let _ = kernel::load(&pins, sizes(4096)).expect("the next one");
+    assert_eq!(ports(), expected, "the programs go on noting them");
+}
+
+fn reply_table(pin: &Path) -> HashMap<MapData, ReplyKey, Reply> {
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the table is pinned")).expect("a table");
+    HashMap::try_from(map).expect("a hash with these keys and values")
+}
+
+fn tasks(pin: &Path) -> HashMap<MapData, TaskKey, LocalTask> {
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the table is pinned")).expect("a table");
+    HashMap::try_from(map).expect("a hash with these keys and values")
 }

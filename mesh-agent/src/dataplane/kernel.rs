@@ -22,6 +22,7 @@ use super::batch;
 use super::migration::Migration;
 use super::object::{self, NETWORK_OBJECT, OBJECT, program};
 use super::pins::{self, Pins};
+use super::task_ports;
 use super::{Dataplane, DataplaneError, failed};
 use crate::desired::{FrontendId, protocol_number};
 use crate::reconcile::tables::{DockerFlow, Operation, Tables};
@@ -52,6 +53,7 @@ pub struct Kernel {
 pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), DataplaneError> {
     pins.create()?;
     forget_other_layouts(pins)?;
+    let knows_ports = task_ports::is_known(pins);
     let migration = Migration::begin(pins, sizes)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
@@ -65,6 +67,9 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), Data
     let load = |source: anyhow::Error| DataplaneError::Load { source };
     let mut ebpf = loader.load(OBJECT).map_err(|error| load(error.into()))?;
     migration.copy();
+    if !knows_ports {
+        task_ports::note(pins, &mut ebpf);
+    }
     // Those for overlays are loaded once for each.
     load_programs(&mut ebpf, &program::TC)?;
     let kernel = Kernel {

@@ -30,6 +30,7 @@ pub mod overlays;
 pub mod pins;
 mod raw_map;
 pub mod remove;
+mod task_ports;
 pub mod tc;
 pub mod unread_ports;
 pub mod xdp;

@@ -55,6 +55,14 @@ impl RawMap {
         Ok(refused)
     }
 
+    /// Calls `visit` with every key.
+    pub(super) fn walk_keys(&self, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+        self.walk(|key, _| {
+            visit(key);
+            Ok(())
+        })
+    }
+
     /// Copies entries whose keys are not in `copied`, and adds them there. What `target` has too is left as it is. Gives how
     /// many entries had no room.
     pub(super) fn copy_new_to(&self, target: &Self, copied: &mut HashSet<Vec<u8>>) -> io::Result<usize> {

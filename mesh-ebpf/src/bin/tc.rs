@@ -56,7 +56,13 @@ pub(crate) fn uplink_out_l3(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn bridge_in(context: TcContext) -> i32 {
-    run(&Skb::<L2>::new(&context, Direction::Ingress), on_bridge_in)
+    let frame = Skb::<L2>::new(&context, Direction::Ingress);
+    match packet::peek(&frame) {
+        Some(seen) if seen.is_complete(&frame) && !may_be_tasks(&seen) => {
+            act(&frame, Outcome::NotOurs, Redirect::None)
+        }
+        _ => run(&frame, on_bridge_in),
+    }
 }
 
 #[classifier]
@@ -191,6 +197,17 @@ fn concerns_us<H: Hook>(frame: &H) -> bool {
         outgoing::note(frame);
     }
     host::guard::may_stop(&seen)
+}
+
+/// Whether a container's packet may be an answer, or is for a port that is looked after: another node's tunnel, or the resolver.
+#[inline(always)]
+fn may_be_tasks(seen: &packet::Seen) -> bool {
+    let is_looked_after = || {
+        node::settings()
+            .is_none_or(|settings| seen.port == settings.tunnel_port || seen.port == settings.resolver_port)
+    };
+    replies::may_answer(seen.protocol, seen.source_port)
+        || seen.protocol == protocol::UDP && is_looked_after()
 }
 
 #[inline(always)]

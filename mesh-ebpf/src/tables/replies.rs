@@ -1,13 +1,15 @@
-//! Maps `REPLIES`, `OPENING_REPLIES`, `UDP_REPLIES` and `TRANSLATIONS`: conversations that this node is the home node of.
+//! Maps `REPLIES`, `OPENING_REPLIES`, `UDP_REPLIES`, `TRANSLATIONS` and `TASK_PORTS`: conversations that this node is the home node of.
 //!
 //! As for an entry node's flows, only TCP conversations whose handshake is proven get into the table that forgets nothing. The
 //! home node sees both directions, whichever way the answers go.
 
+use core::intrinsics::{AtomicOrdering, atomic_or};
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use mesh_common::frontend::PortBit;
 use mesh_common::maps;
 use mesh_common::net::{Port, protocol};
 use mesh_common::outcome::Outcome;
@@ -31,6 +33,11 @@ static UDP_REPLIES: LruHashMap<ReplyKey, Reply> = LruHashMap::with_max_entries(m
 
 #[map]
 static TRANSLATIONS: LruHashMap<TranslationKey, Port> = LruHashMap::with_max_entries(maps::TRANSLATIONS, 0);
+
+/// The ports of tasks that any conversation has been with. A bit stays: one too many costs some lookups, and a task goes on answering
+/// in its conversations when its port is not published any more.
+#[map]
+static TASK_PORTS: Array<u64> = Array::with_max_entries(PortBit::WORDS, 0);
 
 /// A conversation as the tables have it.
 pub(crate) struct Known {
@@ -56,6 +63,26 @@ pub(crate) fn begun<'a>(place: &'a mut MaybeUninit<Aligned<Reply>>, packet: &Pac
     reply.frontend_port = packet.destination_port;
     reply.client_port = packet.source_port;
     reply
+}
+
+/// Whether what comes from this port on docker_gwbridge may belong to a conversation. Most of what containers send of their own accord
+/// does not.
+#[inline(always)]
+pub fn may_answer(protocol: u8, port: Port) -> bool {
+    let bit = PortBit::of(protocol, port);
+    TASK_PORTS.get(bit.word).is_none_or(|word| word & bit.mask != 0)
+}
+
+#[inline(always)]
+fn note_port(key: &ReplyKey) {
+    let bit = PortBit::of(key.protocol, key.task_port);
+    let Some(word) = TASK_PORTS.get_ptr_mut(bit.word) else { return };
+    // SAFETY: the pointer is to an aligned value of the map, which is only read, and changed by one instruction.
+    unsafe {
+        if word.read_volatile() & bit.mask == 0 {
+            atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(word, bit.mask);
+        }
+    }
 }
 
 /// The conversation that a task's packet belongs to.
@@ -265,6 +292,7 @@ fn remember_translated(key: &ReplyKey, reply: &Reply, packet: &Packet) -> Result
 
 #[inline(always)]
 fn insert(key: &ReplyKey, reply: &Reply, packet: &Packet, flags: u64) -> Result<(), i32> {
+    note_port(key);
     let table = if packet.is_tcp() { &OPENING_REPLIES } else { &UDP_REPLIES };
     table.insert(key, reply, flags)
 }

@@ -71,9 +71,10 @@ pub(super) fn from_task(port: u16, flags: u8) -> Vec<u8> {
     frame(BRIDGE_MAC, TASK_MAC, &packet)
 }
 
-/// What the task here sends in a conversation of its own.
+/// What the task here sends in a conversation of its own, with a database.
 pub(super) fn of_task_itself() -> Vec<u8> {
-    from_task(CLIENT_PORT + 9, ACK)
+    let segment = segment(CLIENT_PORT + 9, 5432, TASK_START, CLIENT_START, ACK);
+    frame(BRIDGE_MAC, TASK_MAC, &ip(TASK, CLIENT, protocol::TCP, 0, &segment))
 }
 
 /// A call of the virtual address, as it leaves the caller.
