@@ -18,6 +18,8 @@ hostname vm
 ulimit -n 1048576
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Its node is there before the module where systemd runs, and loads it when it is opened.
+modprobe tun
 mkdir -p @SHARED@
 mount --bind /run/shared @SHARED@
 cd @ROOT@
