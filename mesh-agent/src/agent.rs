@@ -18,6 +18,7 @@ use crate::dataplane::clock::monotonic_nanoseconds;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flows::{Collection, Flows};
 use crate::dataplane::heartbeat::Heartbeat;
+use crate::dataplane::local_addresses::LocalAddresses;
 use crate::dataplane::pins::Pins;
 use crate::dns::resolver::{Resolver, ResolverSettings};
 use crate::health::Vitals;
@@ -75,6 +76,8 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let SourceHandles { snapshot, local, status: board } = source::spawn(arguments.source_settings());
     let (node_sender, node) = watch::channel(None);
     tokio::spawn(async move { node::watch(&node_sender).await });
+    let mut addresses = LocalAddresses::open(&pins)?;
+    tokio::spawn(async move { node::watch_new_addresses(move |address| addresses.add(address)).await });
     let (namespaces_sender, namespaces) = watch::channel(Arc::default());
     let docker_run = arguments.docker_run.clone();
     tokio::spawn(async move { namespaces::watch(&docker_run, &namespaces_sender).await });

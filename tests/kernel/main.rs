@@ -1,6 +1,7 @@
 //! One packet in, one verdict and its bytes out (`BPF_PROG_TEST_RUN`): the real programs in the real kernel, in a network
 //! namespace of their own. Needs root.
 
+mod addresses;
 mod answers;
 mod batch;
 mod checksums;

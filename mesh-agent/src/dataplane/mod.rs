@@ -23,6 +23,7 @@ pub mod counters;
 pub mod flows;
 pub mod heartbeat;
 pub mod kernel;
+pub mod local_addresses;
 pub mod memory;
 pub mod migration;
 pub mod object;

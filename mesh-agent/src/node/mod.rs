@@ -5,6 +5,7 @@ mod facts;
 mod frames;
 mod gateways;
 pub mod namespaces;
+mod new_addresses;
 mod placement;
 pub mod sandboxes;
 mod uplinks;
@@ -22,6 +23,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLaye
 
 pub use facts::{Told, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address};
 pub use frames::frame_takers;
+pub use new_addresses::watch_new_addresses;
 pub use placement::uplink_of;
 pub use uplinks::{Unusable, Uplinks, left_out, uplinks};
 pub use watch::{enlarge, watch};
