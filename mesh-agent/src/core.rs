@@ -232,12 +232,6 @@ impl Core {
             (inputs.snapshot.borrow().clone(), inputs.local.borrow().clone(), inputs.node.borrow().clone());
         let (Some(snapshot), Some(local), Some(node)) = view else { return false };
         let Some(rules) = inputs.rules.borrow().clone() else { return false };
-        if self.last.is_some()
-            && let Err(error) = self.reconciler.add_addresses(&node::addresses(&node))
-        {
-            // The rest of the round tries it again.
-            warn!("new addresses of this node are served later: {error:#}");
-        }
         let address = local.node.address;
         let mut warnings = Vec::new();
         let uplinks = self.uplinks.round(&node, address.map(IpAddr::from), Instant::now(), &mut warnings);

@@ -220,7 +220,7 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
         // To a driver below a bond, the uplink is another interface.
         return Err(if H::IS_XDP { LEAVE_TO_TC } else { Outcome::WrongUplink });
     }
-    if peer.has_to_have_cookie() && !has_cookie(frame, settings) {
+    if peer.has_to_have_cookie() && !has_cookie(&tail, settings) {
         return Err(Outcome::WrongCookie);
     }
     if address.flags & (PROBE | PROBE_ANSWER) != 0 {
@@ -248,12 +248,11 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
     Ok(Arrival { address, sender })
 }
 
-/// Whether a packet for the tunnel has one of the cluster's cookies. It is read anew: on the stack of XDP's chain of calls there is no
-/// room for what was read before.
+/// Whether a packet for the tunnel has one of the cluster's cookies.
 #[inline(always)]
-fn has_cookie<H: Hook>(frame: &H, settings: &Settings) -> bool {
-    let Some([_, a, b, c, _, _, _, d]) = frame.read::<[u8; 8]>(VXLAN) else { return false };
-    settings.cookies.take(Cookie::from_wire([a, b, c], d))
+fn has_cookie(tail: &OuterTail, settings: &Settings) -> bool {
+    let ([_, behind_flags @ ..], [.., behind_vni]) = (tail.vxlan_flags, tail.vni);
+    settings.cookies.take(Cookie::from_wire(behind_flags, behind_vni))
 }
 
 /// The traffic class of the packet that is in the tunnel.

@@ -2,15 +2,31 @@
 
 use std::time::Duration;
 
+use mesh_agent::dataplane::local_addresses::LocalAddresses;
 use mesh_agent::node;
+use mesh_common::outcome::Outcome;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::support::namespace::Namespace;
+use crate::support::packet::Packet;
+use crate::support::payload::syn;
+use crate::support::tunnel::Tunnel;
+use crate::support::world::{World, remote};
 
 /// Only so that an address that is never told fails the test.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn an_address_that_is_added_is_served() {
+    let mut world = World::serving(&[remote(7)]);
+    let (_files, pins) = world.pinned();
+    let new = Packet::from_client(syn()).with(|packet| packet.destination = [10, 99, 0, 101]);
+    world.uplink_in(&new).passes(Outcome::NotOurs);
+    LocalAddresses::open(&pins).expect("the table is pinned").add([10, 99, 0, 101].into());
+    world.uplink_in(&new).enters_tunnel(Outcome::Tunnelled, Tunnel::to_other(7, &new), &new.ip());
+}
 
 #[test]
 fn an_address_that_comes_is_told_and_loopbacks_and_those_of_ipv6_are_not() {

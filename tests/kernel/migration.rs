@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::pins::Pins;
@@ -32,9 +33,12 @@ fn flow(backend: u32) -> Flow {
 }
 
 fn table(pin: &Path) -> HashMap<MapData, FlowKey, Flow> {
-    let data = MapData::from_pin(pin).expect("the table is pinned");
-    // Hash or LRU: the calls are the same.
-    let map = aya::maps::Map::from_map_data(data).expect("a table");
+    hash(pin)
+}
+
+/// Hash or LRU: the calls are the same.
+fn hash<K: Pod, V: Pod>(pin: &Path) -> HashMap<MapData, K, V> {
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the table is pinned")).expect("a table");
     HashMap::try_from(map).expect("a hash with these keys and values")
 }
 
@@ -219,10 +223,10 @@ fn where_tasks_answer_from_is_known_of_tables_that_say_nothing_of_it() {
     };
     let _ = kernel::load(&pins, sizes(1024)).expect("the first agent");
     assert_eq!(ports(), []);
-    reply_table(&pins.map("REPLIES")).insert(TCP, Reply::default(), 0).expect("room");
-    reply_table(&pins.map("UDP_REPLIES")).insert(UDP, Reply::default(), 0).expect("room");
+    hash(&pins.map("REPLIES")).insert(TCP, Reply::default(), 0).expect("room");
+    hash(&pins.map("UDP_REPLIES")).insert(UDP, Reply::default(), 0).expect("room");
     let key = TaskKey { port: Port::new(9000), protocol: protocol::TCP, ..TaskKey::default() };
-    tasks(&pins.map("TASKS")).insert(key, LocalTask::default(), 0).expect("room");
+    hash(&pins.map("TASKS")).insert(key, LocalTask::default(), 0).expect("room");
     std::fs::remove_file(pins.map("TASK_PORTS")).expect("it is pinned");
 
     let _ = kernel::load(&pins, sizes(4096)).expect("an agent that knows it, with other tables of flows");
@@ -231,17 +235,7 @@ fn where_tasks_answer_from_is_known_of_tables_that_say_nothing_of_it() {
     let mut expected = bits.map(|bit| (bit.word, bit.mask));
     expected.sort_unstable();
     assert_eq!(ports(), expected);
-    tasks(&pins.map("TASKS")).remove(&key).expect("it is there");
+    hash::<TaskKey, LocalTask>(&pins.map("TASKS")).remove(&key).expect("it is there");
     let _ = kernel::load(&pins, sizes(4096)).expect("the next one");
     assert_eq!(ports(), expected, "the programs go on noting them");
-}
-
-fn reply_table(pin: &Path) -> HashMap<MapData, ReplyKey, Reply> {
-    let map = Map::from_map_data(MapData::from_pin(pin).expect("the table is pinned")).expect("a table");
-    HashMap::try_from(map).expect("a hash with these keys and values")
-}
-
-fn tasks(pin: &Path) -> HashMap<MapData, TaskKey, LocalTask> {
-    let map = Map::from_map_data(MapData::from_pin(pin).expect("the table is pinned")).expect("a table");
-    HashMap::try_from(map).expect("a hash with these keys and values")
 }

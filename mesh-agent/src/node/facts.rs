@@ -59,13 +59,12 @@ pub fn facts(
     paths: &Paths,
     askers: BTreeMap<u64, u32>,
 ) -> NodeFacts {
-    let of_address = |wanted: Ipv4Addr| uplinks.iter().find(|uplink| uplink.addresses.contains(&wanted));
-    let default_uplink = of_address(told.address).or(uplinks.first());
-    let ways: BTreeMap<Ipv4Addr, Way> =
-        peers.iter().map(|peer| (*peer, Way::to(*peer, uplinks, told.mtu))).collect();
+    let default_uplink = with_address(uplinks, told.address).or(uplinks.first());
+    let ways: BTreeMap<Ipv4Addr, PeerRoute> =
+        peers.iter().map(|peer| (*peer, PeerRoute::to(*peer, uplinks, told.mtu))).collect();
     let uplink_mtu = smallest_mtu(uplinks);
     // What does not get there, though it may leave, counts only where it is known.
-    let carried = |(peer, way): (&Ipv4Addr, &Way)| {
+    let carried = |(peer, way): (&Ipv4Addr, &PeerRoute)| {
         let narrow = paths.get(peer).and_then(|path| path.narrow);
         (Address::from(*peer), way.mtu.min(narrow.unwrap_or(u16::MAX)).saturating_sub(OVERHEAD as u16))
     };
@@ -139,21 +138,23 @@ fn clamped(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
+fn with_address(uplinks: &[Interface], address: Ipv4Addr) -> Option<&Interface> {
+    uplinks.iter().find(|uplink| uplink.addresses.contains(&address))
+}
+
 /// The way to another node, as far as this node knows by itself.
-struct Way {
+struct PeerRoute {
     /// The interface's index, if it is an uplink.
     uplink: Option<u32>,
     /// The largest IP packet.
     mtu: u16,
 }
 
-impl Way {
+impl PeerRoute {
     /// By the uplink that the route leads by, which may take less than the route says; `told` counts instead of the route's.
     fn to(peer: Ipv4Addr, uplinks: &[Interface], told: Option<u16>) -> Self {
         let route = route_to(peer);
-        let uplink = route
-            .as_ref()
-            .and_then(|route| uplinks.iter().find(|uplink| uplink.addresses.contains(&route.source)));
+        let uplink = route.as_ref().and_then(|route| with_address(uplinks, route.source));
         let by_uplink = uplink.map_or_else(|| smallest_mtu(uplinks), |uplink| clamped(uplink.mtu));
         let by_route = route.and_then(|route| route.mtu).map_or(u16::MAX, clamped);
         Self { uplink: uplink.map(|uplink| uplink.index), mtu: by_uplink.min(told.unwrap_or(by_route)) }

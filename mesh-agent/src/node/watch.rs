@@ -46,15 +46,6 @@ fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     }
 }
 
-/// Clients of an address that has moved here, with keepalived for instance, do not wait: until the tables have it, Docker's
-/// rules get their packets, and reset their connections. What was lost may have been of one.
-fn brings_address(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    matches!(
-        message.payload,
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_)) | NetlinkPayload::Overrun(_)
-    )
-}
-
 /// Gives a socket that hears of changes room for what many containers make when they start at once: the default was too small for
 /// thirty.
 pub fn enlarge(connection: &mut Connection<RouteNetlinkMessage>) {
@@ -92,15 +83,8 @@ async fn follow(view: &Sender<Option<Arc<NodeView>>>) -> Result<Infallible> {
                 connection.abort();
                 anyhow::bail!("the netlink socket was closed");
             }
-            Ok(Some((message, _))) if brings_address(&message) => {}
             Ok(Some(_)) => {
-                let rest = async {
-                    while let Ok(Some((message, _))) = timeout(BURST, messages.next()).await {
-                        if brings_address(&message) {
-                            break;
-                        }
-                    }
-                };
+                let rest = async { while let Ok(Some(_)) = timeout(BURST, messages.next()).await {} };
                 // That the time is over is as good an end.
                 let _ = timeout(LONG_BURST, rest).await;
             }

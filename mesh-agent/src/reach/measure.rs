@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use mesh_common::tunnel;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
@@ -13,6 +14,8 @@ use super::question::{self, Way, answer_flag};
 use super::size::{Answered, PathSize};
 use super::socket::{Errors, ProbeSocket};
 
+/// The largest question that dataplanes answer, as an IP packet.
+const LARGEST: u16 = (tunnel::OVERHEAD + tunnel::MOST_PROBE_PAYLOAD) as u16;
 /// How long answers are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same once the small question's has come, which was the last one.
@@ -27,7 +30,8 @@ pub(super) async fn measure(
     allowlist: SharedAllowlist,
     tell: impl Fn(Option<u16>),
 ) {
-    let mut size = PathSize::new(full, narrow);
+    // Nobody answers more.
+    let mut size = PathSize::new(full.min(LARGEST), narrow);
     loop {
         let answered = ask(way, node, &size.questions(), &allowlist).await.unwrap_or_else(|error| {
             debug!(%node, "cannot ask how large packets get there: {error}");

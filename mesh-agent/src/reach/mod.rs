@@ -133,21 +133,23 @@ impl Probes {
         self.by_node.retain(|node, _| nodes.contains_key(node));
         for (node, full) in nodes.iter().map(|(node, full)| (*node, *full)) {
             let tasks = &mut self.tasks;
-            let measure = |tasks: &mut JoinSet<()>, known| {
-                tasks.spawn(measure(way, node, full, known, findings.clone(), allowlist.clone()))
+            let measure = |known| {
+                let (findings, allowlist) = (findings.clone(), allowlist.clone());
+                let tell = move |narrow| findings.measured(node, full, narrow);
+                measure::measure(way, node, full, known, allowlist, tell)
             };
             match self.by_node.entry(node) {
                 Entry::Vacant(entry) => {
                     let probe = probe::Probe::new(way, node, allowlist.clone());
                     let pulse = tasks.spawn(feel(probe, node, findings.clone()));
-                    entry.insert(Probed { pulse, size: measure(tasks, None), full });
+                    entry.insert(Probed { pulse, size: tasks.spawn(measure(None)), full });
                 }
                 Entry::Occupied(mut entry) if entry.get().full != full => {
                     let probed = entry.get_mut();
                     probed.size.abort();
                     // As much as before gets there, until it is known whether more does.
                     let known = findings.narrow(node).unwrap_or(probed.full);
-                    probed.size = measure(tasks, Some(known));
+                    probed.size = tasks.spawn(measure(Some(known)));
                     probed.full = full;
                 }
                 Entry::Occupied(_) => {}
@@ -155,17 +157,6 @@ impl Probes {
         }
         while self.tasks.try_join_next().is_some() {}
     }
-}
-
-async fn measure(
-    way: Way,
-    node: Ipv4Addr,
-    full: u16,
-    known: Option<u16>,
-    findings: Findings,
-    allowlist: SharedAllowlist,
-) {
-    measure::measure(way, node, full, known, allowlist, |narrow| findings.measured(node, full, narrow)).await;
 }
 
 async fn feel(mut probe: probe::Probe, node: Ipv4Addr, findings: Findings) {

@@ -151,13 +151,6 @@ impl<D: Dataplane> Reconciler<D> {
         rest
     }
 
-    /// Lets the programs serve new addresses of the node ahead of the round that would: see `node::watch`.
-    pub fn add_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<(), DataplaneError> {
-        let new = addresses.difference(&self.tables.addresses).copied().map(Operation::AddAddress);
-        let new: Vec<Operation> = new.collect();
-        self.apply_all(&new)
-    }
-
     /// The second half.
     pub fn finish(&mut self, rest: &Rest) {
         if let Err(error) = self.apply_all(&rest.plan.after) {
@@ -361,16 +354,6 @@ mod tests {
         assert!(rest.plan.is_empty(), "{:?}", rest.plan);
         reconciler.finish(&rest);
         assert_eq!(reconciler.dataplane.tables, before);
-    }
-
-    #[test]
-    fn a_new_address_is_served_ahead_of_the_round_and_leaves_with_one() {
-        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
-        let floating = Address::new([10, 99, 0, 101]);
-        reconciler.add_addresses(&[floating].into()).unwrap();
-        assert_eq!(reconciler.dataplane.tables.addresses, [floating].into());
-        round(&mut reconciler, &desired(&[1]));
-        assert!(reconciler.dataplane.tables.addresses.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::swarm::snapshot::Protocol;
 pub struct Tables {
     pub settings: Option<Settings>,
     pub addresses: BTreeSet<Address>,
-    /// By which uplink each of them sends ([`mesh_common::peer`]).
+    /// The other nodes, and how each is reached.
     pub peers: BTreeMap<Address, Peer>,
     /// Interface indexes.
     pub uplinks: BTreeSet<u32>,

@@ -56,13 +56,7 @@ pub(crate) fn uplink_out_l3(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn bridge_in(context: TcContext) -> i32 {
-    let frame = Skb::<L2>::new(&context, Direction::Ingress);
-    match packet::peek(&frame) {
-        Some(seen) if seen.is_complete(&frame) && !may_be_tasks(&seen) => {
-            act(&frame, Outcome::NotOurs, Redirect::None)
-        }
-        _ => run(&frame, on_bridge_in),
-    }
+    run_if(&Skb::<L2>::new(&context, Direction::Ingress), may_be_answer, on_bridge_in)
 }
 
 #[classifier]
@@ -201,7 +195,7 @@ fn concerns_us<H: Hook>(frame: &H) -> bool {
 
 /// Whether a container's packet may be an answer, or is for a port that is looked after: another node's tunnel, or the resolver.
 #[inline(always)]
-fn may_be_tasks(seen: &packet::Seen) -> bool {
+fn may_be_answer(seen: &packet::Seen) -> bool {
     let is_looked_after = || {
         node::settings()
             .is_none_or(|settings| seen.port == settings.tunnel_port || seen.port == settings.resolver_port)
@@ -245,8 +239,18 @@ fn on_overlay_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
 #[inline(always)]
 fn on_uplink<L: LinkLayer>(frame: &Skb<L>, steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict) -> i32 {
+    run_if(frame, |seen| frontends::is_published(seen.protocol, seen.port), steps)
+}
+
+/// As [`run`], for packets that a first look finds to be anybody's here.
+#[inline(always)]
+fn run_if<L: LinkLayer>(
+    frame: &Skb<L>,
+    may_be_ours: impl Fn(&packet::Seen) -> bool,
+    steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict,
+) -> i32 {
     match packet::peek(frame) {
-        Some(seen) if seen.is_complete(frame) && !frontends::is_published(seen.protocol, seen.port) => {
+        Some(seen) if seen.is_complete(frame) && !may_be_ours(&seen) => {
             act(frame, Outcome::NotOurs, Redirect::None)
         }
         _ => run(frame, steps),

@@ -141,12 +141,11 @@ impl Hook for XdpBuff {
 
     #[inline(always)]
     fn grow_for_tunnel(&self, _plain: bool) -> Result<(), Outcome> {
-        // What has come out of a tunnel and goes into one again, as a SYN that was refused, is TC's: so nothing below need ask where
-        // the packet begins.
+        // What has come out of a tunnel and goes into one again, as a SYN that was refused, has been left to TC (`entry::reply`). Said
+        // here, it spares all that follows a look where the packet begins, and the stack a place for that.
         if self.start.get() != 0 {
             return Err(LEAVE_TO_TC);
         }
-        self.start.set(0);
         self.move_head(-i32::from(OVERHEAD as u16)).map_err(|_| LEAVE_TO_TC)?;
         self.put(ETHERNET_HEADER - 2, ethertype::IPV4.to_be())
     }

@@ -18,7 +18,7 @@ hostname vm
 ulimit -n 1048576
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-# Its node is there before the module where systemd runs, and loads it when it is opened.
+# Where systemd runs, it makes the node of tun, and the module is loaded when that is opened.
 modprobe tun
 mkdir -p @SHARED@
 mount --bind /run/shared @SHARED@
