@@ -94,6 +94,16 @@ pub(crate) fn removes_the_mesh() {
     ANNOUNCED.with_borrow_mut(|announced| announced.no_mesh = true);
 }
 
+/// What scenarios have announced that ran as a part of this thread's: it causes that too.
+pub(crate) fn also(announced: &Announced) {
+    ANNOUNCED.with_borrow_mut(|whole| {
+        whole.warnings.extend(&announced.warnings);
+        whole.outcomes.extend(&announced.outcomes);
+        whole.agents |= announced.agents;
+        whole.no_mesh |= announced.no_mesh;
+    });
+}
+
 /// What this thread's scenario has announced; the next one begins with nothing.
 pub(crate) fn take() -> Announced {
     ANNOUNCED.take()

@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
     pub(crate) name: &'static str,
     begin: SystemTime,
     end: SystemTime,
-    announced: Announced,
+    pub(crate) announced: Announced,
     pub(crate) error: Option<String>,
 }
 

@@ -42,8 +42,9 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
     let before = lab.on_every_node(by_uplink)?;
     let again: Vec<&Scenario> = AGAIN.iter().copied().flatten().collect();
     let outcomes = runner::run(&again, lab);
-    // Those have announced what they cause; this is the whole's.
+    // Each has taken what it announced; what it caused is in the whole's time, too.
     canary::exchanges_agents();
+    outcomes.iter().for_each(|outcome| canary::also(&outcome.announced));
     let failed: Vec<String> = outcomes
         .into_iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.name, outcome.error?)))
