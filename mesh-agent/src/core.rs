@@ -28,7 +28,7 @@ use crate::args::{RunArguments, Switch};
 use crate::cgroup;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::answers::Answers;
-use crate::dataplane::attachments::Attachments;
+use crate::dataplane::attachments::{Attachments, Hooked};
 use crate::dataplane::kernel::{self, Kernel};
 use crate::dataplane::overlays::Overlays;
 use crate::dataplane::pins::Pins;
@@ -238,8 +238,9 @@ impl Core {
         let bridge = node.by_name(&self.arguments.bridge);
         warnings.extend(desired::node_warnings(&snapshot));
         self.succession.before_programs();
-        let ports = node::ports(&node, bridge);
-        let errors = self.attachments.sync(&uplinks, bridge, &ports);
+        let (uplink_ports, ports) = (node::uplink_ports(&node, &uplinks), node::ports(&node, bridge));
+        let hooked = Hooked { uplinks: &uplinks, uplink_ports: &uplink_ports, bridge, ports: &ports };
+        let errors = self.attachments.sync(hooked);
         self.succession.after_programs();
         warnings.extend(errors.iter().map(|error| format!("{error:#}")));
 

@@ -29,6 +29,7 @@
 //! | `FRAGMENTS` | LRU hash | [`flow::FragmentKey`] → [`flow::FragmentPorts`] | kernel | kernel | oldest goes |
 //! | `PEERS` | hash | node [`net::Address`] → [`peer::Peer`], how it is reached | agent | tunnel | agent reports it |
 //! | `UPLINKS` | hash | interface index → 1 | agent | tunnel | agent reports it |
+//! | `UPLINK_PORTS` | hash | interface index of a bridge's port → that of the bridge, an uplink | agent | ports | agent reports it |
 //! | `TASKS` | hash | [`backend::TaskKey`] → [`backend::LocalTask`] | agent | tunnel | agent reports it |
 //! | `SOCKETS` | LRU hash | [`socket::SocketKey`] → [`socket::SocketFlow`] | kernel | kernel | oldest goes |
 //! | `OUTGOING` | LRU hash | [`flow::FlowKey`] of what answers → when it was last asked | kernel (`uplink_out`) | kernel | oldest goes |

@@ -34,6 +34,8 @@ pub const ROUTES: u32 = 1 << ROUTE_BITS;
 pub const PEERS: u32 = 4_096;
 /// Interfaces that clients and other nodes reach this node by.
 pub const UPLINKS: u32 = 1_024;
+/// Ports of bridges that are uplinks.
+pub const UPLINK_PORTS: u32 = 4_096;
 /// Sockets of the agent that ask other nodes' dataplanes.
 pub const AGENT_SOCKETS: u32 = 2 * PEERS;
 /// Published ports of tasks on this node.
@@ -63,7 +65,7 @@ pub const SOCKETS: u32 = 65_536;
 pub const EXISTS: i32 = -17;
 
 /// Every map the programs define, for pinning, inspection and removal.
-pub const NAMES: [&str; 45] = [
+pub const NAMES: [&str; 46] = [
     "SETTINGS",
     "PORTS",
     "LOCAL_ADDRESSES",
@@ -89,6 +91,7 @@ pub const NAMES: [&str; 45] = [
     "ROUTES",
     "PEERS",
     "UPLINKS",
+    "UPLINK_PORTS",
     "TASKS",
     "SOCKETS",
     "AGENT_SOCKETS",

@@ -61,6 +61,7 @@ fn the_maps_are_what_the_contract_says() {
         ("FRAGMENTS", lru_hash::<FragmentKey, FragmentPorts>(maps::FRAGMENTS)),
         ("PEERS", hash::<Address, Peer>(maps::PEERS)),
         ("UPLINKS", hash::<u32, u32>(maps::UPLINKS)),
+        ("UPLINK_PORTS", hash::<u32, u32>(maps::UPLINK_PORTS)),
         ("OUTGOING", lru_hash::<FlowKey, u64>(maps::OUTGOING)),
         ("AGENT_SOCKETS", hash::<u64, u32>(maps::AGENT_SOCKETS)),
         ("TASKS", hash::<TaskKey, LocalTask>(maps::TASKS)),
@@ -131,7 +132,8 @@ fn the_object_holds_the_programs_that_the_agent_attaches() {
             "uplink_in",
             "uplink_in_l3",
             "uplink_out",
-            "uplink_out_l3"
+            "uplink_out_l3",
+            "uplink_port_in"
         ]
     );
     assert_eq!(

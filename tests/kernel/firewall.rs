@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use mesh_agent::firewall::{Dump, Filter, Scene, filters};
@@ -53,13 +52,7 @@ impl Node {
     }
 
     fn nft(&self, rules: &str) -> &Self {
-        self.namespace.enter();
-        let mut child =
-            Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
-        let mut input = child.stdin.take().expect("its input is a pipe");
-        input.write_all(rules.as_bytes()).expect("nft reads its input");
-        drop(input);
-        assert!(child.wait().expect("nft ends").success(), "nft does not take {rules}");
+        self.namespace.nft(rules);
         self
     }
 

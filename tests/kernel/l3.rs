@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-use mesh_agent::dataplane::attachments::Attachments;
+use mesh_agent::dataplane::attachments::{Attachments, Hooked};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::object::program;
 use mesh_agent::dataplane::pins::Pins;
@@ -265,14 +265,14 @@ fn an_agent_puts_programs_that_expect_no_ethernet_on_what_has_the_swarms_address
         let (_, ebpf, _) = kernel::load(&pins, sizes).expect("an agent starts");
         let unread = Arc::new(UnreadPorts::open(&pins).expect("the table is pinned"));
         let mut attachments = Attachments::new(ebpf, pins, mode, unread).with_xdp(XdpMode::Native, sizes);
-        let errors = attachments.sync(&uplinks, None, &[]);
+        let errors = attachments.sync(Hooked { uplinks: &uplinks, ..Hooked::default() });
         assert!(errors.is_empty(), "{errors:?}");
         for uplink in &uplinks {
             let attached = &attachments.interfaces()[&uplink.index];
             assert_eq!(attached.programs, program::TC_L3);
             assert!(matches!(&attached.xdp, XdpState::TcAlone(why) if why.contains("Ethernet")));
         }
-        let errors = attachments.sync(&[], None, &[]);
+        let errors = attachments.sync(Hooked::default());
         assert!(errors.is_empty() && attachments.interfaces().is_empty(), "{errors:?}");
     }
 }

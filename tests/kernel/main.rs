@@ -4,6 +4,7 @@
 mod addresses;
 mod answers;
 mod batch;
+mod bridged;
 mod checksums;
 mod collect;
 mod congestion;

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use mesh_agent::dataplane::attachments::Attachments;
+use mesh_agent::dataplane::attachments::{Attachments, Hooked};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::migration::Migration;
 use mesh_agent::dataplane::pins::Pins;
@@ -148,7 +148,7 @@ fn agent(pins: &Pins, flows: u32, mode: TcMode) -> (Attachments, Migration) {
     // SAFETY: the name ends with a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     let uplink = Interface { index, name: UPLINK.to_owned(), ..Interface::default() };
-    let errors = attachments.sync(&[uplink], None, &[]);
+    let errors = attachments.sync(Hooked { uplinks: &[uplink], ..Hooked::default() });
     assert!(errors.is_empty(), "{errors:?}");
     (attachments, migration)
 }

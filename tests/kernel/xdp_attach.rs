@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aya::EbpfLoader;
 use aya::programs::XdpMode as Kind;
-use mesh_agent::dataplane::attachments::Attachments;
+use mesh_agent::dataplane::attachments::{Attachments, Hooked};
 use mesh_agent::dataplane::kernel;
 use mesh_agent::dataplane::object::XDP_OBJECT;
 use mesh_agent::dataplane::pins::Pins;
@@ -68,13 +68,13 @@ fn what_is_no_uplink_any_more_loses_it() {
     let node = Node::new();
     let mut agent = node.agent(XdpMode::Native);
     assert!(node.attached().is_some());
-    let errors = agent.0.sync(&[], None, &[]);
+    let errors = agent.0.sync(Hooked::default());
     assert!(errors.is_empty(), "{errors:?}");
     node.is_freed();
     // And one that was replaced in place, too.
     drop(node.agent(XdpMode::Native));
     let mut agent = node.agent(XdpMode::Native);
-    let _ = agent.0.sync(&[], None, &[]);
+    let _ = agent.0.sync(Hooked::default());
     node.is_freed();
 }
 
@@ -163,7 +163,7 @@ impl Node {
         let unread = Arc::new(UnreadPorts::open(&self.pins).expect("the table is pinned"));
         let attachments = Attachments::new(ebpf, self.pins.clone(), TcMode::Auto, unread);
         let mut attachments = attachments.with_xdp(mode, SIZES);
-        let errors = attachments.sync(&[uplink], None, &[]);
+        let errors = attachments.sync(Hooked { uplinks: &[uplink], ..Hooked::default() });
         assert!(errors.is_empty(), "{errors:?}");
         Agent(attachments)
     }

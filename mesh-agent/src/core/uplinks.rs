@@ -43,6 +43,7 @@ impl UplinkChoice {
                 "no interface is an uplink: clients do not reach this node; name one with --uplink".into(),
             );
         }
+        warnings.extend(node::taken_by_netfilter(&uplinks));
         if self.wanted.auto {
             self.note_left_out(node, &uplinks, now, warnings);
         }

@@ -51,7 +51,20 @@ pub struct Attached {
     pub is_port: bool,
 }
 
+/// The interfaces that get programs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hooked<'a> {
+    pub uplinks: &'a [Interface],
+    /// Ports of those that are bridges, as far as netfilter would get what comes in by them first.
+    pub uplink_ports: &'a [Interface],
+    /// docker_gwbridge.
+    pub bridge: Option<&'a Interface>,
+    /// Ports of that one.
+    pub ports: &'a [Interface],
+}
+
 const UPLINK: &[&str] = &[program::UPLINK_IN, program::UPLINK_OUT];
+const UPLINK_PORT: &[&str] = &[program::UPLINK_PORT_IN];
 const BRIDGE: &[&str] = &[program::BRIDGE_IN];
 
 impl Attachments {
@@ -77,17 +90,14 @@ impl Attachments {
         !self.pins.links().is_dir()
     }
 
-    /// Gives every uplink and the bridge with its `ports` their programs, and takes them off interfaces that are neither any
-    /// more. Errors are collected: what can be attached is.
-    pub fn sync(
-        &mut self,
-        uplinks: &[Interface],
-        bridge: Option<&Interface>,
-        ports: &[Interface],
-    ) -> Vec<DataplaneError> {
-        let wanted: BTreeMap<u32, (&Interface, &'static [&'static str])> = uplinks
+    /// Gives every interface its programs, and takes them off those that are not among them any more. Errors are collected: what
+    /// can be attached is.
+    pub fn sync(&mut self, hooked: Hooked<'_>) -> Vec<DataplaneError> {
+        let Hooked { uplinks, uplink_ports, bridge, ports } = hooked;
+        let wanted: BTreeMap<u32, (&Interface, &'static [&'static str])> = uplink_ports
             .iter()
-            .map(|uplink| (uplink.index, (uplink, of_uplink(uplink))))
+            .map(|port| (port.index, (port, UPLINK_PORT)))
+            .chain(uplinks.iter().map(|uplink| (uplink.index, (uplink, of_uplink(uplink)))))
             .chain(bridge.into_iter().chain(ports).map(|bridge| (bridge.index, (bridge, BRIDGE))))
             .collect();
         if self.is_removed() {
@@ -96,9 +106,10 @@ impl Attachments {
         }
         let is_port = |index: &u32| ports.iter().any(|port| port.index == *index);
         let mut errors = Vec::new();
-        // The bridge first: what hears answers there lets others' pass, while new flows need it.
+        // The bridge first: what hears answers there lets others' pass, while new flows need it. What goes around netfilter last:
+        // the uplink's own programs are to have it.
         let mut in_order: Vec<_> = wanted.iter().collect();
-        in_order.sort_by_key(|(_, (_, programs))| *programs != BRIDGE);
+        in_order.sort_by_key(|(_, (_, programs))| (*programs != BRIDGE, *programs == UPLINK_PORT));
         for (index, (interface, programs)) in in_order {
             if self.interfaces.get(index).is_some_and(|attached| attached.programs == *programs) {
                 continue;
@@ -177,7 +188,9 @@ impl Attachments {
         let mut hook = "tcx";
         let is_taken = |name: &&str| place(&interface.name, interface.index, name, &self.pins).is_taken();
         if programs != BRIDGE && !programs.iter().any(is_taken) {
-            self.unread.add(UnreadPort { network: 0, interface: interface.index })?;
+            // What comes in by a port is the bridge's from now on.
+            let entrance = interface.bridge.filter(|_| programs == UPLINK_PORT).unwrap_or(interface.index);
+            self.unread.add(UnreadPort { network: 0, interface: entrance })?;
         }
         for name in programs {
             let hold = self.attach(&interface.name, interface.index, name);

@@ -28,12 +28,15 @@ use crate::desired::{FrontendId, protocol_number};
 use crate::reconcile::tables::{DockerFlow, Operation, Tables};
 use crate::swarm::snapshot::Protocol;
 
+const UPLINK_PORTS: &str = "UPLINK_PORTS";
+
 /// The maps that the agent writes, by type.
 pub struct Kernel {
     settings: Array<MapData, Settings>,
     addresses: HashMap<MapData, Address, u32>,
     peers: HashMap<MapData, Address, Peer>,
     uplinks: HashMap<MapData, u32, u32>,
+    uplink_ports: HashMap<MapData, u32, u32>,
     ports: Array<MapData, u64>,
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     vips: HashMap<MapData, VipKey, Frontend>,
@@ -77,6 +80,7 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<(Kernel, Ebpf, Migration), Data
         addresses: take(&mut ebpf, "LOCAL_ADDRESSES")?,
         peers: take(&mut ebpf, "PEERS")?,
         uplinks: take(&mut ebpf, "UPLINKS")?,
+        uplink_ports: take(&mut ebpf, UPLINK_PORTS)?,
         ports: take(&mut ebpf, "PORTS")?,
         frontends: take(&mut ebpf, "FRONTENDS")?,
         vips: take(&mut ebpf, "VIPS")?,
@@ -130,6 +134,10 @@ impl Dataplane for Kernel {
             Operation::DeletePeer(address) => ("PEERS", delete(&mut self.peers, &address)),
             Operation::AddUplink(interface) => ("UPLINKS", self.uplinks.insert(interface, 1, 0)),
             Operation::DeleteUplink(interface) => ("UPLINKS", delete(&mut self.uplinks, &interface)),
+            Operation::SetUplinkPort(port, bridge) => {
+                (UPLINK_PORTS, self.uplink_ports.insert(port, bridge, 0))
+            }
+            Operation::DeleteUplinkPort(port) => (UPLINK_PORTS, delete(&mut self.uplink_ports, &port)),
             Operation::SetPorts(word, bits) => ("PORTS", self.ports.set(word, bits, 0)),
             Operation::SetFrontend(id, frontend) => match map_key(id) {
                 MapKey::Published(key) => ("FRONTENDS", self.frontends.insert(key, frontend, 0)),
@@ -166,6 +174,7 @@ impl Dataplane for Kernel {
             addresses: entries(&self.addresses, "LOCAL_ADDRESSES")?.map(|(address, _)| address).collect(),
             peers: entries(&self.peers, "PEERS")?.collect(),
             uplinks: entries(&self.uplinks, "UPLINKS")?.map(|(interface, _)| interface).collect(),
+            uplink_ports: entries(&self.uplink_ports, UPLINK_PORTS)?.collect(),
             frontends: self.dump_frontends()?,
             slots: entries(&self.slots, "SLOTS")?.collect(),
             tasks: entries(&self.tasks, "TASKS")?.collect(),

@@ -35,8 +35,10 @@ pub mod program {
     pub const UPLINK_IN_L3: &str = "uplink_in_l3";
     pub const UPLINK_OUT_L3: &str = "uplink_out_l3";
     pub const TC_L3: [&str; 2] = [UPLINK_IN_L3, UPLINK_OUT_L3];
+    /// TC ingress of the ports of an uplink that is a bridge.
+    pub const UPLINK_PORT_IN: &str = "uplink_port_in";
     /// The other ones of TC.
-    pub const TC: [&str; 3] = [UPLINK_IN, UPLINK_OUT, BRIDGE_IN];
+    pub const TC: [&str; 4] = [UPLINK_IN, UPLINK_OUT, UPLINK_PORT_IN, BRIDGE_IN];
     /// TC egress and ingress of a task's port in an overlay's namespace. What hears answers comes first: it lets others' pass,
     /// while new calls need it.
     pub const OVERLAY: [&str; 2] = ["overlay_out", "overlay_in"];

@@ -12,6 +12,7 @@ use mesh_common::settings::{FRAME_TAKERS, Settings, UPLINK_MACS};
 use mesh_common::tunnel::OVERHEAD;
 
 use super::arrivals::arrivals;
+use super::bridges::uplink_ports;
 use super::{Interface, NodeView};
 use crate::reach::Paths;
 use crate::reconcile::plan::NodeFacts;
@@ -98,6 +99,10 @@ pub fn facts(
         settings,
         addresses: addresses(view),
         uplinks: uplinks.iter().map(|uplink| uplink.index).collect(),
+        uplink_ports: uplink_ports(view, uplinks)
+            .into_iter()
+            .filter_map(|port| Some((port.index, port.bridge?)))
+            .collect(),
         peers: inner_mtus.into_iter().map(peer).collect(),
         mtus: ways.into_iter().map(|(peer, way)| (peer, way.mtu)).collect(),
         towards,

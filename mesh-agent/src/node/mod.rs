@@ -1,6 +1,7 @@
 //! This node's interfaces and addresses, followed through rtnetlink.
 
 mod arrivals;
+mod bridges;
 mod facts;
 mod frames;
 mod gateways;
@@ -19,8 +20,11 @@ use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
+use rtnetlink::packet_route::link::{
+    InfoBridge, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+};
 
+pub use bridges::{taken_by_netfilter, uplink_ports};
 pub use facts::{Told, addresses, facts, netns_cookie, ports, ports_by_namespace, resolver_address};
 pub use frames::frame_takers;
 pub use new_addresses::watch_new_addresses;
@@ -60,6 +64,10 @@ pub struct Interface {
     pub peer_namespace: Option<i32>,
     /// Whether a VLAN device is on top of it.
     pub carries_vlans: bool,
+    /// Of a bridge: whether its frames pass iptables before it takes them in (`br_netfilter`).
+    pub calls_iptables: bool,
+    /// Of a bridge: whether its ports are on VLANs.
+    pub filters_vlans: bool,
 }
 
 /// What stands in front of an IP packet on an interface.
@@ -124,7 +132,9 @@ async fn read(handle: &Handle) -> Result<NodeView> {
         }
     }
     let gateways = gateways::read();
+    let calls_iptables = bridges::call_iptables();
     for interface in interfaces.values_mut() {
+        interface.calls_iptables |= calls_iptables && interface.kind.as_deref() == Some("bridge");
         interface.addresses.sort();
         interface.networks.sort();
         interface.has_default_route = gateways.contains(&interface.name);
@@ -158,7 +168,7 @@ pub async fn links(handle: &Handle) -> Result<Vec<Interface>> {
             } else if let LinkAttribute::LinkNetNsId(id) = attribute {
                 interface.peer_namespace = Some(id);
             } else if let LinkAttribute::LinkInfo(infos) = attribute {
-                interface.kind = infos.into_iter().find_map(kind);
+                interface.note(infos);
             }
         }
         interfaces.push(interface);
@@ -179,8 +189,17 @@ fn find_vlans(interfaces: &mut [Interface]) {
     }
 }
 
-fn kind(info: LinkInfo) -> Option<String> {
-    if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None }
+impl Interface {
+    fn note(&mut self, infos: Vec<LinkInfo>) {
+        for info in infos {
+            if let LinkInfo::Kind(kind) = info {
+                self.kind = Some(kind.to_string());
+            } else if let LinkInfo::Data(InfoData::Bridge(options)) = info {
+                self.calls_iptables |= options.contains(&InfoBridge::NfCallIpTables(true));
+                self.filters_vlans = options.contains(&InfoBridge::VlanFiltering(true));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -252,6 +252,10 @@ fn uplinks(
     }
     let names: Vec<_> =
         uplinks.iter().map(|uplink| format!("{} (MTU {})", uplink.name, uplink.mtu)).collect();
+    let taken = node::taken_by_netfilter(uplinks);
+    if !taken.is_empty() {
+        return Note(format!("{}; {}", names.join(", "), taken.join("; ")));
+    }
     let left_out = node::left_out(view, uplinks, &arguments.bridge);
     if left_out.is_empty() || !arguments.uplinks().auto {
         return Good(names.join(", "));

@@ -21,6 +21,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<Address>,
     /// Interface indexes of all uplinks.
     pub uplinks: BTreeSet<u32>,
+    /// Those of the ports of bridges among them, each with its bridge's.
+    pub uplink_ports: BTreeMap<u32, u32>,
     /// Interface index towards each peer; `default_uplink` for those that are not in it.
     pub towards: BTreeMap<Address, u32>,
     /// How each peer is reached; in no particular way those that are not in it.
@@ -168,6 +170,14 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
     let uplinks = &node.uplinks;
     plan.before.extend(uplinks.difference(&tables.uplinks).copied().map(Operation::AddUplink));
     plan.after.extend(tables.uplinks.difference(uplinks).copied().map(Operation::DeleteUplink));
+
+    for (port, bridge) in &node.uplink_ports {
+        if tables.uplink_ports.get(port) != Some(bridge) {
+            plan.before.push(Operation::SetUplinkPort(*port, *bridge));
+        }
+    }
+    let gone = tables.uplink_ports.keys().filter(|port| !node.uplink_ports.contains_key(*port));
+    plan.after.extend(gone.copied().map(Operation::DeleteUplinkPort));
 }
 
 /// Backends first, then the slots of the new set, then the frontend itself: one write that a packet sees or does not.

@@ -22,6 +22,8 @@ pub struct Tables {
     pub peers: BTreeMap<Address, Peer>,
     /// Interface indexes.
     pub uplinks: BTreeSet<u32>,
+    /// The same, of ports of bridges among them, each with its bridge's.
+    pub uplink_ports: BTreeMap<u32, u32>,
     /// Words of `PORTS` that are not 0.
     pub ports: BTreeMap<u32, u64>,
     pub frontends: BTreeMap<FrontendId, Frontend>,
@@ -68,6 +70,8 @@ pub enum Operation {
     DeletePeer(Address),
     AddUplink(u32),
     DeleteUplink(u32),
+    SetUplinkPort(u32, u32),
+    DeleteUplinkPort(u32),
     SetPorts(u32, u64),
     SetFrontend(FrontendId, Frontend),
     DeleteFrontend(FrontendId),
@@ -106,6 +110,12 @@ impl Tables {
             }
             Operation::DeleteUplink(interface) => {
                 self.uplinks.remove(&interface);
+            }
+            Operation::SetUplinkPort(port, bridge) => {
+                self.uplink_ports.insert(port, bridge);
+            }
+            Operation::DeleteUplinkPort(port) => {
+                self.uplink_ports.remove(&port);
             }
             Operation::SetPorts(word, 0) => {
                 self.ports.remove(&word);

@@ -6,6 +6,7 @@
 //! | `uplink_in` | TC ingress of every uplink | published port, and answers out of the tunnel → [`entry`]; requests out of the tunnel → [`home`] |
 //! | `uplink_out` | TC egress of every uplink | packets of the node's own sockets → [`host`]; refused ones → [`entry`]; nobody else's tunnel packets |
 //! | `uplink_in_l3`, `uplink_out_l3` | the same of uplinks without Ethernet, as WireGuard's | the same |
+//! | `uplink_port_in` | TC ingress of the ports of an uplink that is a bridge | what may be served → that bridge ([`entry::bridged`]) |
 //! | `bridge_in` | TC ingress of `docker_gwbridge` and its ports | a task's answer or ICMP error → [`home`]; its question → [`names`] |
 //! | `overlay_in` | TC ingress of a task's port in an overlay's namespace, behind `network_in` (`bin/network.rs`) | its calls of virtual addresses → [`vip`] |
 //! | `overlay_out` | TC egress of the same port | answers to them → [`vip`] |
@@ -52,6 +53,13 @@ pub(crate) fn uplink_in_l3(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_out_l3(context: TcContext) -> i32 {
     leave_by_uplink(&Skb::<L3>::new(&context, Direction::Egress))
+}
+
+/// Nothing is counted: the bridge's own hook says how a packet ended.
+#[classifier]
+pub(crate) fn uplink_port_in(context: TcContext) -> i32 {
+    let frame = Skb::<L2>::new(&context, Direction::Ingress);
+    entry::bridged::uplink_of(&frame).map_or(TC_ACT_UNSPEC, |bridge| leave(&frame, Redirect::Ingress(bridge)))
 }
 
 #[classifier]
@@ -186,7 +194,7 @@ fn on_uplink_out<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet) -> PackedVer
 /// node's address begins from a published port note is taken.
 #[inline(always)]
 fn concerns_us<H: Hook>(frame: &H) -> bool {
-    let Some(seen) = packet::peek_at_leaving(frame) else { return false };
+    let Some(seen) = packet::peek_in_kernel(frame) else { return false };
     if outgoing::may_begin(frame, &seen) {
         outgoing::note(frame);
     }

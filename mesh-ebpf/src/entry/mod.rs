@@ -1,5 +1,6 @@
 //! At the entry node: which task gets a client's packet, and what becomes of what comes back.
 
+pub mod bridged;
 pub mod choose;
 pub mod icmp;
 pub mod reject;

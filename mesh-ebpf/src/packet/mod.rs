@@ -27,6 +27,7 @@ pub mod ipv4 {
     pub(crate) const TTL: usize = 8;
     pub(crate) const CHECKSUM: usize = 10;
     pub(crate) const SOURCE: usize = 12;
+    pub(crate) const DESTINATION: usize = 16;
     /// "Don't fragment", in the flags and fragment offset field.
     pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
     pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
@@ -150,7 +151,7 @@ pub fn peek<H: Hook>(frame: &H) -> Option<Seen> {
 
 /// As [`peek`], of a packet that has been through the kernel, and need not be in one piece.
 #[inline(always)]
-pub fn peek_at_leaving<H: Hook>(frame: &H) -> Option<Seen> {
+pub fn peek_in_kernel<H: Hook>(frame: &H) -> Option<Seen> {
     frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
     peek(frame)
 }

@@ -1,4 +1,4 @@
-//! Maps `SETTINGS`, `LOCAL_ADDRESSES`, `UPLINKS` and `PEERS`: this node and the others.
+//! Maps `SETTINGS`, `LOCAL_ADDRESSES`, `UPLINKS`, `UPLINK_PORTS` and `PEERS`: this node and the others.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -20,6 +20,9 @@ static PEERS: HashMap<Address, Peer> = HashMap::with_max_entries(maps::PEERS, BP
 
 #[map]
 static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(maps::UPLINKS, BPF_F_NO_PREALLOC);
+
+#[map]
+static UPLINK_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(maps::UPLINK_PORTS, BPF_F_NO_PREALLOC);
 
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
@@ -43,6 +46,14 @@ pub fn takes_frames(interface: u32) -> bool {
 #[inline(always)]
 pub(crate) fn is_uplink(interface: u32) -> bool {
     UPLINKS.get_ptr(interface).is_some()
+}
+
+/// The uplink that an interface is a port of, if it is a bridge's.
+#[inline(always)]
+pub(crate) fn bridge_of(port: u32) -> Option<u32> {
+    // SAFETY: the value is copied at once, and says of every port on which interface its packets come in: should the element be
+    // given to another port's at this very moment, the packet comes in by that one's bridge, as a wrong guess of a switch would.
+    unsafe { UPLINK_PORTS.get(port) }.copied()
 }
 
 /// How another node of this Swarm is reached, if `address` is one's.

@@ -13,6 +13,9 @@ pub(crate) const BRIDGE: u32 = 11;
 /// Interface index of a port of `docker_gwbridge`, with a task behind it.
 pub(crate) const TASK_PORT: u32 = 13;
 
+/// Interface index of the uplink's first port, where the uplink is a bridge.
+pub(crate) const UPLINK_PORT: u32 = 14;
+
 /// The node whose programs run.
 pub(crate) const NODE: Ip = [10, 99, 0, 1];
 pub(crate) const NODE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];

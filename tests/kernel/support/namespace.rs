@@ -41,17 +41,23 @@ impl Namespace {
 
     /// Runs the lines as `ip` commands in this namespace.
     pub(crate) fn ip(&self, lines: &str) {
+        self.feed("ip", &["-batch", "-"], lines);
+    }
+
+    /// Adds nft's rules to those of this namespace.
+    #[allow(dead_code, reason = "the kernel suite has rules")]
+    pub(crate) fn nft(&self, rules: &str) {
+        self.feed("nft", &["-f", "-"], rules);
+    }
+
+    fn feed(&self, program: &str, arguments: &[&str], text: &str) {
         self.enter();
-        let mut child = Command::new("ip")
-            .args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("iproute2's `ip` can be run");
+        let child = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("`{program}` cannot be run: {error}"));
         let mut input = child.stdin.take().expect("its input is a pipe");
-        input.write_all(lines.as_bytes()).expect("`ip` reads its input");
+        input.write_all(text.as_bytes()).expect("it reads its input");
         drop(input);
-        let status = child.wait().expect("`ip` ends");
-        assert!(status.success(), "`ip -batch` failed on:\n{lines}");
+        assert!(child.wait().expect("it ends").success(), "`{program}` failed on:\n{text}");
     }
 
     /// What `ip` with these arguments says in this namespace.

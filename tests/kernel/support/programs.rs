@@ -64,7 +64,12 @@ impl Programs {
         match hook {
             Hook::OverlayIn => self.attach_tag("network_in", interface, place),
             Hook::OverlayOut => self.attach_tag("network_out", interface, place),
-            Hook::UplinkIn | Hook::UplinkOut | Hook::BridgeIn | Hook::UplinkInL3 | Hook::UplinkOutL3 => {}
+            Hook::UplinkIn
+            | Hook::UplinkOut
+            | Hook::BridgeIn
+            | Hook::UplinkInL3
+            | Hook::UplinkOutL3
+            | Hook::UplinkPortIn => {}
         }
         let program = classifier_mut(self, hook);
         if program.fd().is_err() {

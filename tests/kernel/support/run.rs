@@ -32,6 +32,8 @@ pub(crate) enum Hook {
     /// Of an uplink without Ethernet, which no test run can have packets for.
     UplinkInL3,
     UplinkOutL3,
+    /// What goes on from a port to its bridge is seen there only.
+    UplinkPortIn,
 }
 
 impl Hook {
@@ -48,12 +50,14 @@ impl Hook {
             Self::OverlayOut => "overlay_out",
             Self::UplinkInL3 => "uplink_in_l3",
             Self::UplinkOutL3 => "uplink_out_l3",
+            Self::UplinkPortIn => "uplink_port_in",
         }
     }
 
     fn interface(self) -> u32 {
         match self {
             Self::UplinkIn | Self::UplinkOut | Self::UplinkInL3 | Self::UplinkOutL3 => cast::UPLINK,
+            Self::UplinkPortIn => cast::UPLINK_PORT,
             Self::BridgeIn => cast::BRIDGE,
             Self::OverlayIn | Self::OverlayOut => overlay::PORT,
         }

@@ -18,8 +18,8 @@ hostname vm
 ulimit -n 1048576
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-# Where systemd runs, it makes the node of tun, and the module is loaded when that is opened.
-modprobe tun
+# Where systemd runs, it makes the node of tun, and the module is loaded when that is opened; Docker loads the other one.
+modprobe -a tun br_netfilter
 mkdir -p @SHARED@
 mount --bind /run/shared @SHARED@
 cd @ROOT@

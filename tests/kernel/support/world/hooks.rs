@@ -1,11 +1,13 @@
 //! Packets through the programs, and the programs where the agent puts them.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::{SchedClassifier, TcAttachType};
+use mesh_common::net::Mac;
 
 use super::World;
 use crate::support::namespace::Namespace;
@@ -13,7 +15,7 @@ use crate::support::packet::Packet;
 use crate::support::run::{self, Hook, Run};
 use crate::support::tun::Tun;
 use crate::support::wire::Wire;
-use crate::support::{cast, overlay, programs};
+use crate::support::{cast, checks, overlay, programs};
 
 impl World {
     /// Puts the programs where the agent puts them, and returns the far ends of the uplink and of the bridge.
@@ -35,6 +37,61 @@ impl World {
         let tun = self.make_l3("uplink", cast::UPLINK, "10.99.0.1/24");
         self.ebpf.attach(Hook::BridgeIn, "bridge", TcAttachType::Ingress);
         (tun, Wire::at_far_end_of("bridge"))
+    }
+
+    /// As [`World::attach`], of an uplink that is a bridge, in the place of the one that is not. Its frames pass the node's rules before
+    /// it has them. Returns the far ends of its two ports, and of `docker_gwbridge`.
+    pub(crate) fn attach_bridged(&mut self) -> [Wire; 3] {
+        self.make_bridged();
+        for (hook, interface, place) in [
+            (Hook::UplinkIn, "uplink", TcAttachType::Ingress),
+            (Hook::UplinkOut, "uplink", TcAttachType::Egress),
+            (Hook::UplinkPortIn, "cable", TcAttachType::Ingress),
+            (Hook::UplinkPortIn, "guest", TcAttachType::Ingress),
+            (Hook::BridgeIn, "bridge", TcAttachType::Ingress),
+        ] {
+            self.ebpf.attach(hook, interface, place);
+        }
+        ["cable", "guest", "bridge"].map(Wire::at_far_end_of)
+    }
+
+    /// Makes the uplink a bridge with two ports, whose frames pass the node's rules first.
+    pub(crate) fn make_bridged(&mut self) {
+        let (uplink, cable, guest) = (cast::UPLINK, cast::UPLINK_PORT, cast::UPLINK_PORT + 1);
+        self.namespace.ip(&format!(
+            "link del uplink\n\
+             link add name uplink index {uplink} address {mac} type bridge mcast_snooping 0 forward_delay 0\n\
+             addr add 10.99.0.1/24 dev uplink\nlink set uplink up\n\
+             link add name cable index {cable} type veth peer name cable-far\n\
+             link add name guest index {guest} type veth peer name guest-far\n\
+             link set cable-far up\nlink set guest-far up\n\
+             link set cable up master uplink\nlink set guest up master uplink\n\
+             neigh replace 10.99.0.254 lladdr {client} nud permanent dev uplink\n\
+             neigh replace 10.99.0.2 lladdr {other} nud permanent dev uplink\n",
+            mac = checks::mac(&cast::NODE_MAC),
+            client = checks::mac(&cast::CLIENT_MAC),
+            other = checks::mac(&cast::OTHER_MAC),
+        ));
+        fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").expect("br_netfilter is loaded");
+        let forwards = |text: &str| text.matches("state forwarding").count() == 2;
+        while !forwards(&self.namespace.ask(&["-details", "link", "show", "master", "uplink"])) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.insert("UPLINK_PORTS", cable, uplink);
+        self.insert("UPLINK_PORTS", guest, uplink);
+    }
+
+    /// Whether the bridge that is the uplink knows where somebody is.
+    pub(crate) fn is_learned(&self, address: Mac) -> bool {
+        self.namespace.enter();
+        let output = Command::new("bridge").args(["fdb", "show", "br", "uplink"]).output();
+        let output = output.expect("iproute2's `bridge` can be run");
+        String::from_utf8_lossy(&output.stdout).contains(&checks::mac(&address))
+    }
+
+    /// Rules of the node's own.
+    pub(crate) fn nft(&self, rules: &str) {
+        self.namespace.nft(rules);
     }
 
     /// Makes an uplink without Ethernet, with the programs on it.
