@@ -4,6 +4,7 @@
 
 mod agent;
 mod balance;
+mod bridged;
 mod canary;
 mod change;
 mod deaths;
@@ -55,6 +56,7 @@ const SUITES: &[&[Scenario]] = &[
     host::SCENARIOS,
     untouched::SCENARIOS,
     tunnel::SCENARIOS,
+    bridged::SCENARIOS,
     forged::SCENARIOS,
     vip::SCENARIOS,
     names::SCENARIOS,

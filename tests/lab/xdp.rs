@@ -44,7 +44,9 @@ fn as_by_tc_alone(lab: &Lab) -> Result<()> {
     let outcomes = runner::run(&again, lab);
     // Each has taken what it announced; what it caused is in the whole's time, too.
     canary::exchanges_agents();
-    outcomes.iter().for_each(|outcome| canary::also(&outcome.announced));
+    for outcome in &outcomes {
+        canary::also(&outcome.announced);
+    }
     let failed: Vec<String> = outcomes
         .into_iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.name, outcome.error?)))
