@@ -59,6 +59,15 @@ pub const fn believed(known: u32, flags: u8, sequence: u32) -> (u8, u32) {
     }
 }
 
+/// Whether a client that was last known to be at `known` is so much further by a segment that ends nothing, that it is to be noted. One
+/// that is not believable is not.
+#[inline(always)]
+pub const fn has_moved(known: u32, number: u32) -> bool {
+    const CARES: u32 = END_WINDOW >> 3;
+
+    number.wrapping_sub(known).wrapping_add(CARES) >= 2 * CARES && is_believable(known, number)
+}
+
 /// Who sent a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {

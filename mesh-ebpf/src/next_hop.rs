@@ -64,10 +64,7 @@ impl NextHop {
         source: Address,
         destination: Address,
     ) -> Option<Self> {
-        let place = route::place(destination, maps::ROUTE_BITS);
-        let known = ROUTES.get_ptr_mut(place)?;
-        // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
-        let known = unsafe { &mut *known };
+        let known = place_of(destination)?;
         if !known.answers(incoming, source, destination, now) {
             // It answers no question until the kernel has.
             (known.asked, known.incoming) = (0, incoming);
@@ -151,6 +148,37 @@ impl NextHop {
             _ => Redirect::None,
         }
     }
+}
+
+/// Where the way to an address is remembered.
+#[inline(always)]
+fn place_of(destination: Address) -> Option<&'static mut RememberedRoute> {
+    let known = ROUTES.get_ptr_mut(route::place(destination, maps::ROUTE_BITS))?;
+    // SAFETY: an aligned value of this CPU's own; whoever interrupts this program does not run it.
+    Some(unsafe { &mut *known })
+}
+
+/// The way from `source` to `destination` of what came in here, if it is remembered, and the hook can send by it.
+#[inline(always)]
+pub(crate) fn remembered<H: Hook>(
+    frame: &H,
+    now: u64,
+    source: Address,
+    destination: Address,
+) -> Option<&'static RememberedRoute> {
+    let known = place_of(destination)?;
+    let interface = frame.interface();
+    let is_open = known.answers(interface, source, destination, now)
+        && !route::is_to_be_confirmed(known.confirmed, now)
+        && (!H::IS_XDP || known.interface == interface || node::takes_frames(known.interface));
+    if is_open { Some(known) } else { None }
+}
+
+/// Sends the packet that way.
+#[inline(always)]
+pub(crate) fn follow_remembered<H: Hook>(frame: &H, known: &RememberedRoute) -> Result<Redirect, Outcome> {
+    rewrite::set_both_macs(frame, known.macs)?;
+    Ok(Redirect::Interface(known.interface))
 }
 
 /// [`NextHop::find`] and [`NextHop::take`] at TC, where both would take more of the caller's stack than Linux 6.1 gives, for a

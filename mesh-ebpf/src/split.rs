@@ -34,7 +34,7 @@ pub trait Split: Hook {
 impl<L: LinkLayer> Split for Skb<L> {
     #[inline(always)]
     fn is_too_big(&self, packet: &Packet, limit: u16) -> bool {
-        packet.length > limit && (!self.is_aggregate() || is_segment_too_big(self, packet, limit))
+        packet.length > limit && exceeds_apart(self, packet, limit)
     }
 
     /// Nobody makes fragments of what an aggregate stands for: its sender has to make smaller segments.
@@ -67,10 +67,18 @@ impl Split for XdpBuff {
     }
 }
 
-/// Whether the packets that an aggregate will be cut into are too big. They fit if their size was agreed on when the MSS was clamped:
-/// not if the connection began by another way, or where there is no MSS (UDP).
 #[inline(never)]
-fn is_segment_too_big<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, limit: u16) -> bool {
+fn exceeds_apart<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, limit: u16) -> bool {
+    exceeds(frame, packet, limit)
+}
+
+/// Whether a packet is larger than `limit`, or those that an aggregate will be cut into are. They fit if their size was agreed on when
+/// the MSS was clamped: not if the connection began by another way, or where there is no MSS (UDP).
+#[inline(always)]
+pub(crate) fn exceeds<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, limit: u16) -> bool {
+    if packet.length <= limit || !frame.is_aggregate() {
+        return packet.length > limit;
+    }
     let transport = if packet.is_tcp() {
         /// Where in the TCP header its length stands, in words of 4 bytes, in the upper half.
         const DATA_OFFSET: usize = 12;

@@ -35,6 +35,20 @@ pub(crate) fn to_home<H: Hook>(
     send(frame, packet, settings, backend.node, backend.interface, address)
 }
 
+/// As [`to_home`] at XDP, without a call; `None` where the way to the node has to be asked for.
+#[inline(always)]
+pub(crate) fn to_home_by_known_way<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    settings: &Settings,
+    backend: &Backend,
+) -> Option<Result<Redirect, Outcome>> {
+    let known = next_hop::remembered(frame, packet.now, settings.node, backend.node)?;
+    let address = TunnelAddress { identity: backend.identity, port: backend.port, flags: 0 };
+    let step = encapsulate(frame, packet, settings, backend.node, address);
+    Some(step.and_then(|()| next_hop::follow_remembered(frame, known)))
+}
+
 /// Sends a packet to another node.
 #[inline(always)]
 pub(crate) fn send<H: Hook>(
@@ -45,6 +59,30 @@ pub(crate) fn send<H: Hook>(
     uplink: u32,
     address: TunnelAddress,
 ) -> Result<Redirect, Outcome> {
+    if H::IS_XDP {
+        // What XDP cannot send has to be left to TC as it came.
+        let next_hop = NextHop::to_node(frame, packet, settings.node, node, uplink)?;
+        encapsulate(frame, packet, settings, node, address)?;
+        return Ok(next_hop.take(frame));
+    }
+    encapsulate(frame, packet, settings, node, address)?;
+    mark::tunnelled(frame);
+    // What a task answers is routed from the bridge, by whichever of its ports it was heard.
+    let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
+    Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
+}
+
+/// The header is made when there is room for it, or it would lie on the stack meanwhile; and the cookie is written after it, or it
+/// would lie there too: XDP's chain of calls has no room for either.
+#[inline(always)]
+fn encapsulate<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    settings: &Settings,
+    node: Address,
+    address: TunnelAddress,
+) -> Result<(), Outcome> {
+    frame.grow_for_tunnel(is_refusal(packet))?;
     let header = TunnelHeader::new(&TunnelFields {
         source: settings.node,
         destination: node,
@@ -55,28 +93,7 @@ pub(crate) fn send<H: Hook>(
         traffic_class: packet.traffic_class,
         address,
     });
-    if H::IS_XDP {
-        // What XDP cannot send has to be left to TC as it came.
-        let next_hop = NextHop::to_node(frame, packet, settings.node, node, uplink)?;
-        encapsulate(frame, packet, settings, &header)?;
-        return Ok(next_hop.take(frame));
-    }
-    encapsulate(frame, packet, settings, &header)?;
-    mark::tunnelled(frame);
-    // What a task answers is routed from the bridge, by whichever of its ports it was heard.
-    let incoming = if address.flags & REPLY != 0 { settings.bridge } else { frame.interface() };
-    Ok(next_hop::follow(frame, packet, incoming, [settings.node, node], uplink))
-}
-
-/// The cookie is written afterwards: held beside the header, it is more than the stack of XDP's chain of calls has room for.
-#[inline(always)]
-fn encapsulate<H: Hook>(
-    frame: &H,
-    packet: &Packet,
-    settings: &Settings,
-    header: &TunnelHeader,
-) -> Result<(), Outcome> {
-    rewrite::encapsulate(frame, header, is_refusal(packet))?;
+    rewrite::write_tunnel(frame, header)?;
     let cookie = settings.cookies.sent;
     if cookie != Cookie::NONE {
         rewrite::write_vxlan(frame, TunnelHeader::vxlan(settings.vni, cookie))?;
@@ -202,6 +219,27 @@ fn open_here<H: Hook>(
 
 #[inline(always)]
 fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Result<Arrival, Outcome> {
+    let arrival = check(frame, packet, settings)?;
+    if arrival.address.flags & (PROBE | PROBE_ANSWER) != 0 {
+        return Ok(arrival);
+    }
+    let outer_class = packet.traffic_class;
+    frame.shrink_from_tunnel()?;
+    // From here on the packet is not the node's any more: what cannot be used is dropped.
+    packet.read(frame).map_err(|_| Outcome::MalformedInside)?;
+    if !H::IS_XDP && (packet.traffic_class ^ outer_class) & ecn::MASK != 0 {
+        take_mark(frame, packet, outer_class)?;
+    }
+    if !fragments::complete(packet) {
+        return Err(Outcome::LostFragment);
+    }
+    fragments::remember(packet);
+    Ok(arrival)
+}
+
+/// Who a packet from another node is for, while it is in the tunnel, if it may come that way.
+#[inline(always)]
+pub(crate) fn check<H: Hook>(frame: &H, packet: &Packet, settings: &Settings) -> Result<Arrival, Outcome> {
     if packet.destination != settings.node {
         return Err(Outcome::NotOurs);
     }
@@ -230,21 +268,10 @@ fn try_open<H: Hook>(frame: &H, packet: &mut Packet, settings: &Settings) -> Res
     if usize::from(packet.length) < OVERHEAD + IPV4_HEADER {
         return Err(Outcome::Malformed);
     }
-    let outer_class = packet.traffic_class;
     // Rare, and nothing that XDP may leave to TC must be changed before.
-    if H::IS_XDP && (inner_class(frame) ^ outer_class) & ecn::MASK != 0 {
+    if H::IS_XDP && (inner_class(frame) ^ packet.traffic_class) & ecn::MASK != 0 {
         return Err(LEAVE_TO_TC);
     }
-    frame.shrink_from_tunnel()?;
-    // From here on the packet is not the node's any more: what cannot be used is dropped.
-    packet.read(frame).map_err(|_| Outcome::MalformedInside)?;
-    if !H::IS_XDP && (packet.traffic_class ^ outer_class) & ecn::MASK != 0 {
-        take_mark(frame, packet, outer_class)?;
-    }
-    if !fragments::complete(packet) {
-        return Err(Outcome::LostFragment);
-    }
-    fragments::remember(packet);
     Ok(Arrival { address, sender })
 }
 

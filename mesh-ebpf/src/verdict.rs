@@ -212,6 +212,16 @@ impl From<Outcome> for PackedNext {
     }
 }
 
+impl From<Step> for PackedNext {
+    #[inline(always)]
+    fn from(step: Step) -> Self {
+        match step {
+            Ok(verdict) => Next::Done(verdict).into(),
+            Err(outcome) => outcome.into(),
+        }
+    }
+}
+
 impl From<Result<Next, Outcome>> for PackedNext {
     #[inline(always)]
     fn from(next: Result<Next, Outcome>) -> Self {

@@ -32,12 +32,12 @@ use mesh_ebpf::host::socket;
 use mesh_ebpf::names::resolver;
 use mesh_ebpf::packet::Packet;
 use mesh_ebpf::tables::{counters, fragments, frontends, node, outgoing, replies};
-use mesh_ebpf::verdict::{PackedVerdict, Redirect};
+use mesh_ebpf::verdict::{Next, PackedNext, PackedVerdict, Redirect};
 use mesh_ebpf::{entry, home, host, mark, names, packet, split, tunnel, vip};
 
 #[classifier]
 pub(crate) fn uplink_in(context: TcContext) -> i32 {
-    on_uplink(&Skb::<L2>::new(&context, Direction::Ingress), on_uplink_in)
+    enter_by_uplink(&Skb::<L2>::new(&context, Direction::Ingress))
 }
 
 #[classifier]
@@ -47,7 +47,7 @@ pub(crate) fn uplink_out(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn uplink_in_l3(context: TcContext) -> i32 {
-    on_uplink(&Skb::<L3>::new(&context, Direction::Ingress), on_uplink_in)
+    enter_by_uplink(&Skb::<L3>::new(&context, Direction::Ingress))
 }
 
 #[classifier]
@@ -64,7 +64,7 @@ pub(crate) fn uplink_port_in(context: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn bridge_in(context: TcContext) -> i32 {
-    run_if(&Skb::<L2>::new(&context, Direction::Ingress), may_be_answer, on_bridge_in)
+    run_if(&Skb::<L2>::new(&context, Direction::Ingress), may_be_answer, answer_quickly, on_bridge_in)
 }
 
 #[classifier]
@@ -74,14 +74,14 @@ pub(crate) fn overlay_in(context: TcContext) -> i32 {
     if let Ok(verdict) = vip::arp::resolve(&frame, tag.balancer) {
         return act(&frame, verdict.outcome, verdict.redirect);
     }
-    run(&frame, on_overlay_in)
+    run_or(&frame, vip::established::call, on_overlay_in)
 }
 
 #[classifier]
 pub(crate) fn overlay_out(context: TcContext) -> i32 {
     let Some(tag) = vip::tag(&context) else { return untagged(&context) };
     let frame = Skb::of_network(&context, Direction::Egress, tag.network);
-    run(&frame, |frame, packet| vip::reply::to_caller(frame, packet))
+    run_or(&frame, vip::established::answer, |frame, packet| vip::reply::to_caller(frame, packet))
 }
 
 /// A packet of an overlay that nothing has said the number of.
@@ -131,7 +131,23 @@ fn leave_by_uplink<L: LinkLayer>(frame: &Skb<L>) -> i32 {
     if mark::is_ours(frame) || frame.origin() != 0 && !concerns_us(frame) {
         return act(frame, Outcome::NotOurs, Redirect::None);
     }
-    on_uplink(frame, on_uplink_out)
+    on_uplink(frame, |_, _| Next::GoOn.into(), on_uplink_out)
+}
+
+#[inline(always)]
+fn enter_by_uplink<L: LinkLayer>(frame: &Skb<L>) -> i32 {
+    on_uplink(frame, quickly, on_uplink_in)
+}
+
+/// What is as most packets are.
+#[inline(always)]
+fn quickly<L: LinkLayer>(frame: &Skb<L>, seen: &packet::Seen) -> PackedNext {
+    let is_tunnels = node::settings().is_none_or(|settings| settings.tunnel_port == seen.port);
+    if !is_tunnels && !packet::begins_or_ends(frame, seen) && frame.is_for_host() && is_whole(frame) {
+        entry::established::request(frame)
+    } else {
+        Next::GoOn.into()
+    }
 }
 
 #[inline(always)]
@@ -201,6 +217,22 @@ fn concerns_us<H: Hook>(frame: &H) -> bool {
     host::guard::may_stop(&seen)
 }
 
+/// What is as most packets of tasks are.
+#[inline(always)]
+fn answer_quickly(frame: &Skb, seen: &packet::Seen) -> PackedNext {
+    if packet::begins_or_ends(frame, seen) || !is_whole(frame) {
+        Next::GoOn.into()
+    } else {
+        home::established::answer(frame)
+    }
+}
+
+/// Whether a packet is of no VLAN, and no part of another one.
+#[inline(always)]
+fn is_whole<L: LinkLayer>(frame: &Skb<L>) -> bool {
+    !frame.is_of_vlan() && split::is_copy(frame).is_none()
+}
+
 /// Whether a container's packet may be an answer, or is for a port that is looked after: another node's tunnel, or the resolver.
 #[inline(always)]
 fn may_be_answer(seen: &packet::Seen) -> bool {
@@ -246,8 +278,12 @@ fn on_overlay_in(frame: &Skb, packet: &mut Packet) -> PackedVerdict {
 
 /// As [`run`], which most of what passes an uplink is spared: it has to do with nothing that is published.
 #[inline(always)]
-fn on_uplink<L: LinkLayer>(frame: &Skb<L>, steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict) -> i32 {
-    run_if(frame, |seen| frontends::is_published(seen.protocol, seen.port), steps)
+fn on_uplink<L: LinkLayer>(
+    frame: &Skb<L>,
+    quickly: impl Fn(&Skb<L>, &packet::Seen) -> PackedNext,
+    steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict,
+) -> i32 {
+    run_if(frame, |seen| frontends::is_published(seen.protocol, seen.port), quickly, steps)
 }
 
 /// As [`run`], for packets that a first look finds to be anybody's here.
@@ -255,13 +291,27 @@ fn on_uplink<L: LinkLayer>(frame: &Skb<L>, steps: impl Fn(&Skb<L>, &mut Packet) 
 fn run_if<L: LinkLayer>(
     frame: &Skb<L>,
     may_be_ours: impl Fn(&packet::Seen) -> bool,
+    quickly: impl Fn(&Skb<L>, &packet::Seen) -> PackedNext,
     steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict,
 ) -> i32 {
-    match packet::peek(frame) {
-        Some(seen) if seen.is_complete(frame) && !may_be_ours(&seen) => {
-            act(frame, Outcome::NotOurs, Redirect::None)
-        }
-        _ => run(frame, steps),
+    let quickly = |frame: &Skb<L>| match packet::peek(frame) {
+        Some(seen) if seen.is_complete(frame) && !may_be_ours(&seen) => Outcome::NotOurs.into(),
+        Some(seen) => quickly(frame, &seen),
+        None => Next::GoOn.into(),
+    };
+    run_or(frame, quickly, steps)
+}
+
+/// As [`run`], for what the first step leaves to them.
+#[inline(always)]
+fn run_or<L: LinkLayer>(
+    frame: &Skb<L>,
+    quickly: impl Fn(&Skb<L>) -> PackedNext,
+    steps: impl Fn(&Skb<L>, &mut Packet) -> PackedVerdict,
+) -> i32 {
+    match quickly(frame).done() {
+        Some(verdict) => act(frame, verdict.outcome(), verdict.redirect()),
+        None => run(frame, steps),
     }
 }
 

@@ -25,24 +25,45 @@ use mesh_common::net::Mac;
 use mesh_common::outcome::Outcome;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
-use mesh_ebpf::entry::{reject, reply, request};
+use mesh_ebpf::entry::{established, reject, reply, request};
 use mesh_ebpf::hook::Hook;
 use mesh_ebpf::hook::xdp::XdpBuff;
 use mesh_ebpf::packet::{self, Packet};
 use mesh_ebpf::tables::{counters, frontends, node};
 use mesh_ebpf::tunnel;
-use mesh_ebpf::verdict::{LEAVE_TO_TC, PackedVerdict, Redirect};
+use mesh_ebpf::verdict::{LEAVE_TO_TC, Next, PackedNext, PackedVerdict, Redirect};
 
 #[xdp]
 pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
     let frame = XdpBuff::new(&context);
-    if may_be_ours(&frame) { run(&frame) } else { XDP_PASS }
+    let Some(seen) = packet::peek(&frame) else { return XDP_PASS };
+    // All that most packets cost.
+    if !frontends::is_published(seen.protocol, seen.port) || !is_for_host(&frame) {
+        return XDP_PASS;
+    }
+    match quickly(&frame, &seen).done() {
+        Some(verdict) => act(&frame, verdict.outcome(), verdict.redirect()),
+        None => run(&frame),
+    }
 }
 
-/// Whether it is a whole packet to a port that is published: all that most packets cost.
+/// What is as most packets are.
 #[inline(always)]
-fn may_be_ours(frame: &XdpBuff) -> bool {
-    packet::peek(frame).is_some_and(|seen| frontends::is_published(seen.protocol, seen.port))
+fn quickly(frame: &XdpBuff, seen: &packet::Seen) -> PackedNext {
+    if packet::begins_or_ends(frame, seen) {
+        Next::GoOn.into()
+    } else if node::settings().is_some_and(|settings| settings.tunnel_port == seen.port) {
+        established::answer(frame)
+    } else {
+        established::request(frame)
+    }
+}
+
+/// Of another machine's frames, which a switch floods or an interface hears that hears all, TC knows.
+#[inline(always)]
+fn is_for_host(frame: &XdpBuff) -> bool {
+    let destination = frame.read::<Mac>(0);
+    node::settings().zip(destination).is_some_and(|(settings, destination)| settings.is_own_mac(destination))
 }
 
 /// Reads the packet, lets the steps decide, and does what they say.
@@ -66,10 +87,6 @@ fn run(frame: &XdpBuff) -> u32 {
 #[inline(always)]
 fn on_uplink(frame: &XdpBuff, packet: &mut Packet) -> PackedVerdict {
     let Some(settings) = node::settings() else { return LEAVE_TO_TC.into() };
-    // Of another machine's frames, which a switch floods or an interface hears that hears all, TC knows.
-    if !frame.read::<Mac>(0).is_some_and(|destination| settings.is_own_mac(destination)) {
-        return LEAVE_TO_TC.into();
-    }
     if !tunnel::is_tunnelled(packet, settings) {
         return request::handle(frame, packet, settings);
     }

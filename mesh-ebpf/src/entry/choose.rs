@@ -15,7 +15,7 @@ use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::tables::flows::{self, Known, Tables};
 use crate::tables::{counters, frontends, handover, node, outgoing, pressure, suspects};
-use crate::verifier::{Pack, outcome_in};
+use crate::verifier::{Pack, Packed, outcome_in};
 
 /// The backend of a flow: the one it has, or the one it gets and keeps. Who else serves the `frontend` is asked for only in the
 /// second case.
@@ -25,13 +25,14 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
     packet: &Packet,
     frontend: impl Fn() -> Option<Frontend>,
     key: &T::Key,
-) -> Chosen {
+) -> Packed<Chosen> {
     let now = packet.now;
     let Some(known) = flow_of::<T>(packet, key) else {
         if !packet.opens() && handover::are_taken_over() {
-            return Err(Outcome::NotOurs);
+            return none(Outcome::NotOurs);
         }
-        return choose_new::<_, T>(frame, packet, &frontend().ok_or(Outcome::NotOurs)?, key, now);
+        let Some(frontend) = frontend() else { return none(Outcome::NotOurs) };
+        return choose_new::<_, T>(frame, packet, &frontend, key, now);
     };
     let id = known.flow().backend;
     let keeps = |backend: &&Backend| {
@@ -41,12 +42,12 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
     };
     let Some(backend) = serving(known.flow()).filter(keeps) else {
         if packet.is_tcp() && !packet.opens() {
-            return Ok(Choice::Refuse);
+            return refuse();
         }
-        let frontend = &frontend().ok_or(Outcome::NotOurs)?;
+        let Some(frontend) = &frontend() else { return none(Outcome::NotOurs) };
         return match known {
             Known::Opening(opening) if is_offered_again(packet, opening) => {
-                Ok(offer_again::<H>(opening, frontend, packet, now))
+                offer_again::<H>(opening, frontend, packet, now)
             }
             Known::Established(_) => {
                 flows::forget_established::<T>(key, id);
@@ -71,11 +72,25 @@ pub(crate) fn backend_of<H: Hook, T: Tables>(
             || tcp::is_closed(opening.flow.state))
     {
         // The client has given up on its first SYN, or ended what that began, and tries with another.
-        flows::remember_opening::<_, T>(frame, packet, key, &given(id, backend, now))?;
+        if let Err(outcome) = flows::remember_opening::<_, T>(frame, packet, key, &given(id, backend, now)) {
+            return none(outcome);
+        }
     } else {
         flows::note_client::<H, T>(key, known, packet, backend, now);
     }
-    Ok(Choice::Backend(id, backend))
+    Ok(Choice::Backend(id, backend)).into()
+}
+
+/// Nobody is chosen. Where a function ends, its choice is packed at once: of several ends the compiler would keep the parts that each
+/// does not have in registers that nobody has written.
+#[inline(always)]
+fn none(outcome: Outcome) -> Packed<Chosen> {
+    Err(outcome).into()
+}
+
+#[inline(always)]
+fn refuse() -> Packed<Chosen> {
+    Ok(Choice::Refuse).into()
 }
 
 /// The flow that a packet belongs to.
@@ -138,16 +153,16 @@ fn choose_new<H: Hook, T: Tables>(
     frontend: &Frontend,
     key: &T::Key,
     now: u64,
-) -> Chosen {
+) -> Packed<Chosen> {
     if handover::is_dockers::<T>(frontend.flags, packet, key, frame.interface()) {
-        return Err(Outcome::NotOurs);
+        return none(Outcome::NotOurs);
     }
     if is_no_clients(packet, frame.is_leaving()) {
-        return Err(Outcome::NotOurs);
+        return none(Outcome::NotOurs);
     }
     let starts = !packet.is_tcp() || packet.opens();
     if packet.tcp_flags & flag::RST != 0 {
-        return Err(Outcome::UnknownReset);
+        return none(Outcome::UnknownReset);
     }
     let hash = select::hash(&packet.flow_from_client());
     // What follows finds the same backend by the same hash, and is remembered when the flood is over.
@@ -157,17 +172,22 @@ fn choose_new<H: Hook, T: Tables>(
     } else {
         selection::guess(frontend, hash)
     };
-    let Some((id, backend)) = selection::usable(pick) else { return Ok(Choice::Refuse) };
+    let Some(backend) = selection::usable(pick) else { return refuse() };
+    let id = selection::picked(pick);
     let flow = given(id, backend, now);
-    if is_flood {
+    let kept = if is_flood {
         counters::count(Outcome::SynNotKept);
+        Ok(())
     } else if packet.is_tcp() {
-        flows::remember_opening::<_, T>(frame, packet, key, &flow)?;
+        flows::remember_opening::<_, T>(frame, packet, key, &flow)
     } else {
-        flows::remember_other::<T>(key, &flow)?;
+        flows::remember_other::<T>(key, &flow)
+    };
+    if let Err(outcome) = kept {
+        return none(outcome);
     }
     counters::count_flow(id);
-    Ok(Choice::Backend(id, backend))
+    Ok(Choice::Backend(id, backend)).into()
 }
 
 /// Whether a packet that belongs to no flow is no client's. What nobody outside of this node can have sent the kernel takes for a
@@ -190,14 +210,20 @@ fn is_no_clients(packet: &Packet, is_leaving: bool) -> bool {
 }
 
 #[inline(always)]
-fn offer_again<H: Hook>(opening: &mut Opening, frontend: &Frontend, packet: &Packet, now: u64) -> Choice {
+fn offer_again<H: Hook>(
+    opening: &mut Opening,
+    frontend: &Frontend,
+    packet: &Packet,
+    now: u64,
+) -> Packed<Chosen> {
     let hash = select::hash(&packet.flow_from_client());
     let pick = selection::pick(frontend, packet.source, hash, now);
-    let Some((id, backend)) = selection::usable(pick) else { return Choice::Refuse };
+    let Some(backend) = selection::usable(pick) else { return refuse() };
+    let id = selection::picked(pick);
     opening.flow = given(id, backend, now);
     opening.given_by_xdp = H::IS_XDP.into();
     counters::count_flow(id);
-    Choice::Backend(id, backend)
+    Ok(Choice::Backend(id, backend)).into()
 }
 
 /// A flow that has just been given to a backend.
@@ -217,10 +243,7 @@ pub(crate) fn serving(flow: &Flow) -> Option<&'static Backend> {
 fn keeps<H: Hook>(packet: &Packet, known: &Known, backend: &Backend, now: u64) -> bool {
     let flow = known.flow();
     match known {
-        // UDP has no end that could be waited for: it leaves a draining backend at once.
-        Known::Other(_) => {
-            backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
-        }
+        Known::Other(_) => keeps_datagrams(flow, backend, now),
         _ if !packet.opens() => backend.state != state::DOWN,
         // Its task has to answer a SYN on its ports: if the conversation lives there, with no more than an acknowledgement.
         Known::Established(_) => backend.state != state::DOWN,
@@ -237,6 +260,24 @@ fn keeps<H: Hook>(packet: &Packet, known: &Known, backend: &Backend, now: u64) -
                         || is_unanswered(packet, opening, backend, now)))
         }
     }
+}
+
+/// UDP has no end that could be waited for: it leaves a draining backend at once.
+#[inline(always)]
+fn keeps_datagrams(flow: &Flow, backend: &Backend, now: u64) -> bool {
+    backend.state == state::ACTIVE && clock::elapsed(flow.last_seen, now) < UDP_IDLE_NANOSECONDS
+}
+
+/// The backend that a flow keeps which is established, or not TCP.
+#[inline(always)]
+pub(crate) fn kept(packet: &Packet, flow: &Flow) -> Option<&'static Backend> {
+    let backend = serving(flow)?;
+    let is_kept = if packet.is_tcp() {
+        backend.state != state::DOWN
+    } else {
+        keeps_datagrams(flow, backend, packet.now)
+    };
+    if is_kept { Some(backend) } else { None }
 }
 
 /// Whether this is a SYN on the ports of a conversation that is over.

@@ -2,6 +2,7 @@
 
 pub mod bridged;
 pub mod choose;
+pub mod established;
 pub mod icmp;
 pub mod reject;
 pub mod replay;

@@ -6,7 +6,7 @@ use mesh_common::backend::Backend;
 use mesh_common::outcome::Outcome;
 use mesh_common::settings::Settings;
 
-use crate::entry::choose::{self, Choice, Chosen, is_offered_again, is_unanswered, serving};
+use crate::entry::choose::{self, Choice, is_offered_again, is_unanswered, serving};
 use crate::entry::reject;
 use crate::home::delivery::{self, Target};
 use crate::hook::Hook;
@@ -16,7 +16,6 @@ use crate::tables::flows::{self, Published};
 use crate::tables::{counters, fragments, frontends, node, replies};
 use crate::tunnel;
 use crate::verdict::{PackedVerdict, Redirect, Step};
-use crate::verifier::Packed;
 
 /// Sends a packet whose port is published on this node to the backend that its flow has or gets.
 #[inline(always)]
@@ -36,21 +35,14 @@ fn try_handle<H: Split>(frame: &H, packet: &mut Packet, settings: &Settings) -> 
     if packet.ttl <= 1 && node::is_local(packet.destination) {
         return reject::hop_limit(packet);
     }
-    // In one register, or the compiler mixes up what an error does not have.
-    let choice = Packed::from(assign(frame, packet));
-    serve(frame, packet, settings, choice.unpack()?)
-}
-
-/// Chooses for a packet.
-#[inline(always)]
-fn assign<H: Hook>(frame: &H, packet: &Packet) -> Chosen {
     if !node::is_local(packet.destination) && !is_refused_to_node(packet) {
         return Err(Outcome::NotOurs);
     }
     let frontend = || frontends::find(packet.protocol, packet.destination_port);
-    let choice = choose::backend_of::<_, Published>(frame, packet, frontend, &packet.flow_from_client())?;
+    let choice = choose::backend_of::<_, Published>(frame, packet, frontend, &packet.flow_from_client());
+    let choice = choice.unpack()?;
     fragments::remember(packet);
-    Ok(choice)
+    serve(frame, packet, settings, choice)
 }
 
 /// Sends a packet to what was chosen for it.

@@ -52,13 +52,18 @@ pub(crate) fn guess(frontend: &Frontend, hash: u32) -> Pick {
     if frontend.count == 0 { None.into() } else { frontends::by_hash(frontend, hash).into() }
 }
 
-/// A backend that can be sent to.
+/// A backend that can be sent to; its id is [`picked`]. (Of both in one result the compiler keeps the id that it does not have in a
+/// register that nobody has written.)
 #[inline(always)]
-pub(crate) fn usable(pick: Pick) -> Option<(u32, &'static Backend)> {
-    // Nobody's number is behind the end of the map too.
-    let id = pick.word() as u32;
-    let backend = frontends::backend(id)?;
-    if backend.state == state::DOWN { None } else { Some((id, backend)) }
+pub(crate) fn usable(pick: Pick) -> Option<&'static Backend> {
+    let backend = frontends::backend(picked(pick))?;
+    if backend.state == state::DOWN { None } else { Some(backend) }
+}
+
+/// The id of what was picked. Nobody's is behind the end of the map.
+#[inline(always)]
+pub(crate) fn picked(pick: Pick) -> u32 {
+    pick.word() as u32
 }
 
 /// The backend that the client had, for as long as it serves and has not just refused somebody; else a new one.

@@ -70,25 +70,55 @@ pub(crate) fn deliver<H: Hook>(
     if packet.ttl <= 1 {
         return Err(Outcome::HopLimit);
     }
-    let key = ReplyKey {
+    let key = key(packet, target);
+    let client_port = replies::remember(&key, reply, packet)?;
+    readdress(frame, packet, target, client_port)?;
+    if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
+        rewrite::tcp::clamp_mss(frame, packet, node::inner_mtu(reply.entry, settings))?;
+    }
+    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
+    Ok(target.redirect(frame, settings))
+}
+
+/// As [`deliver`], of a packet that neither begins nor ends anything, in a conversation that is established. `None` if it is not, or
+/// changes by the packet.
+#[inline(always)]
+pub(crate) fn deliver_plain<H: Hook>(
+    frame: &H,
+    packet: &Packet,
+    settings: &Settings,
+    target: &Target,
+    reply: &Reply,
+) -> Option<Result<Redirect, Outcome>> {
+    let key = key(packet, target);
+    if settings.bridge == 0 || packet.ttl <= 1 || !replies::note_plain_client(&key, reply, packet) {
+        return None;
+    }
+    let redirect = readdress(frame, packet, target, packet.source_port)
+        .and_then(|()| rewrite::set_macs(frame, target.mac, settings.bridge_mac))
+        .map(|()| target.redirect(frame, settings));
+    Some(redirect)
+}
+
+#[inline(always)]
+fn key(packet: &Packet, target: &Target) -> ReplyKey {
+    ReplyKey {
         task: target.address,
         client: packet.source,
         task_port: target.port,
         client_port: packet.source_port,
         protocol: packet.protocol,
         padding: [0, 0, 0],
-    };
-    let client_port = replies::remember(&key, reply, packet)?;
+    }
+}
+
+#[inline(always)]
+fn readdress<H: Hook>(frame: &H, packet: &Packet, target: &Target, client_port: Port) -> Result<(), Outcome> {
     let tuple = Tuple {
         source: packet.source,
         destination: target.address,
         source_port: client_port,
         destination_port: target.port,
     };
-    rewrite::readdress(frame, packet, &tuple, Hop::Routed)?;
-    if packet.opens() && packet.fragment == Fragment::Whole && !reply.entry.is_unspecified() {
-        rewrite::tcp::clamp_mss(frame, packet, node::inner_mtu(reply.entry, settings))?;
-    }
-    rewrite::set_macs(frame, target.mac, settings.bridge_mac)?;
-    Ok(target.redirect(frame, settings))
+    rewrite::readdress(frame, packet, &tuple, Hop::Routed)
 }

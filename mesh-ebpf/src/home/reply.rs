@@ -25,14 +25,7 @@ use crate::verdict::{Next, PackedNext, PackedVerdict, Redirect, Step, Verdict};
 /// step is [`send`].
 #[inline(never)]
 pub fn hear(frame: &Skb, packet: &Packet, settings: &Settings, reply: &mut Reply) -> PackedNext {
-    let key = ReplyKey {
-        task: packet.source,
-        client: packet.destination,
-        task_port: packet.source_port,
-        client_port: packet.destination_port,
-        protocol: packet.protocol,
-        padding: [0, 0, 0],
-    };
+    let key = key(packet);
     let Some(known) = replies::recall_of(&key, packet) else { return Outcome::NotOurs.into() };
     let is_anothers = is_by_another_port(frame, known.reply, settings);
     if is_anothers && has_its_port(packet, known.reply) {
@@ -53,6 +46,19 @@ pub fn hear(frame: &Skb, packet: &Packet, settings: &Settings, reply: &mut Reply
         return note_at_entry(frame, packet, reply);
     }
     Next::GoOn.into()
+}
+
+/// The key of the conversation that a task's packet belongs to.
+#[inline(always)]
+pub(crate) fn key(packet: &Packet) -> ReplyKey {
+    ReplyKey {
+        task: packet.source,
+        client: packet.destination,
+        task_port: packet.source_port,
+        client_port: packet.destination_port,
+        protocol: packet.protocol,
+        padding: [0, 0, 0],
+    }
 }
 
 /// Sends a task's packet on in the conversation that it belongs to.
@@ -92,7 +98,7 @@ pub(crate) fn goes_straight(reply: &Reply) -> bool {
 }
 
 #[inline(always)]
-fn straight(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
+pub(crate) fn straight(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
     let next_hop = NextHop::known(frame, packet.now, settings.bridge, reply.frontend, packet.destination);
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     if !reply.entry.is_unspecified() {
@@ -123,7 +129,7 @@ fn inward(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> V
 }
 
 #[inline(always)]
-fn by_tunnel(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
+pub(crate) fn by_tunnel(frame: &Skb, packet: &Packet, settings: &Settings, reply: &Reply) -> Step {
     rewrite::readdress(frame, packet, &as_frontend(packet, reply), Hop::Routed)?;
     clamp(frame, packet, settings, reply.entry)?;
     let address = tunnel::TunnelAddress {
@@ -161,7 +167,7 @@ fn as_frontend(packet: &Packet, reply: &Reply) -> Tuple {
 /// Whether a packet has come in by another port than that of the task whose conversation it seems to belong to. By the bridge
 /// itself comes what a port without programs has heard.
 #[inline(always)]
-fn is_by_another_port(frame: &Skb, reply: &Reply, settings: &Settings) -> bool {
+pub(crate) fn is_by_another_port(frame: &Skb, reply: &Reply, settings: &Settings) -> bool {
     let interface = frame.interface();
     reply.interface != 0 && interface != reply.interface && interface != settings.bridge
 }

@@ -37,6 +37,12 @@ impl XdpBuff {
         Self { context: context.ctx, start: Cell::new(0) }
     }
 
+    /// The same packet, as it came, for a function that gets this one from its caller: what is its own it need not look for in memory.
+    #[inline(always)]
+    pub(crate) fn own(&self) -> Self {
+        Self { context: self.context, start: Cell::new(0) }
+    }
+
     /// Takes away what is before the packet. To be done before it leaves.
     #[inline(always)]
     pub fn settle(&self) -> Result<(), Outcome> {

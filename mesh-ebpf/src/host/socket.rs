@@ -202,7 +202,7 @@ impl Call {
         for _ in 0..ATTEMPTS {
             // All processes of the node are one client; each socket is a flow.
             let pick = selection::pick(frontend, Address::LOCALHOST, self.cookie as u32, now);
-            let (id, backend) = selection::usable(pick)?;
+            let (backend, id) = (selection::usable(pick)?, selection::picked(pick));
             if backend.namespace == 0 || self.protocol != protocol::TCP || self.finds_listener(backend) {
                 return Some((id, backend));
             }

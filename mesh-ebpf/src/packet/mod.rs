@@ -7,9 +7,11 @@ pub mod sum;
 use core::mem::MaybeUninit;
 
 use mesh_common::flow::{FlowKey, FragmentKey};
-use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEADER, ethertype, protocol};
+use mesh_common::net::{
+    Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEADER, UDP_HEADER, ethertype, protocol,
+};
 use mesh_common::outcome::Outcome;
-use mesh_common::tcp;
+use mesh_common::tcp::{self, flag};
 
 use crate::clock;
 use crate::hook::Hook;
@@ -130,6 +132,15 @@ impl Seen {
             && usize::from(self.length) >= IPV4_HEADER + TCP_HEADER
             && NETWORK as u32 + u32::from(self.length) <= frame.size()
     }
+}
+
+/// Whether a packet of TCP that has been [looked at](peek) begins or ends a conversation.
+#[inline(always)]
+pub fn begins_or_ends<H: Hook>(frame: &H, seen: &Seen) -> bool {
+    const FLAGS: usize = NETWORK + IPV4_HEADER + 13;
+
+    seen.protocol == protocol::TCP
+        && frame.read::<u8>(FLAGS).is_none_or(|flags| flags & (flag::SYN | flag::FIN | flag::RST) != 0)
 }
 
 /// A first look at a packet; `None` for fragments, and for packets with VLAN tags or IP options.
@@ -286,6 +297,66 @@ impl Packet {
             packet.read_transport(frame, header_length)?;
         }
         Ok(packet)
+    }
+
+    /// A packet as most are: whole, of TCP or UDP, without IP options or a VLAN, and neither the begin nor the end of a TCP
+    /// conversation. `None` for any other. It lies in registers, as long as no pointer to it is given away.
+    #[inline(always)]
+    pub(crate) fn plain<H: Hook>(frame: &H) -> Option<Self> {
+        Some(Self { now: clock::now(), ..Self::plain_without_time(frame)? })
+    }
+
+    /// As [`Packet::plain`], without the time.
+    #[inline(always)]
+    pub(crate) fn plain_without_time<H: Hook>(frame: &H) -> Option<Self> {
+        const NO_OPTIONS: u8 = 0x45;
+
+        if !frame.is_ipv4() {
+            return None;
+        }
+        let header: Ipv4Header = frame.read(NETWORK)?;
+        let fragment = u16::from_be(header.fragment);
+        let length = u16::from_be(header.length);
+        if header.version_and_length != NO_OPTIONS
+            || fragment & !ipv4::DONT_FRAGMENT != 0
+            || NETWORK as u32 + u32::from(length) > frame.size()
+        {
+            return None;
+        }
+        let mut packet = Self {
+            network: frame.network(),
+            source: Address::from_wire(header.source),
+            destination: Address::from_wire(header.destination),
+            protocol: header.protocol,
+            ttl: header.ttl,
+            traffic_class: header.traffic_class,
+            identification: header.identification,
+            dont_fragment: fragment != 0,
+            length,
+            transport: (NETWORK + IPV4_HEADER) as u16,
+            ..Self::default()
+        };
+        if header.protocol == protocol::TCP {
+            let tcp: TcpHeader = frame.read(NETWORK + IPV4_HEADER)?;
+            let tcp_header = u16::from(tcp.offset >> 4) * 4;
+            if tcp_header < TCP_HEADER as u16
+                || length < IPV4_HEADER as u16 + tcp_header
+                || tcp.flags & (flag::SYN | flag::FIN | flag::RST) != 0
+            {
+                return None;
+            }
+            [packet.source_port, packet.destination_port] = tcp.ports.map(Port::from_wire);
+            packet.tcp_flags = tcp.flags;
+            packet.sequence = u32::from_be(tcp.sequence);
+            packet.acknowledgement = u32::from_be(tcp.acknowledgement);
+            return Some(packet);
+        }
+        if header.protocol != protocol::UDP || usize::from(length) < IPV4_HEADER + UDP_HEADER {
+            return None;
+        }
+        let ports: [u16; 2] = frame.read(NETWORK + IPV4_HEADER)?;
+        [packet.source_port, packet.destination_port] = ports.map(Port::from_wire);
+        Some(packet)
     }
 
     /// Where the transport header starts, counted from the Ethernet header.

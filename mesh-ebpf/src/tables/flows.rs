@@ -14,7 +14,7 @@ use mesh_common::tcp::{self, Sender, flag, state};
 
 use crate::hook::Hook;
 use crate::packet::{Packet, rewrite};
-use crate::tables::{connections, counters, suspects};
+use crate::tables::{connections, counters, settled, suspects};
 use crate::verifier;
 
 #[map]
@@ -119,6 +119,32 @@ pub(crate) fn recall<T: Tables>(key: &T::Key) -> Option<Known> {
     match recall_established::<T>(key) {
         Some(known) => Some(known),
         None => recall_opening::<T>(key).map(Known::Opening),
+    }
+}
+
+/// The flow that a packet belongs to which neither begins nor ends one, if it is established, or not TCP.
+#[inline(always)]
+pub(crate) fn recall_settled<T: Tables>(key: &T::Key) -> Option<&'static mut Flow> {
+    let flow = if key.is_tcp() { T::established().get_ptr_mut(key) } else { T::others().get_ptr_mut(key) };
+    // SAFETY: see `Known`.
+    flow.map(|flow| unsafe { &mut *flow })
+}
+
+/// Takes note of a client's packet that neither begins nor ends anything in such a flow.
+#[inline(always)]
+pub(crate) fn note_plain(flow: &mut Flow, packet: &Packet) {
+    settled::note_time(&mut flow.last_seen, packet.now);
+    if packet.is_tcp() {
+        settled::note_number(&mut flow.client_number, packet.sequence);
+    }
+}
+
+/// Takes note of a task's.
+#[inline(always)]
+pub(crate) fn note_plain_answer(flow: &mut Flow, packet: &Packet) {
+    settled::note_time(&mut flow.last_seen, packet.now);
+    if packet.tcp_flags & flag::ACK != 0 {
+        settled::note_number(&mut flow.client_number, packet.acknowledgement);
     }
 }
 

@@ -10,5 +10,6 @@ pub mod node;
 pub mod outgoing;
 pub mod pressure;
 pub mod replies;
+mod settled;
 pub mod suspects;
 pub mod vips;

@@ -19,7 +19,7 @@ use mesh_common::tcp::{self, Sender, flag, state};
 
 use crate::clock;
 use crate::packet::Packet;
-use crate::tables::counters;
+use crate::tables::{counters, settled};
 use crate::verifier::{self, Aligned};
 
 #[map]
@@ -98,6 +98,40 @@ pub(crate) fn recall(key: &ReplyKey) -> Option<Known> {
         return Some(known(reply, true));
     }
     OPENING_REPLIES.get_ptr_mut(key).map(|reply| known(reply, false))
+}
+
+/// The conversation that a packet belongs to which neither begins nor ends one, if it is established.
+#[inline(always)]
+pub(crate) fn recall_settled(key: &ReplyKey) -> Option<&'static mut Reply> {
+    // SAFETY: as in `recall`.
+    REPLIES.get_ptr_mut(key).map(|reply| unsafe { &mut *reply })
+}
+
+/// Takes note of a client's packet that neither begins nor ends anything, if its conversation is established, and has its client's own
+/// port. `reply` is as [`begun`] with this packet.
+#[inline(always)]
+pub(crate) fn note_plain_client(key: &ReplyKey, reply: &Reply, packet: &Packet) -> bool {
+    let Some(known) = recall_settled(key) else { return false };
+    if !known.is_same_conversation(reply)
+        || known.entry != reply.entry
+        || known.uplink != reply.uplink
+        || known.flags != reply.flags
+        || known.interface != reply.interface
+    {
+        return false;
+    }
+    settled::note_time(&mut known.last_seen, packet.now);
+    settled::note_number(&mut known.client_number, packet.sequence);
+    true
+}
+
+/// Takes note of a task's packet that neither begins nor ends anything in an established conversation.
+#[inline(always)]
+pub(crate) fn note_plain_task(known: &mut Reply, packet: &Packet) {
+    settled::note_time(&mut known.last_seen, packet.now);
+    if packet.tcp_flags & flag::ACK != 0 {
+        settled::note_number(&mut known.client_number, packet.acknowledgement);
+    }
 }
 
 /// As [`recall`], for a packet of the conversation.

@@ -15,6 +15,7 @@ use mesh_common::outcome::Outcome;
 use mesh_common::overlay::{VipFlowKey, VipKey, VipReply, VipReplyKey};
 
 use crate::tables::flows::{Protocol, Tables};
+use crate::tables::settled;
 
 #[map]
 static VIPS: HashMap<VipKey, Frontend> = HashMap::with_max_entries(maps::VIPS, BPF_F_NO_PREALLOC);
@@ -106,7 +107,7 @@ pub(crate) fn recall_reply(key: &VipReplyKey, now: u64) -> Option<WayBack> {
 
 /// As [`recall_reply`], if the call is established.
 #[inline(always)]
-fn recall_established(key: &VipReplyKey, now: u64) -> Option<Address> {
+pub(crate) fn recall_established(key: &VipReplyKey, now: u64) -> Option<Address> {
     if key.protocol != protocol::TCP {
         return None;
     }
@@ -117,10 +118,9 @@ fn recall_established(key: &VipReplyKey, now: u64) -> Option<Address> {
 fn seen(reply: *mut VipReply, now: u64) -> Address {
     // SAFETY: elements of the maps stay allocated. Two packets of a flow on two CPUs may write its time at once; either value
     // will do.
-    unsafe {
-        (*reply).last_seen = now;
-        (*reply).vip
-    }
+    let reply = unsafe { &mut *reply };
+    settled::note_time(&mut reply.last_seen, now);
+    reply.vip
 }
 
 /// From now on the task's packets with this key are its own.

@@ -51,7 +51,7 @@ fn try_from_caller(frame: &Skb, packet: &Packet) -> Result<Next, Outcome> {
 pub fn assign(frame: &Skb, packet: &Packet) -> Packed<Chosen> {
     let vip = VipKey { network: packet.network, address: packet.destination };
     let key = flow_key(packet, packet.source, packet.destination, false);
-    choose::backend_of::<_, Virtual>(frame, packet, || vips::find(&vip), &key).into()
+    choose::backend_of::<_, Virtual>(frame, packet, || vips::find(&vip), &key)
 }
 
 /// Sends a call of a virtual address to what was chosen for it.

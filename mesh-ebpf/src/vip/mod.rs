@@ -6,6 +6,7 @@
 
 pub mod arp;
 pub mod call;
+pub mod established;
 pub mod icmp;
 pub mod reply;
 

@@ -184,11 +184,10 @@ pub(crate) fn set_both_macs<H: Hook>(frame: &H, macs: [u32; 3]) -> Result<(), Ou
     write(frame, 0, Words(first, second, third))
 }
 
-/// Puts the packet into the tunnel.
+/// Writes the header of a packet that has got room for it, and is in the tunnel then.
 #[inline(always)]
-pub(crate) fn encapsulate<H: Hook>(frame: &H, header: &TunnelHeader, plain: bool) -> Result<(), Outcome> {
-    frame.grow_for_tunnel(plain)?;
-    write(frame, NETWORK, *header)
+pub(crate) fn write_tunnel<H: Hook>(frame: &H, header: TunnelHeader) -> Result<(), Outcome> {
+    write(frame, NETWORK, header)
 }
 
 /// Writes the VXLAN header of a packet that is in the tunnel anew.
