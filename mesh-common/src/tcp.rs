@@ -65,7 +65,7 @@ pub const fn believed(known: u32, flags: u8, sequence: u32) -> (u8, u32) {
 pub const fn has_moved(known: u32, number: u32) -> bool {
     const CARES: u32 = END_WINDOW >> 3;
 
-    number.wrapping_sub(known).wrapping_add(CARES) >= 2 * CARES && is_believable(known, number)
+    known == 0 || number.wrapping_sub(known).wrapping_add(CARES) >= 2 * CARES && is_believable(known, number)
 }
 
 /// Who sent a segment.
@@ -225,6 +225,24 @@ mod tests {
             assert_eq!(believed(known, RST, far), (0, known), "{far:x}");
             assert_eq!(believed(0, RST, far), (RST, far | 1), "nothing is known");
         }
+    }
+
+    #[test]
+    fn a_client_has_moved_when_it_is_to_be_noted_before_its_end_would_not_be_believed() {
+        let known: u32 = 0xffff_fff1;
+        for (number, has_moved) in [
+            (known, false),
+            (known.wrapping_add(0x3_ffff), false),
+            (known.wrapping_add(0x4_0000), true),
+            (known.wrapping_add(0x1f_ffff), true),
+            (known.wrapping_add(0x20_0000), false),
+            (known - 0x4_0000, false),
+            (known - 0x4_0001, true),
+            (0x8000_0000, false),
+        ] {
+            assert_eq!(super::has_moved(known, number), has_moved, "{number:x}");
+        }
+        assert!(super::has_moved(0, 5), "nothing is known");
     }
 
     #[test]

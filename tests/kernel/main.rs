@@ -14,6 +14,7 @@ mod cookie;
 mod egress;
 mod egress_refusals;
 mod ends;
+mod established;
 mod firewall;
 mod flood;
 mod flows;

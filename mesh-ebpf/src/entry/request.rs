@@ -9,7 +9,6 @@ use mesh_common::settings::Settings;
 use crate::entry::choose::{self, Choice, is_offered_again, is_unanswered, serving};
 use crate::entry::reject;
 use crate::home::delivery::{self, Target};
-use crate::hook::Hook;
 use crate::packet::Packet;
 use crate::split::Split;
 use crate::tables::flows::{self, Published};

@@ -1,7 +1,6 @@
 //! Task → client, at the home node, in a conversation that is established: see [`crate::entry::established`].
 
 use crate::home::reply;
-use crate::hook::Hook;
 use crate::hook::skb::Skb;
 use crate::packet::Packet;
 use crate::split;
