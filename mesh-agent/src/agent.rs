@@ -33,8 +33,9 @@ use crate::{dns, firewall, logging, status};
 
 /// How often rates are taken.
 const SAMPLE: Duration = Duration::from_secs(2);
-/// How often the tables of flows are looked through.
+/// How often the tables of flows are looked through, and while they are crowded.
 const COLLECTION: Duration = Duration::from_secs(30);
+const COLLECTION_CROWDED: Duration = Duration::from_secs(2);
 /// How often the resolver's sign of life is renewed; the hooks miss it after 800 ms.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// How old the resolver's last turn may be for it to count as alive.
@@ -130,9 +131,7 @@ async fn collect_flows(
     published: Arc<Mutex<Arc<Published>>>,
     collection: watch::Sender<Collection>,
 ) {
-    let mut turns = interval(COLLECTION);
     loop {
-        turns.tick().await;
         let known = published.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let limits = known.idle_limits();
         // The tables may be long, and each of their entries is a system call.
@@ -148,7 +147,9 @@ async fn collect_flows(
         if found.removed > 0 {
             info!(flows = found.removed, "forgot flows that were over or silent for too long");
         }
+        let pause = if found.is_crowded() { COLLECTION_CROWDED } else { COLLECTION };
         collection.send_replace(found);
+        sleep(pause).await;
     }
 }
 

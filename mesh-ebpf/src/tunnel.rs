@@ -35,7 +35,7 @@ pub(crate) fn to_home<H: Hook>(
     send(frame, packet, settings, backend.node, backend.interface, address)
 }
 
-/// As [`to_home`] at XDP, without a call; `None` where the way to the node has to be asked for.
+/// As [`to_home`]; at XDP without a call, and `None` where the way to the node has to be asked for.
 #[inline(always)]
 pub(crate) fn to_home_by_known_way<H: Hook>(
     frame: &H,
@@ -43,6 +43,9 @@ pub(crate) fn to_home_by_known_way<H: Hook>(
     settings: &Settings,
     backend: &Backend,
 ) -> Option<Result<Redirect, Outcome>> {
+    if !H::IS_XDP {
+        return Some(to_home(frame, packet, settings, backend));
+    }
     let known = next_hop::remembered(frame, packet.now, settings.node, backend.node)?;
     let address = TunnelAddress { identity: backend.identity, port: backend.port, flags: 0 };
     let step = encapsulate(frame, packet, settings, backend.node, address);

@@ -7,6 +7,7 @@ use mesh_agent::dataplane::flows::{Flows, IDLE, IdleLimits};
 use mesh_common::flow::{Flow, FlowKey};
 use mesh_common::net::{Port, protocol};
 use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::tcp::state::{CLIENT_FINISHED, ESTABLISHED};
 
 use crate::support::packet::Packet;
 use crate::support::payload::{Payload, syn, udp};
@@ -63,6 +64,27 @@ fn silent_flows_and_those_of_tasks_that_are_gone_are_removed_and_all_are_counted
     assert!(found.tables.iter().all(|table| table.bytes > 0 && table.capacity > 0), "{:?}", found.tables);
     assert_eq!(flows.collect(NOW, &limits).removed, 0);
     assert_eq!(flows.collect(NOW + 2 * IDLE.as_nanos() as u64, &limits).removed, 3);
+}
+
+#[test]
+fn half_closed_flows_make_room_when_three_quarters_are_taken() {
+    const ROOM: u32 = 512;
+
+    let mut world = World::with_flows(ROOM).serves(&[local(1)]);
+    let (_files, pins) = world.pinned();
+    let mut flows = Flows::open(&pins).expect("the maps are pinned");
+    let minute = NOW - 60 * 1_000_000_000;
+    for port in 0..ROOM as u16 * 3 / 4 + 1 {
+        let state = if port % 2 == 0 { ESTABLISHED } else { ESTABLISHED | CLIENT_FINISHED };
+        let flow = Flow { last_seen: minute, backend: 1, generation: 1, state, ..Flow::default() };
+        world.insert("FLOWS", key(port), flow);
+    }
+    let limits = IdleLimits::default();
+    let found = flows.collect(NOW, &limits);
+    assert!(found.removed == 0 && found.is_crowded());
+    let found = flows.collect(NOW, &limits);
+    assert_eq!(found.removed, u64::from(ROOM) * 3 / 8, "those that one end has closed");
+    assert!(!found.is_crowded() && world.established(&key(0)).is_some());
 }
 
 fn key(port: u16) -> FlowKey {

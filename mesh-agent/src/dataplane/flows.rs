@@ -25,6 +25,8 @@ use super::{DataplaneError, batch, failed, open};
 pub const IDLE: Duration = Duration::from_hours(24);
 /// How long one may be that an end has closed: the other one may still be sending, but then it is heard of.
 const HALF_CLOSED_IDLE: Duration = Duration::from_mins(10);
+/// How long while the tables are crowded: whoever opens connections only to leave them half closed must not keep others out.
+const HALF_CLOSED_IDLE_CROWDED: Duration = Duration::from_secs(30);
 /// How long one whose backend is gone is kept to tell its client so.
 const GONE_IDLE: Duration = Duration::from_mins(2);
 
@@ -45,6 +47,22 @@ pub struct IdleLimits {
     pub by_backend: BTreeMap<u32, Duration>,
 }
 
+/// How long an established flow may be silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    pub idle: Duration,
+    /// When one end has closed it.
+    pub half_closed: Duration,
+}
+
+impl Patience {
+    /// While tables are crowded, or not.
+    pub fn new(idle: Duration, is_crowded: bool) -> Self {
+        let half_closed = if is_crowded { HALF_CLOSED_IDLE_CROWDED } else { HALF_CLOSED_IDLE };
+        Self { idle, half_closed }
+    }
+}
+
 impl IdleLimits {
     fn of(&self, backend: u32) -> Duration {
         self.by_backend.get(&backend).copied().unwrap_or(IDLE)
@@ -58,14 +76,14 @@ impl IdleLimits {
 
 /// Decides about an established flow. `is_current` tells whether its backend is still the one that it was given; `now` is the
 /// coarse monotonic clock in nanoseconds, as the entry's times are.
-pub fn fate(last_seen: u64, tcp_state: u8, is_current: bool, now: u64, limit: Duration) -> Fate {
+pub fn fate(last_seen: u64, tcp_state: u8, is_current: bool, now: u64, patience: Patience) -> Fate {
     const HALF_CLOSED: u8 = state::CLIENT_FINISHED | state::TASK_FINISHED | state::RESET;
 
     // The kernel may have seen a packet after the clock was read.
     let silent = Duration::from_nanos(now.saturating_sub(last_seen));
-    let mut limit = limit;
+    let mut limit = patience.idle;
     if tcp_state & HALF_CLOSED != 0 {
-        limit = limit.min(HALF_CLOSED_IDLE);
+        limit = limit.min(patience.half_closed);
     }
     if !is_current {
         limit = limit.min(GONE_IDLE);
@@ -91,6 +109,14 @@ pub struct Collection {
     pub tables: Vec<TableUse>,
 }
 
+impl Collection {
+    /// Whether a table that forgets nothing is more than three quarters full.
+    pub fn is_crowded(&self) -> bool {
+        let established = self.tables.iter().filter(|table| maps::ESTABLISHED.contains(&table.table));
+        established.into_iter().any(|table| table.entries * 4 > u64::from(table.capacity) * 3)
+    }
+}
+
 /// The tables of flows.
 pub struct Flows {
     entry: HashMap<MapData, FlowKey, Flow>,
@@ -103,6 +129,8 @@ pub struct Flows {
     others: Vec<Box<dyn Fn() -> u64 + Send>>,
     /// All of them once more, in the order of [`maps::SIZED_BY_FLOWS`].
     descriptions: Vec<(&'static str, MapData)>,
+    /// When they were last looked at.
+    were_crowded: bool,
 }
 
 impl Flows {
@@ -128,6 +156,7 @@ impl Flows {
                 counter::<VipReplyKey, VipReply>(pins, "VIP_REPLIES")?,
             ],
             descriptions: maps::SIZED_BY_FLOWS.into_iter().map(described).collect::<Result<_, _>>()?,
+            were_crowded: false,
         })
     }
 
@@ -144,9 +173,13 @@ impl Flows {
             });
             *generation == Some(flow.generation)
         };
-        let of_flow =
-            |flow: &Flow| fate(flow.last_seen, flow.state, is_current(flow), now, limits.of(flow.backend));
-        let of_reply = |reply: &Reply| fate(reply.last_seen, reply.state, true, now, limits.longest());
+        let were_crowded = self.were_crowded;
+        let patience = |idle| Patience::new(idle, were_crowded);
+        let of_flow = |flow: &Flow| {
+            fate(flow.last_seen, flow.state, is_current(flow), now, patience(limits.of(flow.backend)))
+        };
+        let of_reply =
+            |reply: &Reply| fate(reply.last_seen, reply.state, true, now, patience(limits.longest()));
         let open = RefCell::new(BTreeMap::<u32, u64>::new());
         let of_flow = |flow: &Flow| {
             let fate = of_flow(flow);
@@ -159,7 +192,8 @@ impl Flows {
         let calls = sweep(&mut self.calls, of_flow);
         self.connections.count_anew(&open.into_inner());
         let replies = sweep(&mut self.replies, of_reply);
-        let of_call_reply = |reply: &VipReply| fate(reply.last_seen, 0, true, now, limits.longest());
+        let of_call_reply =
+            |reply: &VipReply| fate(reply.last_seen, 0, true, now, patience(limits.longest()));
         let mut call_replies = sweep(&mut self.call_replies, of_call_reply);
         if call_replies.left > calls.left + STRAYS {
             self.remove_strays(&mut call_replies);
@@ -184,10 +218,12 @@ impl Flows {
             call_replies.left,
         ];
         let tables = self.descriptions.iter().zip(entries);
-        Collection {
+        let found = Collection {
             removed: flows.removed + calls.removed + replies.removed + call_replies.removed,
             tables: tables.map(|((name, map), entries)| table_use(name, map, entries)).collect(),
-        }
+        };
+        self.were_crowded = found.is_crowded();
+        found
     }
 
     /// Ways back of calls that are not among the established ones any more, as of those that were removed here.
@@ -323,7 +359,7 @@ mod tests {
     const NOW: u64 = 36 * 3_600 * 1_000_000_000;
 
     fn after(silence: Duration, tcp_state: u8, is_current: bool, limit: Duration) -> Fate {
-        fate(NOW - silence.as_nanos() as u64, tcp_state, is_current, NOW, limit)
+        fate(NOW - silence.as_nanos() as u64, tcp_state, is_current, NOW, Patience::new(limit, false))
     }
 
     #[test]
@@ -333,7 +369,8 @@ mod tests {
         assert_eq!(after(IDLE + second, ESTABLISHED, true, IDLE), Fate::Remove);
         let limit = Duration::from_mins(1);
         assert_eq!(after(limit + second, ESTABLISHED, true, limit), Fate::Remove);
-        assert_eq!(fate(NOW + 5, ESTABLISHED, true, NOW, Duration::ZERO), Fate::Keep, "seen just now");
+        let none = Patience::new(Duration::ZERO, false);
+        assert_eq!(fate(NOW + 5, ESTABLISHED, true, NOW, none), Fate::Keep, "seen just now");
     }
 
     #[test]
@@ -344,6 +381,22 @@ mod tests {
         assert_eq!(after(2 * while_kept + while_kept, half_closed, true, IDLE), Fate::Remove);
         assert_eq!(after(while_kept, ESTABLISHED, false, IDLE), Fate::Remove);
         assert_eq!(after(Duration::from_secs(1), ESTABLISHED, false, IDLE), Fate::Keep);
+    }
+
+    #[test]
+    fn what_is_half_closed_makes_room_where_tables_are_crowded() {
+        let table = |table, entries| TableUse { table, entries, capacity: 100, bytes: 0 };
+        let crowded = |tables: Vec<TableUse>| Collection { removed: 0, tables }.is_crowded();
+        assert!(!crowded(vec![table("FLOWS", 75), table("OPENING", 100)]));
+        assert!(crowded(vec![table("FLOWS", 10), table("VIP_FLOWS", 76)]));
+
+        let silent = |seconds: u64, tcp_state| {
+            let last_seen = NOW - Duration::from_secs(seconds).as_nanos() as u64;
+            fate(last_seen, tcp_state, true, NOW, Patience::new(IDLE, true))
+        };
+        assert_eq!(silent(29, ESTABLISHED | CLIENT_FINISHED), Fate::Keep);
+        assert_eq!(silent(31, ESTABLISHED | CLIENT_FINISHED), Fate::Remove);
+        assert_eq!(silent(31, ESTABLISHED), Fate::Keep);
     }
 
     #[test]

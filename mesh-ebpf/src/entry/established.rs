@@ -3,7 +3,7 @@
 
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::Reply;
-use mesh_common::tunnel::flags::REPLY;
+use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::entry::{choose, reply};
 use crate::home::delivery::{self, Target};
@@ -14,7 +14,7 @@ use crate::packet::Packet;
 use crate::tables::flows::{self, Published};
 use crate::tables::{counters, node};
 use crate::tunnel;
-use crate::verdict::{Next, PackedNext, Step, Verdict};
+use crate::verdict::{LEAVE_TO_TC, Next, PackedNext, Step, Verdict};
 
 /// A client's packet to a published port.
 #[inline(never)]
@@ -32,8 +32,12 @@ fn try_request<H: Hook>(frame: &H) -> Option<Step> {
     let flow = flows::recall_settled::<Published>(&packet.flow_from_client())?;
     let (id, backend) = (flow.backend, choose::kept(&packet, flow)?);
     let (outcome, redirect) = if backend.is_local() {
-        // XDP takes no packets for a bridge; of a datagram's conversation more is to be noted.
-        if H::IS_XDP || !packet.is_tcp() {
+        if H::IS_XDP {
+            // Nothing is noted twice.
+            return Some(Err(LEAVE_TO_TC));
+        }
+        // Of a datagram's conversation more is to be noted.
+        if !packet.is_tcp() {
             return None;
         }
         let target = Target::of(backend);
@@ -49,8 +53,7 @@ fn try_request<H: Hook>(frame: &H) -> Option<Step> {
         };
         (Outcome::Delivered, delivery::deliver_plain(frame, &packet, settings, &target, &reply)?)
     } else {
-        // At TC most of what it takes is the kernel's work.
-        if !H::IS_XDP || packet.length > settings.inner_mtu {
+        if packet.length > settings.inner_mtu {
             return None;
         }
         (Outcome::Tunnelled, tunnel::to_home_by_known_way(frame, &packet, settings, backend)?)
@@ -62,7 +65,7 @@ fn try_request<H: Hook>(frame: &H) -> Option<Step> {
     }))
 }
 
-/// A packet of the tunnel at XDP, if it is a task's answer to a client.
+/// A packet of the tunnel at XDP, if it is a task's answer to a client; what is for a task here is TC's.
 #[inline(never)]
 pub fn answer(frame: &XdpBuff) -> PackedNext {
     try_answer(&frame.own()).map_or(Next::GoOn.into(), Into::into)
@@ -70,6 +73,9 @@ pub fn answer(frame: &XdpBuff) -> PackedNext {
 
 #[inline(always)]
 fn try_answer(frame: &XdpBuff) -> Option<Step> {
+    if tunnel::flags(frame) & (REPLY | PROBE) == 0 {
+        return Some(Err(LEAVE_TO_TC));
+    }
     let settings = node::settings()?;
     let outer = Packet::plain_without_time(frame)?;
     let arrival = tunnel::check(frame, &outer, settings).ok()?;
