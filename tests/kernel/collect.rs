@@ -74,7 +74,7 @@ fn half_closed_flows_make_room_when_three_quarters_are_taken() {
     let (_files, pins) = world.pinned();
     let mut flows = Flows::open(&pins).expect("the maps are pinned");
     let minute = NOW - 60 * 1_000_000_000;
-    for port in 0..ROOM as u16 * 3 / 4 + 1 {
+    for port in 0..=ROOM as u16 * 3 / 4 {
         let state = if port % 2 == 0 { ESTABLISHED } else { ESTABLISHED | CLIENT_FINISHED };
         let flow = Flow { last_seen: minute, backend: 1, generation: 1, state, ..Flow::default() };
         world.insert("FLOWS", key(port), flow);
