@@ -51,7 +51,10 @@ pub(crate) fn ensure(sets: &[Set]) -> Result<()> {
     for set in sets {
         match set {
             Set::Build => build(&apt)?,
-            Set::Lab => apt.install(LAB)?,
+            Set::Lab => {
+                apt.install(LAB)?;
+                apt.install(SPLIT_OFF)?;
+            }
             Set::Dockers => docker::provide_all()?,
             Set::Bench => apt.install(BENCH)?,
             Set::Proxy => apt.install(&[("haproxy", "haproxy")])?,
@@ -84,6 +87,9 @@ const LAB: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("git", "git"),
 ];
+
+/// From trixie on in a package of their own, which does not come with the other one.
+const SPLIT_OFF: &[(&str, &str)] = &[("docker", "docker-cli")];
 
 const BENCH: &[(&str, &str)] = &[
     ("dnsperf", "dnsperf"),
