@@ -281,7 +281,7 @@ impl Core {
             failed |= !askers.complete;
             let before = self.last.as_ref().map(|last| &last.desired);
             self.handover.prepare(&mut self.reconciler, &desired, before, &self.balancers).await;
-            let rest = self.reconciler.begin(&desired, &facts);
+            let rest = self.reconciler.begin(&desired, &facts, now);
             self.ask_for_signs_of_life(address, &facts);
             self.publish(&snapshot, &local, &desired, &warnings, &inputs.pulses.borrow());
             if !rest.is_empty() {

@@ -118,7 +118,7 @@ impl Level for InKernel {
 
     fn follow(&mut self, views: &Views) -> Result<()> {
         self.namespace.enter();
-        let rest = self.reconciler.begin(&views.desired, &facts());
+        let rest = self.reconciler.begin(&views.desired, &facts(), std::time::Instant::now());
         self.reconciler.finish(&rest);
         // Docker carries nothing here.
         let all = views.frontends().map(|(id, _)| id).collect();

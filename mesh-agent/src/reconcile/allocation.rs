@@ -29,6 +29,11 @@ pub enum Exhausted {
     Backends(u32),
     #[error("all {0} places for published ports are in use")]
     Turns(u32),
+    #[error(
+        "there is no room for its tasks in the tables of backend sets, which hold {0} places: a service with mesh.policy=maglev takes \
+         16381 of them for each of its ports and virtual addresses"
+    )]
+    Slots(u32),
 }
 
 /// Who has which number.
@@ -48,10 +53,12 @@ pub struct Allocation {
     turn_capacity: u32,
     next_set: u32,
     pending_sets: BTreeMap<FrontendId, u32>,
+    slot_capacity: u32,
 }
 
 impl Allocation {
-    pub fn new(id_capacity: u32, turn_capacity: u32) -> Self {
+    /// With so many places in sets in all.
+    pub fn new(id_capacity: u32, turn_capacity: u32, slot_capacity: u32) -> Self {
         Self {
             ids: BTreeMap::new(),
             frontends: HashMap::new(),
@@ -66,7 +73,13 @@ impl Allocation {
             turn_capacity,
             next_set: 1,
             pending_sets: BTreeMap::new(),
+            slot_capacity,
         }
+    }
+
+    /// How many places in sets there are in all.
+    pub fn slots(&self) -> u32 {
+        self.slot_capacity
     }
 
     /// Takes over the numbers that are in use in the kernel.
@@ -121,6 +134,38 @@ impl Allocation {
     /// The ids of a frontend's backends, by task.
     pub fn ids_of(&self, frontend: FrontendId) -> impl Iterator<Item = (&String, u32)> {
         self.ids.get(&frontend).into_iter().flatten().map(|(task, id)| (task, *id))
+    }
+
+    /// Whose backend an id is, if anybody's.
+    pub fn owner(&self, id: u32) -> Option<FrontendId> {
+        self.frontends.get(&id).copied()
+    }
+
+    /// Those that have any number.
+    pub fn frontends(&self) -> impl Iterator<Item = &FrontendId> {
+        self.ids.keys().chain(self.turns.keys()).chain(self.pending_sets.keys())
+    }
+
+    pub fn knows(&self, frontend: FrontendId) -> bool {
+        self.ids.contains_key(&frontend)
+            || self.turns.contains_key(&frontend)
+            || self.pending_sets.contains_key(&frontend)
+    }
+
+    /// The set that a frontend has been given last, whether it points to it by now or not.
+    pub fn unfinished_set(&self, frontend: FrontendId) -> Option<u32> {
+        self.pending_sets.get(&frontend).copied()
+    }
+
+    /// A frontend that cannot be served keeps no ids but those that it had before, or that the kernel knows it by.
+    pub fn give_back(&mut self, frontend: FrontendId, before: &BTreeSet<u32>, tables: &Tables) {
+        let is_new = |id: &u32| {
+            !before.contains(id) && tables.backends.get(id).is_none_or(|backend| backend.state == state::DOWN)
+        };
+        let new: Vec<u32> = self.ids_of(frontend).map(|(_, id)| id).filter(is_new).collect();
+        for id in new {
+            self.release(id);
+        }
     }
 
     /// Ids that are none of `wanted`; they are not given out again before [`Self::release`].
@@ -234,7 +279,7 @@ mod tests {
 
     #[test]
     fn an_id_comes_back_last_and_under_another_generation() {
-        let mut allocation = Allocation::new(3, 4);
+        let mut allocation = Allocation::new(3, 4, 64);
         assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((0, 1)));
         assert_eq!(allocation.id(&owner("b"), &backend(2)), Ok((1, 1)));
         assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((0, 1)));
@@ -258,7 +303,7 @@ mod tests {
             backends: BTreeMap::from([(4, live), (1, gone), (2, draining)]),
             ..Tables::default()
         };
-        let mut allocation = Allocation::new(5, 16);
+        let mut allocation = Allocation::new(5, 16, 64);
         allocation.restore(&tables);
         assert_eq!(allocation.id(&owner("a"), &backend(1)), Ok((4, 7)));
         assert_eq!(allocation.id(&owner("c"), &backend(3)), Ok((2, 5)), "its flows go on too");

@@ -34,22 +34,44 @@ pub struct NodeFacts {
     pub askers: BTreeMap<u64, u32>,
 }
 
-/// Operations in the order in which they must be done. An operation that fails ends its group; the other groups go on.
+/// Operations in the order in which they must be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What frontends need to be there before them.
+    /// What frontends need to be there before them: each by itself.
     pub before: Vec<Operation>,
+    /// One that fails ends those of its frontend.
     pub frontends: BTreeMap<FrontendId, Vec<Operation>>,
     /// Which packets are looked at.
     pub ports: Vec<Operation>,
-    /// What is not used any more once all of the above is done, and the packets on their way have passed.
-    pub after: Vec<Operation>,
-    /// Frontends that are gone: their turns are free once `after` is done.
-    pub ended: Vec<FrontendId>,
-    /// Ids that are free once `after` is done.
-    pub released: Vec<u32>,
-    /// Frontends that cannot be served for want of room.
+    /// What is not used any more once the packets on their way have passed; of a frontend, if all of it is done.
+    pub after: BTreeMap<Owner, Remains>,
+    /// Frontends that cannot be served for want of room. What is there of them stays.
     pub impossible: BTreeMap<FrontendId, Exhausted>,
+}
+
+/// The frontend that something belongs to; the node, or nobody any more, if it is none.
+pub type Owner = Option<FrontendId>;
+
+/// What is left over of a frontend, or of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    pub operations: Vec<Operation>,
+    /// Ids that are free then.
+    pub released: Vec<u32>,
+    /// The frontend is gone: its turn is free then.
+    pub has_ended: bool,
+}
+
+impl Remains {
+    /// What may go even though its frontend could not be written: backends that nothing leads to. `in_use` are those that
+    /// something still does.
+    #[must_use]
+    pub fn unused(mut self, in_use: &BTreeSet<u32>) -> Self {
+        self.released.retain(|id| !in_use.contains(id));
+        self.operations
+            .retain(|operation| matches!(operation, Operation::SetBackend(id, _) if !in_use.contains(id)));
+        Self { has_ended: false, ..self }
+    }
 }
 
 impl Plan {
@@ -60,12 +82,25 @@ impl Plan {
             && self.frontends.values().all(Vec::is_empty)
     }
 
-    /// Nobody's backend any more.
-    fn release(&mut self, id: u32, tables: &Tables) {
-        self.released.push(id);
-        if let Some(backend) = tables.backends.get(&id).filter(|backend| backend.state != state::DOWN) {
-            self.after.push(Operation::SetBackend(id, KernelBackend { state: state::DOWN, ..*backend }));
+    fn remove(&mut self, owner: Owner, operations: impl IntoIterator<Item = Operation>) {
+        let mut operations = operations.into_iter().peekable();
+        if operations.peek().is_some() {
+            self.after.entry(owner).or_default().operations.extend(operations);
         }
+    }
+
+    /// Nobody's backend any more.
+    fn release(&mut self, owner: Owner, id: u32, tables: &Tables) {
+        self.after.entry(owner).or_default().released.push(id);
+        if let Some(backend) = tables.backends.get(&id).filter(|backend| backend.state != state::DOWN) {
+            self.remove(owner, [Operation::SetBackend(id, KernelBackend { state: state::DOWN, ..*backend })]);
+        }
+    }
+
+    fn end(&mut self, frontend: FrontendId, tables: &Tables) {
+        self.after.entry(Some(frontend)).or_default().has_ended = true;
+        let is_there = tables.frontends.contains_key(&frontend);
+        self.remove(Some(frontend), is_there.then_some(Operation::DeleteFrontend(frontend)));
     }
 }
 
@@ -88,16 +123,23 @@ pub fn plan(
     let mut plan = Plan::default();
     plan_node(&mut plan, desired, node, tables);
     let mut wanted = BTreeSet::new();
+    let mut room = Room::left(tables, allocation.slots());
     let mut look_at = |id: FrontendId, frontend: &Frontend| {
         if !is_in_tables(id, frontend, tables) {
             return;
         }
-        match plan_frontend(id, frontend, node, tables, allocation, &mut wanted) {
-            Ok(operations) if operations.is_empty() => {}
-            Ok(operations) => {
-                plan.frontends.insert(id, operations);
+        let before: BTreeSet<u32> = allocation.ids_of(id).map(|(_, backend)| backend).collect();
+        match plan_frontend(id, frontend, node, tables, allocation, &mut room) {
+            Ok(planned) => {
+                wanted.extend(planned.backends);
+                if !planned.operations.is_empty() {
+                    plan.frontends.insert(id, planned.operations);
+                }
             }
             Err(exhausted) => {
+                allocation.give_back(id, &before, tables);
+                wanted.extend(allocation.ids_of(id).map(|(_, backend)| backend));
+                wanted.extend(tables.frontends.get(&id).into_iter().flat_map(|there| slots(there, tables)));
                 plan.impossible.insert(id, exhausted);
             }
         }
@@ -139,7 +181,7 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
     }
     let addresses = &node.addresses;
     plan.before.extend(addresses.difference(&tables.addresses).copied().map(Operation::AddAddress));
-    plan.after.extend(tables.addresses.difference(addresses).copied().map(Operation::DeleteAddress));
+    plan.remove(None, tables.addresses.difference(addresses).copied().map(Operation::DeleteAddress));
 
     let peers: BTreeSet<Address> = desired.peers.iter().copied().map(Address::from).collect();
     for peer in &peers {
@@ -149,7 +191,7 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
         }
     }
     let gone = tables.peers.keys().filter(|peer| !peers.contains(peer));
-    plan.after.extend(gone.copied().map(Operation::DeletePeer));
+    plan.remove(None, gone.copied().map(Operation::DeletePeer));
 
     for (cookie, place) in &node.askers {
         if tables.askers.get(cookie) != Some(place) {
@@ -157,7 +199,7 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
         }
     }
     let gone = tables.askers.keys().filter(|cookie| !node.askers.contains_key(cookie));
-    plan.after.extend(gone.copied().map(Operation::DeleteAsker));
+    plan.remove(None, gone.copied().map(Operation::DeleteAsker));
 
     for (key, task) in &desired.deliveries {
         if tables.tasks.get(key) != Some(task) {
@@ -165,11 +207,11 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
         }
     }
     let gone = tables.tasks.keys().filter(|key| !desired.deliveries.contains_key(*key));
-    plan.after.extend(gone.copied().map(Operation::DeleteTask));
+    plan.remove(None, gone.copied().map(Operation::DeleteTask));
 
     let uplinks = &node.uplinks;
     plan.before.extend(uplinks.difference(&tables.uplinks).copied().map(Operation::AddUplink));
-    plan.after.extend(tables.uplinks.difference(uplinks).copied().map(Operation::DeleteUplink));
+    plan.remove(None, tables.uplinks.difference(uplinks).copied().map(Operation::DeleteUplink));
 
     for (port, bridge) in &node.uplink_ports {
         if tables.uplink_ports.get(port) != Some(bridge) {
@@ -177,7 +219,51 @@ fn plan_node(plan: &mut Plan, desired: &Desired, node: &NodeFacts, tables: &Tabl
         }
     }
     let gone = tables.uplink_ports.keys().filter(|port| !node.uplink_ports.contains_key(*port));
-    plan.after.extend(gone.copied().map(Operation::DeleteUplinkPort));
+    plan.remove(None, gone.copied().map(Operation::DeleteUplinkPort));
+}
+
+/// Places in sets that are left. Maglev tables may take all but an eighth, so that no number of them keeps others out.
+struct Room {
+    capacity: u32,
+    all: usize,
+    maglev: usize,
+}
+
+impl Room {
+    fn left(tables: &Tables, capacity: u32) -> Self {
+        let frontends = tables.frontends.values();
+        let maglev = frontends.filter(|frontend| frontend.count == MAGLEV_SLOTS).count();
+        let places = capacity as usize;
+        Self {
+            capacity,
+            all: places.saturating_sub(tables.slots.len()),
+            maglev: (places - places / 8).saturating_sub(maglev * MAGLEV_SLOTS as usize),
+        }
+    }
+
+    /// Whether a Maglev table has any: it takes a while to make one.
+    fn has_maglev(&self) -> bool {
+        self.maglev.min(self.all) >= MAGLEV_SLOTS as usize
+    }
+
+    fn take(&mut self, policy: Policy, places: usize) -> Result<(), Exhausted> {
+        let is_maglev = policy == Policy::Maglev;
+        if places > self.all || is_maglev && places > self.maglev {
+            return Err(Exhausted::Slots(self.capacity));
+        }
+        self.all -= places;
+        if is_maglev {
+            self.maglev -= places;
+        }
+        Ok(())
+    }
+}
+
+/// What has to be done for a frontend.
+struct Planned {
+    operations: Vec<Operation>,
+    /// The ids of its backends.
+    backends: BTreeSet<u32>,
 }
 
 /// Backends first, then the slots of the new set, then the frontend itself: one write that a packet sees or does not.
@@ -187,8 +273,16 @@ fn plan_frontend(
     node: &NodeFacts,
     tables: &Tables,
     allocation: &mut Allocation,
-    wanted: &mut BTreeSet<u32>,
-) -> Result<Vec<Operation>, Exhausted> {
+    room: &mut Room,
+) -> Result<Planned, Exhausted> {
+    let current = tables.frontends.get(&id);
+    if frontend.policy == Policy::Maglev
+        && current.is_none_or(|current| current.count != MAGLEV_SLOTS)
+        && !room.has_maglev()
+    {
+        return Err(Exhausted::Slots(room.capacity));
+    }
+    let mut wanted = BTreeSet::new();
     let mut operations = Vec::new();
     let mut active = Vec::new();
     let mut leaving = Vec::new();
@@ -212,7 +306,6 @@ fn plan_frontend(
         }
     }
     let active = in_slots(frontend.policy, &active);
-    let current = tables.frontends.get(&id);
     let value = KernelFrontend {
         count: active.len() as u32,
         flags: handover(frontend, current),
@@ -227,13 +320,15 @@ fn plan_frontend(
             || *current != KernelFrontend { turn: current.turn, set: current.set, ..value }
     }) {
         let set = allocation.new_set(id, current);
-        operations.extend(set_slots(set, &active, tables));
+        let slots = set_slots(set, &active, tables);
+        room.take(frontend.policy, slots.len())?;
+        operations.extend(slots);
         let value = KernelFrontend { turn: allocation.turn(id)?, set, ..value };
         operations.push(Operation::SetFrontend(id, value));
     }
     // A backend stops being active only when no set gives it new flows any more.
     operations.extend(leaving);
-    Ok(operations)
+    Ok(Planned { operations, backends: wanted })
 }
 
 /// The backends in the slots of a set, by policy.
@@ -326,11 +421,12 @@ fn plan_ends(
     allocation: &Allocation,
     wanted: &BTreeSet<u32>,
 ) {
-    for gone in tables.frontends.keys().filter(|id| !desired.frontends.contains_key(id)) {
-        plan.after.push(Operation::DeleteFrontend(*gone));
-        plan.ended.push(*gone);
+    let is_gone = |id: &&FrontendId| !desired.frontends.contains_key(id);
+    let known = tables.frontends.keys().chain(allocation.frontends()).filter(is_gone);
+    known.copied().collect::<BTreeSet<_>>().into_iter().for_each(|id| plan.end(id, tables));
+    for id in allocation.unwanted(wanted) {
+        plan.release(allocation.owner(id), id, tables);
     }
-    allocation.unwanted(wanted).into_iter().for_each(|id| plan.release(id, tables));
     let mut changed = BTreeSet::new();
     for operation in plan.frontends.values().flatten() {
         if let Operation::SetFrontend(id, _) = operation {
@@ -343,9 +439,15 @@ fn plan_ends(
         .filter(|(id, _)| desired.frontends.contains_key(id) && !changed.contains(*id));
     let counts: BTreeMap<u32, u32> = live.map(|(_, frontend)| (frontend.set, frontend.count)).collect();
     let in_use = |slot: &SlotKey| counts.get(&slot.set).is_some_and(|count| slot.slot < *count);
-    let written: BTreeSet<u32> = plan.frontends.values().flatten().filter_map(new_set).collect();
-    let stale = tables.slots.keys().filter(|slot| !in_use(slot) && !written.contains(&slot.set));
-    plan.after.extend(stale.copied().map(Operation::DeleteSlot));
+    let written = plan.frontends.values().flatten().filter_map(new_frontend);
+    let written: BTreeMap<u32, u32> = written.map(|frontend| (frontend.set, frontend.count)).collect();
+    let is_written = |slot: &SlotKey| written.get(&slot.set).is_some_and(|count| slot.slot < *count);
+    let stale = tables.slots.keys().filter(|slot| !in_use(slot) && !is_written(slot));
+    let owners: BTreeMap<u32, FrontendId> =
+        tables.frontends.iter().map(|(id, frontend)| (frontend.set, *id)).collect();
+    for slot in stale {
+        plan.remove(owners.get(&slot.set).copied(), [Operation::DeleteSlot(*slot)]);
+    }
 }
 
 /// [`plan_ends`] for these frontends.
@@ -360,30 +462,40 @@ fn plan_ends_of(
     for id in ids {
         let is_gone = !desired.frontends.contains_key(id);
         let current = tables.frontends.get(id);
-        if is_gone && current.is_some() {
-            plan.after.push(Operation::DeleteFrontend(*id));
-            plan.ended.push(*id);
+        if is_gone && (current.is_some() || allocation.knows(*id)) {
+            plan.end(*id, tables);
         }
         for (_, backend) in allocation.ids_of(*id).filter(|(_, backend)| !wanted.contains(backend)) {
-            plan.release(backend, tables);
+            plan.release(Some(*id), backend, tables);
         }
-        let Some(current) = current else { continue };
-        let next = plan.frontends.get(id).into_iter().flatten().find_map(new_set);
-        if is_gone || next.is_some_and(|next| next != current.set) {
-            let (first, last) =
-                (SlotKey { set: current.set, slot: 0 }, SlotKey { set: current.set, slot: u32::MAX });
-            let stale = tables.slots.range(first..=last).map(|(slot, _)| Operation::DeleteSlot(*slot));
-            plan.after.extend(stale);
+        let next = plan.frontends.get(id).into_iter().flatten().find_map(new_frontend).copied();
+        if let Some(next) = next {
+            // Behind the end of a set is what it had when it could be written only in part, for more tasks.
+            plan.remove(Some(*id), in_set(tables, next.set, next.count));
+        }
+        let next = next.map(|next| next.set);
+        // Of a set that could be written only in part nothing is needed any more either.
+        let unfinished = allocation.unfinished_set(*id).filter(|set| next != Some(*set));
+        let current = current.map(|current| current.set);
+        let left = current.filter(|current| is_gone || next.is_some_and(|next| next != *current));
+        for set in left.into_iter().chain(unfinished.filter(|set| Some(*set) != current)) {
+            plan.remove(Some(*id), in_set(tables, set, 0));
         }
     }
 }
 
-fn new_set(operation: &Operation) -> Option<u32> {
-    if let Operation::SetFrontend(_, frontend) = operation { Some(frontend.set) } else { None }
+/// Takes away the slots of a set from this one on.
+fn in_set(tables: &Tables, set: u32, first: u32) -> impl Iterator<Item = Operation> {
+    let slots = tables.slots.range(SlotKey { set, slot: first }..=SlotKey { set, slot: u32::MAX });
+    slots.map(|(slot, _)| Operation::DeleteSlot(*slot))
+}
+
+fn new_frontend(operation: &Operation) -> Option<&KernelFrontend> {
+    if let Operation::SetFrontend(_, frontend) = operation { Some(frontend) } else { None }
 }
 
 /// The backends of a frontend in the order of its slots.
-fn slots(frontend: &KernelFrontend, tables: &Tables) -> Vec<u32> {
+pub(super) fn slots(frontend: &KernelFrontend, tables: &Tables) -> Vec<u32> {
     (0..frontend.count)
         .filter_map(|slot| tables.slots.get(&SlotKey { set: frontend.set, slot }).copied())
         .collect()

@@ -9,7 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::allocation::Allocation;
 use super::handover;
-use super::plan::{NodeFacts, Plan, Scope, plan};
+use super::plan::{NodeFacts, Owner, Remains, Scope, plan};
+use super::retries::Retries;
 use super::tables::{DockerFlow, Operation, Tables};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{Desired, Frontend, FrontendId};
@@ -25,6 +26,8 @@ pub struct Reconciler<D> {
     last_update: Duration,
     /// What the tables are known to say; `None` if that is to be found out.
     done: Option<Done>,
+    /// Frontends that could not be served as they should.
+    retries: Retries,
     /// Id and generation of each backend that is in the tables, in the order of its frontend's backends.
     ids: BackendIds,
 }
@@ -82,13 +85,13 @@ impl Problems {
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Rest {
-    plan: Plan,
+    after: BTreeMap<Owner, Remains>,
     done: Option<Done>,
 }
 
 impl Rest {
     pub fn is_empty(&self) -> bool {
-        self.plan.after.is_empty() && self.plan.released.is_empty() && self.plan.ended.is_empty()
+        self.after.is_empty()
     }
 }
 
@@ -96,7 +99,7 @@ impl<D: Dataplane> Reconciler<D> {
     /// Takes over what the dataplane holds. It has room for so many `backends`.
     pub fn new(dataplane: D, backends: u32) -> Result<Self, DataplaneError> {
         let tables = dataplane.dump(None)?;
-        let mut allocation = Allocation::new(backends, maps::TURNS);
+        let mut allocation = Allocation::new(backends, maps::TURNS, maps::SLOTS);
         allocation.restore(&tables);
         if !tables.frontends.is_empty() {
             info!(frontends = tables.frontends.len(), "taking over the tables that are in the kernel");
@@ -108,43 +111,52 @@ impl<D: Dataplane> Reconciler<D> {
             problems: Problems::default(),
             last_update: Duration::ZERO,
             done: None,
+            retries: Retries::default(),
             ids: BackendIds::new(),
         })
     }
 
-    /// The first half of a round: everything that packets may need from now on.
-    pub fn begin(&mut self, desired: &Desired, node: &NodeFacts) -> Rest {
+    /// The first half of a round: everything that packets may need from now on. What fails is tried again by itself, and holds up nothing
+    /// else.
+    pub fn begin(&mut self, desired: &Desired, node: &NodeFacts, now: Instant) -> Rest {
         let begin = Instant::now();
         let done = Done::of(desired, node);
-        let scope = done.since(self.done.take());
-        let plan = plan(desired, node, &self.tables, &mut self.allocation, &scope);
-        let mut problems = Problems::default();
+        let scope = self.retries.add_due(done.since(self.done.take()), now);
+        let mut plan = plan(desired, node, &self.tables, &mut self.allocation, &scope);
+        let mut problems = Problems { node: self.apply_each(&plan.before).err(), ..Problems::default() };
         for (id, exhausted) in &plan.impossible {
             problems.frontends.insert(*id, exhausted.to_string());
-        }
-        if let Err(error) = self.apply_all(&plan.before) {
-            problems.node = Some(format!("{error:#}"));
         }
         for (id, operations) in &plan.frontends {
             if let Err(error) = self.apply_all(operations) {
                 problems.frontends.insert(*id, format!("{error:#}"));
+                // What fails once is gone on with; what does not get anywhere shall not keep the places that others need.
+                if self.retries.are_vain(*id) {
+                    self.undo_slots(*id, operations);
+                }
             }
         }
-        if let Err(error) = self.apply_all(&plan.ports) {
-            problems.node = Some(format!("{error:#}"));
-        }
+        let ports = self.apply_each(&plan.ports);
         if !plan.is_empty() {
             self.last_update = begin.elapsed();
             debug!(frontends = plan.frontends.len(), "tables changed");
         }
-        let complete = problems.is_empty();
+        // What is still in use because its successor could not be set must stay.
+        for id in problems.frontends.keys() {
+            if let Some(remains) = plan.after.remove(&Some(*id)) {
+                let unused = remains.unused(&self.in_use(*id));
+                if unused != Remains::default() {
+                    plan.after.insert(Some(*id), unused);
+                }
+            }
+        }
+        self.retries.note(&scope, &problems.frontends, desired, now);
+        problems.frontends.extend(self.retries.waiting(&scope, &self.problems.frontends));
+        let done = ports.is_ok().then_some(done);
+        problems.node = problems.node.or(ports.err());
         self.note(problems);
         self.note_ids(desired, &scope);
-        // What is still in use because its successor could not be set must stay.
-        if !complete {
-            return Rest::default();
-        }
-        let rest = Rest { plan, done: Some(done) };
+        let rest = Rest { after: plan.after, done };
         if rest.is_empty() {
             self.finish(&rest);
         }
@@ -153,18 +165,24 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// The second half.
     pub fn finish(&mut self, rest: &Rest) {
-        if let Err(error) = self.apply_all(&rest.plan.after) {
-            let node = Some(format!("{error:#}"));
-            self.note(Problems { node, ..self.problems.clone() });
-            return;
-        }
-        for id in &rest.plan.released {
-            self.allocation.release(*id);
-        }
-        for frontend in &rest.plan.ended {
-            self.allocation.release_turn(*frontend);
-        }
         self.done.clone_from(&rest.done);
+        for (owner, remains) in &rest.after {
+            if let Err(error) = self.apply_all(&remains.operations) {
+                let node = Some(format!("{error:#}"));
+                self.note(Problems { node, ..self.problems.clone() });
+                self.done = None;
+                continue;
+            }
+            for id in &remains.released {
+                self.allocation.release(*id);
+            }
+            if let Some(id) = owner.filter(|_| remains.has_ended) {
+                self.allocation.release_turn(id);
+            }
+        }
+        if !rest.is_empty() {
+            self.retries.make_due();
+        }
     }
 
     /// What Docker's mesh carries is its to go on with: see [`handover::plan`].
@@ -199,7 +217,8 @@ impl<D: Dataplane> Reconciler<D> {
         let operations = plan.before.iter().chain(plan.frontends.values().flatten());
         let missing =
             operations.chain(&plan.ports).map(|operation| format!("the kernel lacks: {operation:?}"));
-        let surplus = plan.after.iter().map(|operation| format!("the kernel has too much: {operation:?}"));
+        let surplus = plan.after.values().flat_map(|remains| &remains.operations);
+        let surplus = surplus.map(|operation| format!("the kernel has too much: {operation:?}"));
         Ok(missing.chain(surplus).collect())
     }
 
@@ -252,6 +271,40 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(())
     }
 
+    /// Of operations that do not need each other one that fails ends none; returns what was wrong with the first.
+    fn apply_each(&mut self, operations: &[Operation]) -> Result<(), String> {
+        let failed: Vec<DataplaneError> = operations
+            .iter()
+            .filter_map(|operation| self.apply_all(std::slice::from_ref(operation)).err())
+            .collect();
+        match &failed[..] {
+            [] => Ok(()),
+            [only] => Err(format!("{only:#}")),
+            [first, others @ ..] => Err(format!("{first:#}, and {} more", others.len())),
+        }
+    }
+
+    /// The backends that packets find behind a frontend.
+    fn in_use(&self, id: FrontendId) -> BTreeSet<u32> {
+        let Some(current) = self.tables.frontends.get(&id) else { return BTreeSet::new() };
+        super::plan::slots(current, &self.tables).into_iter().collect()
+    }
+
+    /// Gives the places back that a frontend has taken in a set that it does not point to.
+    fn undo_slots(&mut self, id: FrontendId, operations: &[Operation]) {
+        let current = self.tables.frontends.get(&id).map(|frontend| frontend.set);
+        for operation in operations {
+            let Operation::SetSlot(key, _) = operation else { continue };
+            if Some(key.set) == current || !self.tables.slots.contains_key(key) {
+                continue;
+            }
+            if let Err(error) = self.apply_all(&[Operation::DeleteSlot(*key)]) {
+                debug!(frontend = %id, "its places are not given back yet: {error:#}");
+                return;
+            }
+        }
+    }
+
     /// Each problem is told once when it begins, and once when it ends.
     fn note(&mut self, problems: Problems) {
         for (frontend, problem) in &problems.frontends {
@@ -268,6 +321,13 @@ impl<D: Dataplane> Reconciler<D> {
             info!("all tables are as they should be again");
         }
         self.problems = problems;
+    }
+}
+
+#[cfg(test)]
+impl<D> Reconciler<D> {
+    pub fn dataplane_mut(&mut self) -> &mut D {
+        &mut self.dataplane
     }
 }
 
@@ -305,7 +365,11 @@ mod tests {
     }
 
     fn round<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired) {
-        let rest = reconciler.begin(desired, &NodeFacts::default());
+        round_at(reconciler, desired, Instant::now());
+    }
+
+    fn round_at<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired, now: Instant) {
+        let rest = reconciler.begin(desired, &NodeFacts::default(), now);
         reconciler.finish(&rest);
     }
 
@@ -313,10 +377,12 @@ mod tests {
     fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
         let mut reconciler =
             Reconciler::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS).unwrap();
+        let mut now = Instant::now();
         for tasks in [&[1, 2, 3][..], &[2, 3], &[4, 5, 6, 7], &[]] {
             let desired = desired(tasks);
             for _ in 0..20 {
-                round(&mut reconciler, &desired);
+                now += Duration::from_mins(1);
+                round_at(&mut reconciler, &desired, now);
                 for frontend in reconciler.tables.frontends.values() {
                     for slot in 0..frontend.count {
                         let id = reconciler.tables.slots[&SlotKey { set: frontend.set, slot }];
@@ -338,7 +404,7 @@ mod tests {
         round(&mut reconciler, &desired(&[1]));
         assert!(reconciler.problems().frontends.contains_key(&WEB), "{:?}", reconciler.problems());
         reconciler.dataplane.failing = 0;
-        round(&mut reconciler, &desired(&[1]));
+        round_at(&mut reconciler, &desired(&[1]), Instant::now() + Duration::from_mins(1));
         assert!(reconciler.problems().is_empty());
     }
 
@@ -350,9 +416,9 @@ mod tests {
 
         let memory = Memory { tables: before.clone(), ..Memory::default() };
         let mut reconciler = Reconciler::new(memory, maps::BACKENDS).unwrap();
-        let rest = reconciler.begin(&desired(&[1, 2, 3]), &NodeFacts::default());
-        assert!(rest.plan.is_empty(), "{:?}", rest.plan);
-        reconciler.finish(&rest);
+        reconciler.dataplane.changes = 0;
+        round(&mut reconciler, &desired(&[1, 2, 3]));
+        assert_eq!(reconciler.dataplane.changes, 0);
         assert_eq!(reconciler.dataplane.tables, before);
     }
 

@@ -298,7 +298,7 @@ impl Replay {
         let Some(view) = self.store.view() else { return };
         for (local, reconciler) in self.nodes.values_mut() {
             let desired = Desired::from(view, local, &Surroundings::default());
-            let rest = reconciler.begin(&desired, &NodeFacts::default());
+            let rest = reconciler.begin(&desired, &NodeFacts::default(), std::time::Instant::now());
             reconciler.finish(&rest);
             let tables = reconciler.tables();
             for frontend in tables.frontends.values() {
