@@ -1,21 +1,25 @@
 //! Reading packets: an IPv4 packet as the rest of the dataplane sees it.
 
+mod arp;
+mod plain;
 pub mod quoted;
 pub mod rewrite;
+mod seen;
 pub mod sum;
 
 use core::mem::MaybeUninit;
 
 use mesh_common::flow::{FlowKey, FragmentKey};
-use mesh_common::net::{
-    Address, ETHERNET_HEADER, IPV4_HEADER, Mac, Port, TCP_HEADER, UDP_HEADER, ethertype, protocol,
-};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Port, protocol};
 use mesh_common::outcome::Outcome;
-use mesh_common::tcp::{self, flag};
+use mesh_common::tcp;
 
 use crate::clock;
 use crate::hook::Hook;
 use crate::verifier::{self, Aligned};
+
+pub(crate) use arp::{ArpEnd, asked_for};
+pub use seen::{Seen, begins_or_ends, peek, peek_in_kernel};
 
 /// Where the IP header of a packet stands: tags are the VLAN device's business, so it is always behind a plain Ethernet
 /// header; or where it would stand, of an interface without one.
@@ -42,40 +46,6 @@ pub(crate) const TCP_CHECKSUM: usize = 16;
 pub(crate) const UDP_LENGTH: usize = 4;
 /// Offset of the checksum in a UDP header (RFC 768).
 pub(crate) const UDP_CHECKSUM: usize = 6;
-
-/// Offsets of fields in an ARP packet for IPv4 over Ethernet (RFC 826), counted from the Ethernet header.
-pub mod arp {
-    use super::NETWORK;
-
-    pub(crate) const OPERATION: usize = NETWORK + 6;
-    pub(crate) const SENDER: usize = NETWORK + 8;
-    pub(crate) const TARGET: usize = NETWORK + 18;
-}
-
-/// One end of an ARP packet.
-#[derive(Clone, Copy)]
-#[repr(C, packed(2))]
-pub(crate) struct ArpEnd {
-    pub(crate) mac: Mac,
-    pub(crate) address: u32,
-}
-
-/// The address that an ARP request asks for; `None` for any other packet.
-#[inline(always)]
-pub(crate) fn asked_for<H: Hook>(frame: &H) -> Option<Address> {
-    /// Ethernet, IPv4, 6 and 4 bytes of address, request.
-    const REQUEST: [u16; 4] =
-        [1_u16.to_be(), ethertype::IPV4.to_be(), u16::from_ne_bytes([6, 4]), 1_u16.to_be()];
-
-    frame.make_linear((arp::TARGET + 10) as u32);
-    if frame.read::<u16>(NETWORK - 2)? != ethertype::ARP.to_be()
-        || frame.read::<[u16; 4]>(NETWORK)? != REQUEST
-    {
-        return None;
-    }
-    let asked: ArpEnd = frame.read(arp::TARGET)?;
-    Some(Address::from_wire(asked.address))
-}
 
 /// An IPv4 header without its options.
 #[derive(Clone, Copy)]
@@ -104,67 +74,6 @@ impl Ipv4Header {
         let length = usize::from(self.version_and_length & 0x0f) * 4;
         if length < IPV4_HEADER { None } else { Some(length) }
     }
-}
-
-/// The start of a packet that has neither VLAN tags nor IP options, behind the link layer's. All fields in network byte order.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Start {
-    network: [u16; IPV4_HEADER / 2],
-    ports: [u16; 2],
-}
-
-/// Enough of a packet to know most for nobody's.
-#[derive(Clone, Copy)]
-pub struct Seen {
-    pub protocol: u8,
-    /// What stands where TCP and UDP have the destination port, and the source port.
-    pub port: Port,
-    pub source_port: Port,
-    length: u16,
-}
-
-impl Seen {
-    /// Whether it is one of TCP or UDP that cannot turn out to be cut short.
-    #[inline(always)]
-    pub fn is_complete<H: Hook>(self, frame: &H) -> bool {
-        (self.protocol == protocol::TCP || self.protocol == protocol::UDP)
-            && usize::from(self.length) >= IPV4_HEADER + TCP_HEADER
-            && NETWORK as u32 + u32::from(self.length) <= frame.size()
-    }
-}
-
-/// Whether a packet of TCP that has been [looked at](peek) begins or ends a conversation.
-#[inline(always)]
-pub fn begins_or_ends<H: Hook>(frame: &H, seen: &Seen) -> bool {
-    const FLAGS: usize = NETWORK + IPV4_HEADER + 13;
-
-    seen.protocol == protocol::TCP
-        && frame.read::<u8>(FLAGS).is_none_or(|flags| flags & (flag::SYN | flag::FIN | flag::RST) != 0)
-}
-
-/// A first look at a packet; `None` for fragments, and for packets with VLAN tags or IP options.
-#[inline(always)]
-pub fn peek<H: Hook>(frame: &H) -> Option<Seen> {
-    const NO_OPTIONS: u8 = 0x45;
-
-    let start: Start = frame.read(NETWORK)?;
-    let [version_and_length, _] = start.network[0].to_ne_bytes();
-    let [_, protocol] = start.network[ipv4::TTL / 2].to_ne_bytes();
-    let fragment = start.network[ipv4::FRAGMENT / 2] & !ipv4::DONT_FRAGMENT.to_be();
-    if !frame.is_ipv4() || version_and_length != NO_OPTIONS || fragment != 0 {
-        return None;
-    }
-    let length = u16::from_be(start.network[1]);
-    let [source_port, port] = start.ports.map(Port::from_wire);
-    Some(Seen { protocol, port, source_port, length })
-}
-
-/// As [`peek`], of a packet that has been through the kernel, and need not be in one piece.
-#[inline(always)]
-pub fn peek_in_kernel<H: Hook>(frame: &H) -> Option<Seen> {
-    frame.make_linear((NETWORK + IPV4_HEADER + TCP_HEADER) as u32);
-    peek(frame)
 }
 
 /// The start of a TCP header (RFC 9293 §3.1). All fields in network byte order.
@@ -297,66 +206,6 @@ impl Packet {
             packet.read_transport(frame, header_length)?;
         }
         Ok(packet)
-    }
-
-    /// A packet as most are: whole, of TCP or UDP, without IP options or a VLAN, and neither the begin nor the end of a TCP
-    /// conversation. `None` for any other. It lies in registers, as long as no pointer to it is given away.
-    #[inline(always)]
-    pub(crate) fn plain<H: Hook>(frame: &H) -> Option<Self> {
-        Some(Self { now: clock::now(), ..Self::plain_without_time(frame)? })
-    }
-
-    /// As [`Packet::plain`], without the time.
-    #[inline(always)]
-    pub(crate) fn plain_without_time<H: Hook>(frame: &H) -> Option<Self> {
-        const NO_OPTIONS: u8 = 0x45;
-
-        if !frame.is_ipv4() {
-            return None;
-        }
-        let header: Ipv4Header = frame.read(NETWORK)?;
-        let fragment = u16::from_be(header.fragment);
-        let length = u16::from_be(header.length);
-        if header.version_and_length != NO_OPTIONS
-            || fragment & !ipv4::DONT_FRAGMENT != 0
-            || NETWORK as u32 + u32::from(length) > frame.size()
-        {
-            return None;
-        }
-        let mut packet = Self {
-            network: frame.network(),
-            source: Address::from_wire(header.source),
-            destination: Address::from_wire(header.destination),
-            protocol: header.protocol,
-            ttl: header.ttl,
-            traffic_class: header.traffic_class,
-            identification: header.identification,
-            dont_fragment: fragment != 0,
-            length,
-            transport: (NETWORK + IPV4_HEADER) as u16,
-            ..Self::default()
-        };
-        if header.protocol == protocol::TCP {
-            let tcp: TcpHeader = frame.read(NETWORK + IPV4_HEADER)?;
-            let tcp_header = u16::from(tcp.offset >> 4) * 4;
-            if tcp_header < TCP_HEADER as u16
-                || length < IPV4_HEADER as u16 + tcp_header
-                || tcp.flags & (flag::SYN | flag::FIN | flag::RST) != 0
-            {
-                return None;
-            }
-            [packet.source_port, packet.destination_port] = tcp.ports.map(Port::from_wire);
-            packet.tcp_flags = tcp.flags;
-            packet.sequence = u32::from_be(tcp.sequence);
-            packet.acknowledgement = u32::from_be(tcp.acknowledgement);
-            return Some(packet);
-        }
-        if header.protocol != protocol::UDP || usize::from(length) < IPV4_HEADER + UDP_HEADER {
-            return None;
-        }
-        let ports: [u16; 2] = frame.read(NETWORK + IPV4_HEADER)?;
-        [packet.source_port, packet.destination_port] = ports.map(Port::from_wire);
-        Some(packet)
     }
 
     /// Where the transport header starts, counted from the Ethernet header.
