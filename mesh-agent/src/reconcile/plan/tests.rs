@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use mesh_common::frontend::PortBit;
+use mesh_common::net::{Port, protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::Return;
+use crate::desired::{Backend, Home, Return, State};
+use crate::reconcile::allocation::BackendOwner;
 use crate::swarm::snapshot::Protocol;
 
 fn backend(last: u8, state: State) -> Backend {
