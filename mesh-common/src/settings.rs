@@ -63,6 +63,10 @@ pub const HEARTBEAT_NANOSECONDS: u64 = 800_000_000;
 /// How long a task remembers a TCP conversation that has ended (`TCP_TIMEWAIT_LEN` of include/net/tcp.h).
 pub const TIME_WAIT_NANOSECONDS: u64 = 60 * 1_000_000_000;
 
+/// So late at most it is noted when a conversation was last heard of: about a second. That is little where somebody asks for minutes;
+/// the agent's limits, which may be seconds, allow for it.
+pub const NOTED_NANOSECONDS: u64 = 1 << 30;
+
 /// Idle time after which a UDP flow may get another backend: 180 s, as conntrack's for a UDP stream
 /// (`nf_conntrack_udp_timeout_stream` was 180 before Linux 5.0).
 pub const UDP_IDLE_NANOSECONDS: u64 = 180 * 1_000_000_000;

@@ -67,6 +67,7 @@ impl Split for XdpBuff {
     }
 }
 
+/// For the steps whose own stack has no room for it.
 #[inline(never)]
 fn exceeds_apart<L: LinkLayer>(frame: &Skb<L>, packet: &Packet, limit: u16) -> bool {
     exceeds(frame, packet, limit)
@@ -122,6 +123,12 @@ fn keep_first_part<L: LinkLayer>(frame: &Skb<L>, packet: &mut Packet, limit: u16
 pub fn is_copy<L: LinkLayer>(frame: &Skb<L>) -> Option<u16> {
     let mark = frame.mark();
     if mark & !BLOCKS == MARK { Some((mark & BLOCKS) as u16) } else { None }
+}
+
+/// Whether a packet is on no VLAN, and no copy.
+#[inline(always)]
+pub fn is_whole<L: LinkLayer>(frame: &Skb<L>) -> bool {
+    !frame.is_of_vlan() && is_copy(frame).is_none()
 }
 
 /// Makes a copy the later fragment that it stands for.

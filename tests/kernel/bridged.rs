@@ -122,9 +122,15 @@ fn what_is_not_for_this_node_is_the_bridges() {
     let to_guest = Packet::from_client(syn()).with(|packet| packet.destination = GUEST);
     cable.send(&frame(&to_guest));
     assert!(world.is_learned(cast::CLIENT_MAC), "it has gone around the bridge");
-    let switched = to_guest.with(|packet| packet.destination_mac = [0x02, 0, 0, 0, 0, 0x50]);
-    cable.send(&frame(&switched));
-    guest.carries(&switched.bytes());
+    // And whatever is another machine's frame, also if its address is this node's: fragments may be served, and no rule here is
+    // about the first one.
+    let [fragment, _] = Packet::from_client(Payload::Udp(udp(&[7; 64]))).in_two(32);
+    let to_this = fragment.with(|packet| packet.payload = between(packet.payload.clone(), CLIENT_PORT, 9));
+    for packet in [to_guest, to_this] {
+        let switched = packet.with(|packet| packet.destination_mac = [0x02, 0, 0, 0, 0, 0x50]);
+        cable.send(&frame(&switched));
+        guest.carries(&switched.bytes());
+    }
 }
 
 #[test]

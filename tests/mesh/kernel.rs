@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -118,7 +119,7 @@ impl Level for InKernel {
 
     fn follow(&mut self, views: &Views) -> Result<()> {
         self.namespace.enter();
-        let rest = self.reconciler.begin(&views.desired, &facts(), std::time::Instant::now());
+        let rest = self.reconciler.begin(&views.desired, &facts(), Instant::now());
         self.reconciler.finish(&rest);
         // Docker carries nothing here.
         let all = views.frontends().map(|(id, _)| id).collect();

@@ -125,7 +125,7 @@ impl Agent {
         }
         self.desired = desired;
         let until_desired = begin.elapsed();
-        let rest = self.reconciler.begin(&self.desired, &self.facts, std::time::Instant::now());
+        let rest = self.reconciler.begin(&self.desired, &self.facts, Instant::now());
         let until_tables = begin.elapsed();
         self.reconciler.finish(&rest);
         let all = begin.elapsed();

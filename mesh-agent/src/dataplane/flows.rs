@@ -16,6 +16,7 @@ use mesh_common::flow::{Flow, FlowKey, Opening};
 use mesh_common::maps;
 use mesh_common::overlay::{VipFlowKey, VipReply, VipReplyKey};
 use mesh_common::reply::{Reply, ReplyKey};
+use mesh_common::settings::NOTED_NANOSECONDS;
 use mesh_common::tcp::state;
 
 use super::pins::Pins;
@@ -88,7 +89,7 @@ pub fn fate(last_seen: u64, tcp_state: u8, is_current: bool, now: u64, patience:
     if !is_current {
         limit = limit.min(GONE_IDLE);
     }
-    if silent > limit { Fate::Remove } else { Fate::Keep }
+    if silent > limit + Duration::from_nanos(NOTED_NANOSECONDS) { Fate::Remove } else { Fate::Keep }
 }
 
 /// One table of flows.
@@ -365,10 +366,16 @@ mod tests {
     #[test]
     fn a_silent_flow_is_kept_until_its_limit() {
         let second = Duration::from_secs(1);
+        let noticed = Duration::from_nanos(NOTED_NANOSECONDS);
         assert_eq!(after(IDLE, ESTABLISHED, true, IDLE), Fate::Keep);
-        assert_eq!(after(IDLE + second, ESTABLISHED, true, IDLE), Fate::Remove);
+        assert_eq!(
+            after(IDLE + noticed, ESTABLISHED, true, IDLE),
+            Fate::Keep,
+            "it may have been heard of since"
+        );
+        assert_eq!(after(IDLE + noticed + second, ESTABLISHED, true, IDLE), Fate::Remove);
         let limit = Duration::from_mins(1);
-        assert_eq!(after(limit + second, ESTABLISHED, true, limit), Fate::Remove);
+        assert_eq!(after(limit + noticed + second, ESTABLISHED, true, limit), Fate::Remove);
         let none = Patience::new(Duration::ZERO, false);
         assert_eq!(fate(NOW + 5, ESTABLISHED, true, NOW, none), Fate::Keep, "seen just now");
     }
@@ -395,8 +402,8 @@ mod tests {
             fate(last_seen, tcp_state, true, NOW, Patience::new(IDLE, true))
         };
         assert_eq!(silent(29, ESTABLISHED | CLIENT_FINISHED), Fate::Keep);
-        assert_eq!(silent(31, ESTABLISHED | CLIENT_FINISHED), Fate::Remove);
-        assert_eq!(silent(31, ESTABLISHED), Fate::Keep);
+        assert_eq!(silent(32, ESTABLISHED | CLIENT_FINISHED), Fate::Remove);
+        assert_eq!(silent(32, ESTABLISHED), Fate::Keep);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Allocation {
     }
 
     /// The set that a frontend has been given last, whether it points to it by now or not.
-    pub fn unfinished_set(&self, frontend: FrontendId) -> Option<u32> {
+    pub fn newest_set(&self, frontend: FrontendId) -> Option<u32> {
         self.pending_sets.get(&frontend).copied()
     }
 

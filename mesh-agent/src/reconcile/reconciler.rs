@@ -131,7 +131,7 @@ impl<D: Dataplane> Reconciler<D> {
             if let Err(error) = self.apply_all(operations) {
                 problems.frontends.insert(*id, format!("{error:#}"));
                 // What fails once is gone on with; what does not get anywhere shall not keep the places that others need.
-                if self.retries.are_vain(*id) {
+                if self.retries.keeps_failing(*id) {
                     self.undo_slots(*id, operations);
                 }
             }
@@ -328,109 +328,5 @@ impl<D: Dataplane> Reconciler<D> {
 impl<D> Reconciler<D> {
     pub fn dataplane_mut(&mut self) -> &mut D {
         &mut self.dataplane
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use mesh_common::backend::state;
-    use mesh_common::frontend::SlotKey;
-
-    use super::*;
-    use crate::dataplane::memory::Memory;
-    use crate::desired::{Backend, Frontend, Home, Return, State};
-    use crate::swarm::snapshot::Protocol;
-
-    const WEB: FrontendId = FrontendId::Published { port: 80, protocol: Protocol::Tcp };
-
-    fn desired(tasks: &[u8]) -> Desired {
-        let backends = tasks.iter().map(|last| {
-            let backend = Backend {
-                home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
-                identity: Ipv4Addr::new(10, 0, 0, *last),
-                port: 80,
-                state: State::Active,
-                return_by: Return::Tunnel,
-                weight: 1,
-                drain: None,
-                since: 0,
-            };
-            (format!("t{last}"), backend)
-        });
-        let frontend =
-            Frontend { service_id: "s".into(), backends: backends.collect(), ..Frontend::default() };
-        Desired { frontends: [(WEB, frontend)].into(), ..Desired::default() }
-    }
-
-    fn round<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired) {
-        round_at(reconciler, desired, Instant::now());
-    }
-
-    fn round_at<D: Dataplane>(reconciler: &mut Reconciler<D>, desired: &Desired, now: Instant) {
-        let rest = reconciler.begin(desired, &NodeFacts::default(), now);
-        reconciler.finish(&rest);
-    }
-
-    #[test]
-    fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
-        let mut reconciler =
-            Reconciler::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS).unwrap();
-        let mut now = Instant::now();
-        for tasks in [&[1, 2, 3][..], &[2, 3], &[4, 5, 6, 7], &[]] {
-            let desired = desired(tasks);
-            for _ in 0..20 {
-                now += Duration::from_mins(1);
-                round_at(&mut reconciler, &desired, now);
-                for frontend in reconciler.tables.frontends.values() {
-                    for slot in 0..frontend.count {
-                        let id = reconciler.tables.slots[&SlotKey { set: frontend.set, slot }];
-                        assert_eq!(reconciler.tables.backends[&id].state, state::ACTIVE);
-                    }
-                }
-            }
-            assert_eq!(reconciler.problems(), &Problems::default());
-            assert_eq!(reconciler.tables.frontends[&WEB].count as usize, tasks.len());
-            assert_eq!(reconciler.tables, reconciler.dataplane.tables);
-        }
-    }
-
-    #[test]
-    fn a_problem_is_named_at_its_frontend_until_it_is_gone() {
-        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
-        // Node facts and ports take one write each; the third one is the frontend's.
-        reconciler.dataplane.failing = 3;
-        round(&mut reconciler, &desired(&[1]));
-        assert!(reconciler.problems().frontends.contains_key(&WEB), "{:?}", reconciler.problems());
-        reconciler.dataplane.failing = 0;
-        round_at(&mut reconciler, &desired(&[1]), Instant::now() + Duration::from_mins(1));
-        assert!(reconciler.problems().is_empty());
-    }
-
-    #[test]
-    fn an_agent_that_starts_again_changes_nothing() {
-        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
-        round(&mut reconciler, &desired(&[1, 2, 3]));
-        let before = reconciler.dataplane.tables.clone();
-
-        let memory = Memory { tables: before.clone(), ..Memory::default() };
-        let mut reconciler = Reconciler::new(memory, maps::BACKENDS).unwrap();
-        reconciler.dataplane.changes = 0;
-        round(&mut reconciler, &desired(&[1, 2, 3]));
-        assert_eq!(reconciler.dataplane.changes, 0);
-        assert_eq!(reconciler.dataplane.tables, before);
-    }
-
-    #[test]
-    fn somebody_elses_change_is_put_right() {
-        let mut reconciler = Reconciler::new(Memory::default(), maps::BACKENDS).unwrap();
-        round(&mut reconciler, &desired(&[1, 2]));
-        let before = reconciler.dataplane.tables.clone();
-        reconciler.dataplane.tables.frontends.clear();
-        reconciler.refresh();
-        round(&mut reconciler, &desired(&[1, 2]));
-        assert_eq!(reconciler.dataplane.tables.frontends.len(), before.frontends.len());
-        assert_eq!(reconciler.dataplane.tables.slots.len(), 2);
     }
 }

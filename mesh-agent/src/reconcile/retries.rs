@@ -57,8 +57,8 @@ impl Retries {
         }
     }
 
-    /// Whether a frontend has failed again and again.
-    pub fn are_vain(&self, id: FrontendId) -> bool {
+    /// Whether a frontend has failed until the pauses grew no longer.
+    pub fn keeps_failing(&self, id: FrontendId) -> bool {
         self.failed.get(&id).is_some_and(|failure| failure.pause == LONGEST)
     }
 

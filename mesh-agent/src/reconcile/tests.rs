@@ -1,4 +1,5 @@
-//! One frontend that cannot be written holds up no other one, and whatever is removed makes room again.
+//! The tables get to what is desired whatever fails, one frontend that cannot be written holds up no other one, and whatever is
+//! removed makes room again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::backend::state;
 use mesh_common::frontend::SlotKey;
+use mesh_common::maps;
 use proptest::prelude::*;
 
 use super::plan::NodeFacts;
@@ -15,11 +17,13 @@ use crate::dataplane::memory::Memory;
 use crate::desired::{Backend, Desired, Frontend, FrontendId, Home, Policy, Return, State};
 use crate::swarm::snapshot::Protocol;
 
+const WEB: u16 = 80;
+
 const fn port(port: u16) -> FrontendId {
     FrontendId::Published { port, protocol: Protocol::Tcp }
 }
 
-fn backend(last: u8) -> Backend {
+pub(super) fn backend(last: u8) -> Backend {
     Backend {
         home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
         identity: Ipv4Addr::new(10, 0, 0, last),
@@ -43,6 +47,11 @@ type Ports = BTreeMap<u16, BTreeSet<u8>>;
 fn desired(ports: &Ports) -> Desired {
     let frontends = ports.iter().map(|(id, tasks)| (port(*id), frontend(tasks, Policy::RoundRobin)));
     Desired { frontends: frontends.collect(), ..Desired::default() }
+}
+
+/// One port with these tasks.
+fn web<const N: usize>(tasks: [u8; N]) -> Desired {
+    desired(&Ports::from([(WEB, BTreeSet::from(tasks))]))
 }
 
 /// An agent on tables of these sizes, and its clock.
@@ -71,6 +80,10 @@ impl Node {
 
     fn tables(&self) -> &Tables {
         self.reconciler.tables()
+    }
+
+    fn memory(&mut self) -> &mut Memory {
+        self.reconciler.dataplane_mut()
     }
 
     /// The tasks behind a port, as packets find them.
@@ -108,7 +121,7 @@ proptest! {
         let mut node = Node::new(memory, 14);
         for ports in &steps {
             let desired = desired(ports);
-            node_mut(&mut node).failing = failing;
+            node.memory().failing = failing;
             node.settle(&desired);
             prop_assert!(node.leads_nobody_astray());
             for (id, tasks) in ports {
@@ -116,7 +129,7 @@ proptest! {
                 prop_assert!(is_told || node.served(*id).as_ref() == Some(tasks), "port {}", id);
             }
         }
-        node_mut(&mut node).failing = 0;
+        node.memory().failing = 0;
         node.settle(&desired(&last));
         prop_assert!(node.reconciler.problems().is_empty(), "{:?}", node.reconciler.problems());
         for (id, tasks) in &last {
@@ -129,8 +142,53 @@ proptest! {
     }
 }
 
-fn node_mut(node: &mut Node) -> &mut Memory {
-    node.reconciler.dataplane_mut()
+#[test]
+fn with_every_third_write_failing_the_tables_get_there_and_never_point_at_nothing() {
+    let mut node = Node::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS);
+    for tasks in [BTreeSet::from([1, 2, 3]), [2, 3].into(), [4, 5, 6, 7].into(), BTreeSet::new()] {
+        for _ in 0..20 {
+            node.round(&desired(&Ports::from([(WEB, tasks.clone())])));
+            node.now += Duration::from_mins(1);
+            assert!(node.leads_nobody_astray());
+        }
+        assert!(node.reconciler.problems().is_empty());
+        assert_eq!(node.served(WEB), Some(tasks));
+        let there = node.memory().tables.clone();
+        assert_eq!(*node.tables(), there);
+    }
+}
+
+#[test]
+fn a_problem_is_named_at_its_frontend_until_it_is_gone() {
+    // Node facts and ports take one write each; the third one is the frontend's.
+    let mut node = Node::new(Memory { failing: 3, ..Memory::default() }, maps::BACKENDS);
+    node.round(&web([1]));
+    assert!(node.reconciler.problems().frontends.contains_key(&port(WEB)));
+    node.memory().failing = 0;
+    node.settle(&web([1]));
+    assert!(node.reconciler.problems().is_empty());
+}
+
+#[test]
+fn an_agent_that_starts_again_changes_nothing() {
+    let mut node = Node::new(Memory::default(), maps::BACKENDS);
+    node.round(&web([1, 2, 3]));
+    let before = node.tables().clone();
+    let mut node = Node::new(Memory { tables: before.clone(), ..Memory::default() }, maps::BACKENDS);
+    node.round(&web([1, 2, 3]));
+    assert_eq!(node.memory().changes, 0);
+    assert_eq!(*node.tables(), before);
+}
+
+#[test]
+fn somebody_elses_change_is_put_right() {
+    let mut node = Node::new(Memory::default(), maps::BACKENDS);
+    node.round(&web([1, 2]));
+    node.memory().tables.frontends.clear();
+    node.reconciler.refresh();
+    node.round(&web([1, 2]));
+    assert_eq!(node.memory().tables.frontends.len(), 1);
+    assert_eq!(node.memory().tables.slots.len(), 2);
 }
 
 #[test]
@@ -152,7 +210,7 @@ fn a_frontend_that_the_kernel_never_takes_holds_up_no_other_one() {
 fn services_with_large_sets_leave_room_for_all_others() {
     const MANY: u16 = 60;
 
-    let mut node = Node::new(Memory { slots: mesh_common::maps::SLOTS as usize, ..Memory::default() }, 1024);
+    let mut node = Node::new(Memory { slots: maps::SLOTS as usize, ..Memory::default() }, 1024);
     let maglev = |id: u16| (port(1_000 + id), frontend(&BTreeSet::from([1, 2]), Policy::Maglev));
     let mut all = desired(&Ports::from([(80, BTreeSet::from([1, 2, 3]))]));
     all.frontends.extend((0..MANY).map(maglev));

@@ -139,11 +139,11 @@ fn enter_by_uplink<L: LinkLayer>(frame: &Skb<L>) -> i32 {
     on_uplink(frame, quickly, on_uplink_in)
 }
 
-/// What is as most packets are.
+/// The short way of most packets.
 #[inline(always)]
 fn quickly<L: LinkLayer>(frame: &Skb<L>, seen: &packet::Seen) -> PackedNext {
     let is_tunnels = node::settings().is_none_or(|settings| settings.tunnel_port == seen.port);
-    if !is_tunnels && !packet::begins_or_ends(frame, seen) && frame.is_for_host() && is_whole(frame) {
+    if !is_tunnels && !packet::begins_or_ends(frame, seen) && frame.is_for_host() && split::is_whole(frame) {
         entry::established::request(frame)
     } else {
         Next::GoOn.into()
@@ -217,20 +217,14 @@ fn concerns_us<H: Hook>(frame: &H) -> bool {
     host::guard::may_stop(&seen)
 }
 
-/// What is as most packets of tasks are.
+/// The short way of most packets of tasks.
 #[inline(always)]
 fn answer_quickly(frame: &Skb, seen: &packet::Seen) -> PackedNext {
-    if packet::begins_or_ends(frame, seen) || !is_whole(frame) {
+    if packet::begins_or_ends(frame, seen) || !split::is_whole(frame) {
         Next::GoOn.into()
     } else {
         home::established::answer(frame)
     }
-}
-
-/// Whether a packet is of no VLAN, and no part of another one.
-#[inline(always)]
-fn is_whole<L: LinkLayer>(frame: &Skb<L>) -> bool {
-    !frame.is_of_vlan() && split::is_copy(frame).is_none()
 }
 
 /// Whether a container's packet may be an answer, or is for a port that is looked after: another node's tunnel, or the resolver.
@@ -302,7 +296,8 @@ fn run_if<L: LinkLayer>(
     run_or(frame, quickly, steps)
 }
 
-/// As [`run`], for what the first step leaves to them.
+/// As [`run`], for what the short way leaves to it. A program has `run` in it once: of two copies the verifier has twice as much to
+/// look at, which is more than it takes.
 #[inline(always)]
 fn run_or<L: LinkLayer>(
     frame: &Skb<L>,

@@ -47,7 +47,7 @@ pub(crate) fn uplink_xdp(context: XdpContext) -> u32 {
     }
 }
 
-/// What is as most packets are.
+/// The short way of most packets.
 #[inline(always)]
 fn quickly(frame: &XdpBuff, seen: &packet::Seen) -> PackedNext {
     if packet::begins_or_ends(frame, seen) {

@@ -1,8 +1,9 @@
-//! Client → service and back, at the entry node, in a flow that is established: the way of most packets, without calls to other
-//! functions, and without what only other packets need. What it does not know goes the way of all.
+//! Client → service and back, at the entry node, in a flow that is established: the short way of most packets, in one function, and
+//! without what only other packets need. What it does not know goes the way of all.
 
 use mesh_common::outcome::Outcome;
 use mesh_common::reply::Reply;
+use mesh_common::tcp::Sender;
 use mesh_common::tunnel::flags::{PROBE, REPLY};
 
 use crate::entry::{choose, reply};
@@ -58,7 +59,7 @@ fn try_request<H: Hook>(frame: &H) -> Option<Step> {
         }
         (Outcome::Tunnelled, tunnel::to_home_by_known_way(frame, &packet, settings, backend)?)
     };
-    flows::note_plain(flow, &packet);
+    flows::note_plain(flow, &packet, Sender::Client);
     Some(redirect.map(|redirect| {
         counters::count_packet(id, &packet, packet.length);
         Verdict { outcome, redirect }
@@ -89,7 +90,7 @@ fn try_answer(frame: &XdpBuff) -> Option<Step> {
     }
     // The routes lead nothing to the node itself.
     let known = next_hop::remembered(frame, packet.now, packet.source, packet.destination)?;
-    flows::note_plain_answer(flow, &packet);
+    flows::note_plain(flow, &packet, Sender::Task);
     let redirect = next_hop::follow_remembered(frame, known).and_then(|redirect| {
         frame.settle()?;
         Ok(redirect)

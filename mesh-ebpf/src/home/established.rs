@@ -1,5 +1,7 @@
 //! Task → client, at the home node, in a conversation that is established: see [`crate::entry::established`].
 
+use mesh_common::tcp::Sender;
+
 use crate::home::reply;
 use crate::hook::skb::Skb;
 use crate::packet::Packet;
@@ -26,7 +28,7 @@ fn try_answer(frame: &Skb) -> Option<PackedNext> {
     if split::exceeds(frame, &packet, limit) {
         return None;
     }
-    replies::note_plain_task(known, &packet);
+    replies::note_plain(known, &packet, Sender::Task);
     // Packed apart: see `entry::choose`.
     Some(if goes_straight {
         reply::straight(frame, &packet, settings, known).into()

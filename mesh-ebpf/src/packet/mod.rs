@@ -10,7 +10,7 @@ pub mod sum;
 use core::mem::MaybeUninit;
 
 use mesh_common::flow::{FlowKey, FragmentKey};
-use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Port, protocol};
+use mesh_common::net::{Address, ETHERNET_HEADER, IPV4_HEADER, Port, TCP_HEADER, protocol};
 use mesh_common::outcome::Outcome;
 use mesh_common::tcp;
 
@@ -178,13 +178,6 @@ impl Packet {
         let fragment = u16::from_be(header.fragment);
         let mut packet = Self {
             now,
-            network: frame.network(),
-            source: Address::from_wire(header.source),
-            destination: Address::from_wire(header.destination),
-            protocol: header.protocol,
-            ttl: header.ttl,
-            traffic_class: header.traffic_class,
-            identification: header.identification,
             fragment: match (fragment & ipv4::FRAGMENT_OFFSET, fragment & ipv4::MORE_FRAGMENTS) {
                 (0, 0) => Fragment::Whole,
                 (0, _) => Fragment::First,
@@ -192,20 +185,44 @@ impl Packet {
             },
             fragment_blocks: fragment & ipv4::FRAGMENT_OFFSET,
             more_fragments: fragment & ipv4::MORE_FRAGMENTS != 0,
-            dont_fragment: fragment & ipv4::DONT_FRAGMENT != 0,
-            is_copy: false,
-            length,
-            transport: (NETWORK + header_length) as u16,
-            source_port: Port::default(),
-            destination_port: Port::default(),
-            tcp_flags: 0,
-            sequence: 0,
-            acknowledgement: 0,
+            ..Self::of_header(frame, &header, header_length)
         };
         if packet.fragment != Fragment::Later {
             packet.read_transport(frame, header_length)?;
         }
         Ok(packet)
+    }
+
+    /// What the IP header says of a whole packet.
+    #[inline(always)]
+    fn of_header<H: Hook>(frame: &H, header: &Ipv4Header, header_length: usize) -> Self {
+        Self {
+            network: frame.network(),
+            source: Address::from_wire(header.source),
+            destination: Address::from_wire(header.destination),
+            protocol: header.protocol,
+            ttl: header.ttl,
+            traffic_class: header.traffic_class,
+            identification: header.identification,
+            dont_fragment: header.fragment & ipv4::DONT_FRAGMENT.to_be() != 0,
+            length: u16::from_be(header.length),
+            transport: (NETWORK + header_length) as u16,
+            ..Self::default()
+        }
+    }
+
+    /// Takes over what a TCP header says. False if it is none, or is cut short.
+    #[inline(always)]
+    fn take_tcp(&mut self, header: &TcpHeader) -> bool {
+        let length = usize::from(header.offset >> 4) * 4;
+        if length < TCP_HEADER || usize::from(self.length) < self.header_length() + length {
+            return false;
+        }
+        [self.source_port, self.destination_port] = header.ports.map(Port::from_wire);
+        self.tcp_flags = header.flags;
+        self.sequence = u32::from_be(header.sequence);
+        self.acknowledgement = u32::from_be(header.acknowledgement);
+        true
     }
 
     /// Where the transport header starts, counted from the Ethernet header.
@@ -297,15 +314,6 @@ impl Packet {
             return Ok(());
         }
         let header: TcpHeader = frame.read(self.transport()).ok_or(Outcome::Malformed)?;
-        let tcp_header = usize::from(header.offset >> 4) * 4;
-        if tcp_header < 20 || usize::from(self.length) < header_length + tcp_header {
-            return Err(Outcome::Malformed);
-        }
-        self.source_port = Port::from_wire(header.ports[0]);
-        self.destination_port = Port::from_wire(header.ports[1]);
-        self.tcp_flags = header.flags;
-        self.sequence = u32::from_be(header.sequence);
-        self.acknowledgement = u32::from_be(header.acknowledgement);
-        Ok(())
+        if self.take_tcp(&header) { Ok(()) } else { Err(Outcome::Malformed) }
     }
 }

@@ -34,7 +34,8 @@ impl Seen {
     }
 }
 
-/// Whether a packet of TCP that has been [looked at](peek) begins or ends a conversation.
+/// Whether a packet of TCP that has been [looked at](peek) begins or ends a conversation: a short way that does not know it would cost
+/// more than this.
 #[inline(always)]
 pub fn begins_or_ends<H: Hook>(frame: &H, seen: &Seen) -> bool {
     const FLAGS: usize = NETWORK + IPV4_HEADER + 13;

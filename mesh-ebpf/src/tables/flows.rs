@@ -130,22 +130,11 @@ pub(crate) fn recall_settled<T: Tables>(key: &T::Key) -> Option<&'static mut Flo
     flow.map(|flow| unsafe { &mut *flow })
 }
 
-/// Takes note of a client's packet that neither begins nor ends anything in such a flow.
+/// Takes note of a packet that neither begins nor ends anything in such a flow.
 #[inline(always)]
-pub(crate) fn note_plain(flow: &mut Flow, packet: &Packet) {
+pub(crate) fn note_plain(flow: &mut Flow, packet: &Packet, sender: Sender) {
     settled::note_time(&mut flow.last_seen, packet.now);
-    if packet.is_tcp() {
-        settled::note_number(&mut flow.client_number, packet.sequence);
-    }
-}
-
-/// Takes note of a task's.
-#[inline(always)]
-pub(crate) fn note_plain_answer(flow: &mut Flow, packet: &Packet) {
-    settled::note_time(&mut flow.last_seen, packet.now);
-    if packet.tcp_flags & flag::ACK != 0 {
-        settled::note_number(&mut flow.client_number, packet.acknowledgement);
-    }
+    settled::note_number(&mut flow.client_number, packet, sender);
 }
 
 /// An established TCP flow.

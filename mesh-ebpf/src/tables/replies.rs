@@ -120,18 +120,15 @@ pub(crate) fn note_plain_client(key: &ReplyKey, reply: &Reply, packet: &Packet) 
     {
         return false;
     }
-    settled::note_time(&mut known.last_seen, packet.now);
-    settled::note_number(&mut known.client_number, packet.sequence);
+    note_plain(known, packet, Sender::Client);
     true
 }
 
-/// Takes note of a task's packet that neither begins nor ends anything in an established conversation.
+/// Takes note of a packet that neither begins nor ends anything in an established conversation.
 #[inline(always)]
-pub(crate) fn note_plain_task(known: &mut Reply, packet: &Packet) {
+pub(crate) fn note_plain(known: &mut Reply, packet: &Packet, sender: Sender) {
     settled::note_time(&mut known.last_seen, packet.now);
-    if packet.tcp_flags & flag::ACK != 0 {
-        settled::note_number(&mut known.client_number, packet.acknowledgement);
-    }
+    settled::note_number(&mut known.client_number, packet, sender);
 }
 
 /// As [`recall`], for a packet of the conversation.

@@ -2,15 +2,15 @@
 
 use mesh_common::net::Address;
 use mesh_common::outcome::Outcome;
+use mesh_common::tcp::Sender;
 
 use crate::entry::choose;
 use crate::hook::skb::Skb;
 use crate::packet::Packet;
 use crate::packet::rewrite::{self, Hop};
 use crate::split;
-use crate::tables::counters;
-use crate::tables::flows;
 use crate::tables::vips::{self, Virtual};
+use crate::tables::{counters, flows};
 use crate::verdict::{Next, PackedNext, Step};
 use crate::vip::{flow_key, reply_key, tuple};
 
@@ -33,7 +33,7 @@ fn try_call(frame: &Skb) -> Option<Step> {
     if vips::recall_established(&way_back, packet.now) != Some(vip) {
         return None;
     }
-    flows::note_plain(flow, &packet);
+    flows::note_plain(flow, &packet, Sender::Client);
     let step = send(frame, &packet, packet.source, backend.identity)
         .and_then(|()| rewrite::set_destination_mac(frame, backend.mac));
     Some(step.map(|()| {
@@ -59,10 +59,7 @@ fn try_answer(frame: &Skb) -> Option<Step> {
 /// A plain packet of TCP.
 #[inline(always)]
 fn plain(frame: &Skb) -> Option<Packet> {
-    if frame.is_of_vlan() || split::is_copy(frame).is_some() {
-        return None;
-    }
-    Packet::plain(frame).filter(Packet::is_tcp)
+    if split::is_whole(frame) { Packet::plain(frame).filter(Packet::is_tcp) } else { None }
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::frontend::{Frontend as KernelFrontend, SlotKey};
 
-use super::Plan;
+use super::{Plan, is_in_tables};
 use crate::desired::{Desired, FrontendId};
 use crate::reconcile::allocation::Allocation;
 use crate::reconcile::tables::{Operation, Tables};
@@ -16,7 +16,7 @@ pub(super) fn plan_ends(
     allocation: &Allocation,
     wanted: &BTreeSet<u32>,
 ) {
-    let is_gone = |id: &&FrontendId| !desired.frontends.contains_key(id);
+    let is_gone = |id: &&FrontendId| !is_served(**id, desired, tables);
     let known = tables.frontends.keys().chain(allocation.frontends()).filter(is_gone);
     known.copied().collect::<BTreeSet<_>>().into_iter().for_each(|id| plan.end(id, tables));
     for id in allocation.unwanted(wanted) {
@@ -55,7 +55,7 @@ pub(super) fn plan_ends_of(
     wanted: &BTreeSet<u32>,
 ) {
     for id in ids {
-        let is_gone = !desired.frontends.contains_key(id);
+        let is_gone = !is_served(*id, desired, tables);
         let current = tables.frontends.get(id);
         if is_gone && (current.is_some() || allocation.knows(*id)) {
             plan.end(*id, tables);
@@ -70,13 +70,18 @@ pub(super) fn plan_ends_of(
         }
         let next = next.map(|next| next.set);
         // Of a set that could be written only in part nothing is needed any more either.
-        let unfinished = allocation.unfinished_set(*id).filter(|set| next != Some(*set));
+        let unfinished = allocation.newest_set(*id).filter(|set| next != Some(*set));
         let current = current.map(|current| current.set);
         let left = current.filter(|current| is_gone || next.is_some_and(|next| next != *current));
         for set in left.into_iter().chain(unfinished.filter(|set| Some(*set) != current)) {
             plan.remove(Some(*id), in_set(tables, set, 0));
         }
     }
+}
+
+/// Whether a frontend has anything to be in the tables for. One that is left to Docker has not, if it could not be written before.
+fn is_served(id: FrontendId, desired: &Desired, tables: &Tables) -> bool {
+    desired.frontends.get(&id).is_some_and(|frontend| is_in_tables(id, frontend, tables))
 }
 
 /// Takes away the slots of a set from this one on.

@@ -7,21 +7,13 @@ use mesh_common::net::{Port, protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{Backend, Home, Return, State};
+use crate::desired::{Backend, State};
 use crate::reconcile::allocation::BackendOwner;
+use crate::reconcile::tests;
 use crate::swarm::snapshot::Protocol;
 
 fn backend(last: u8, state: State) -> Backend {
-    Backend {
-        home: Home::There(Ipv4Addr::new(10, 99, 0, 2)),
-        identity: Ipv4Addr::new(10, 0, 0, last),
-        port: 80,
-        state,
-        return_by: Return::Tunnel,
-        weight: 1,
-        drain: None,
-        since: 0,
-    }
+    Backend { state, ..tests::backend(last) }
 }
 
 /// For each port the tasks behind it, and whether they are active.
@@ -165,4 +157,21 @@ fn a_peer_is_as_it_is_known_to_be_and_heard_by_all_uplinks_before() {
     assert_eq!(peers_after(&node), BTreeMap::from([(other.into(), Peer::default())]));
     let step = plan(&Desired::default(), &node, &tables, &mut allocation, &Scope::Everything);
     assert_eq!(removals(&step).collect::<Vec<_>>(), [&Operation::DeletePeer(other.into())]);
+}
+
+#[test]
+fn a_frontend_that_could_not_be_written_gives_its_numbers_back_when_it_is_left_to_docker() {
+    let id = FrontendId::Published { port: 80, protocol: Protocol::Tcp };
+    let mut desired = desired(&BTreeMap::from([(80, BTreeMap::from([(1, true)]))]));
+    let mut allocation = Allocation::new(1, 1, 1024);
+    let first = plan(&desired, &node(), &Tables::default(), &mut allocation, &Scope::Everything);
+    assert!(first.frontends.contains_key(&id) && first.impossible.is_empty());
+    // Nothing of it is written.
+    let frontend = desired.frontends.get(&id).expect("it is desired").clone();
+    desired.frontends.insert(id, Frontend { left: Some(crate::desired::Left::Filtered), ..frontend });
+    for scope in [Scope::Everything, Scope::Frontends(BTreeSet::from([id]))] {
+        let left = plan(&desired, &node(), &Tables::default(), &mut allocation, &scope);
+        let remains = &left.after[&Some(id)];
+        assert!(remains.has_ended && remains.released == [0], "{remains:?}");
+    }
 }
