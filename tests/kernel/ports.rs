@@ -14,7 +14,7 @@ use crate::support::packet::Packet;
 use crate::support::payload::{ACK, PSH, Payload, RST, SYN, answer, data, syn, udp};
 use crate::support::tunnel::Tunnel;
 use crate::support::wire::{Frame, Wire};
-use crate::support::world::{World, local, task_key};
+use crate::support::world::{World, local, reply_key, task_key};
 
 const TASK: u8 = 5;
 /// Complete checksums, and checksums left to the device.
@@ -119,6 +119,39 @@ fn a_container_does_not_speak_in_another_ones_conversations() {
     }
     world.bridge_in(&greeting).passes(Outcome::NotOurs);
     assert_eq!(world.count(Outcome::ForgedSource), 2);
+}
+
+#[test]
+fn nor_in_established_ones() {
+    let node = Node::serving();
+    let mut world = node.world;
+    let said = |payload| {
+        let packet = Packet::from_task(TASK, payload);
+        let expected = packet.as_frontend(cast::NODE, PUBLISHED).macs(cast::CLIENT_MAC, cast::NODE_MAC);
+        (Frame::finished(packet.bytes()), expected.bytes())
+    };
+    let _ = world.uplink_in(&Packet::from_client(syn())).leaves(Outcome::Delivered);
+    let (greeting, expected) = said(answer(SYN | ACK, b""));
+    node.task.send(&greeting);
+    node.uplink.carries(&expected);
+    let _ = world.uplink_in(&Packet::from_client(data(b"GET /"))).leaves(Outcome::Delivered);
+
+    let key = reply_key(TASK, protocol::TCP);
+    let reply = world.established_reply(&key).expect("it is established");
+    let task = LocalTask {
+        bridge: Address::new(cast::task(TASK)),
+        mac: cast::task_mac(TASK),
+        interface: cast::TASK_PORT + 1,
+        ..LocalTask::default()
+    };
+    world.insert("TASKS", task_key(TASK, protocol::TCP), task);
+    world.insert("REPLIES", key, Reply { interface: cast::TASK_PORT + 1, ..reply });
+    node.task.send(&said(answer(ACK | PSH, b"a lie")).0);
+    world.insert("REPLIES", key, reply);
+    let (truth, expected) = said(answer(ACK | PSH, b"the truth"));
+    node.task.send(&truth);
+    node.uplink.carries(&expected);
+    assert_eq!(world.count(Outcome::ForgedSource), 1);
 }
 
 #[test]

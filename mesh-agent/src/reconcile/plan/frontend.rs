@@ -120,7 +120,7 @@ fn kernel_frontend(frontend: &Frontend) -> KernelFrontend {
 }
 
 /// What of a frontend is Docker's. When the mesh takes one, Docker may carry connections of it: which, is read then
-/// ([`super::handover`]).
+/// ([`crate::reconcile::handover`]).
 fn handover(frontend: &Frontend, current: Option<&KernelFrontend>) -> u8 {
     match current.map(|current| current.flags) {
         _ if frontend.left.is_some() => flags::LEFT,
